@@ -1,0 +1,179 @@
+"""Overlays and boards: data read from TOML, checked once, then plain values.
+
+The files lie in `overlays/<name>/overlay.toml` and `boards/<name>.toml`, in the repository or,
+once installed, inside the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from weft.errors import OverlayError, UsageError, unknown
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@cache
+def data_root() -> Path:
+    """The folder that holds hls/, overlays/ and boards/: the checkout's, or the wheel's."""
+    package = Path(__file__).resolve().parent
+    for root in (package.parents[1], package / "data"):
+        if (root / "overlays").is_dir() and (root / "hls").is_dir():
+            return root
+    raise OverlayError(f"no overlays/ and hls/ beside {package}: the installation is incomplete")
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One configuration of the hardware; sizes are in words of `rows` int8 unless named."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    rows: int
+    cols: int
+    bus_bytes: int
+    buffer_words: int
+    accumulator_rows: int
+    parameter_blocks: int
+    tap_words: int
+    multiplier: str = "single"
+    weight_tiles: int = 4
+    engines: tuple[str, ...] = ("systolic",)
+    formats: tuple[str, ...] = ("int8",)
+    units: tuple[str, ...] = ("requant", "vector", "lookup")
+
+    @property
+    def lanes(self) -> int:
+        """int8 values in a unified-buffer word and in a memory row."""
+        return self.rows
+
+    @property
+    def beats(self) -> int:
+        """Clocks that one memory row takes on a port."""
+        return self.rows // self.bus_bytes
+
+    def digest(self) -> str:
+        """Sixteen hex digits that name this hardware; a program runs only on the same."""
+        from weft import isa
+
+        facts = json.dumps([asdict(self), isa.fingerprint()], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    def verify(self) -> Overlay:
+        """Returns itself; raises OverlayError naming the first size that can't be built."""
+        if self.rows != self.cols:
+            raise OverlayError(
+                f"overlay {self.name!r}: rows = {self.rows} and cols = {self.cols} differ; a "
+                "unified-buffer word feeds the rows and takes the columns, so they must be equal"
+            )
+        limits = {
+            "rows": (4, 256),
+            "bus_bytes": (4, 64),
+            "buffer_words": (16, 1 << 24),
+            "accumulator_rows": (16, 1 << 16),
+            "parameter_blocks": (1, 1 << 15),
+            "tap_words": (16, 1 << 15),
+            "weight_tiles": (2, 64),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise OverlayError(
+                    f"overlay {self.name!r}: {name} = {value} is outside {low}..{high}"
+                )
+        if self.rows & (self.rows - 1) or self.rows % self.bus_bytes:
+            raise OverlayError(
+                f"overlay {self.name!r}: rows = {self.rows} must be a power of two and a multiple "
+                f"of bus_bytes = {self.bus_bytes}"
+            )
+        if self.multiplier not in ("single", "packed"):
+            raise OverlayError(unknown("multiplier", self.multiplier, ["single", "packed"]))
+        return self
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board: its part, clock, memory and fabric."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    part: str
+    clock_mhz: float
+    ddr_bytes_per_s: float
+    ddr_bytes: int
+    axi_ports: int
+    axi_bits: int
+    lut: int
+    ff: int
+    dsp: int
+    bram36: int
+    uram: int
+
+
+def overlay_names() -> list[str]:
+    """Names of the overlays that come with weft."""
+    return sorted(p.parent.name for p in (data_root() / "overlays").glob("*/overlay.toml"))
+
+
+def board_names() -> list[str]:
+    """Names of the boards that come with weft, as PYNQ spells them."""
+    return sorted(p.stem for p in (data_root() / "boards").glob("*.toml"))
+
+
+def load_overlay(name: str | Path) -> Overlay:
+    """The overlay of that name, or the one described by a .toml file.
+
+    Raises OverlayError for a malformed description, UsageError for an unknown name.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        if str(name) not in overlay_names():
+            raise UsageError(unknown("overlay", str(name), overlay_names()))
+        path = data_root() / "overlays" / str(name) / "overlay.toml"
+    facts = _read_toml(path)
+    for key in ("engines", "formats", "units"):
+        if key in facts:
+            facts[key] = tuple(facts[key])
+    return _build(Overlay, facts, path).verify()
+
+
+def load_board(name: str) -> Board:
+    """The board of that name. Raises UsageError for an unknown one."""
+    if name not in board_names():
+        raise UsageError(unknown("board", name, board_names()))
+    path = data_root() / "boards" / f"{name}.toml"
+    facts = _read_toml(path)
+    resources = facts.pop("resources", {})
+    return _build(Board, {**facts, **resources}, path)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise OverlayError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OverlayError(f"{path}: {error}") from None
+
+
+def _build(kind: type[Any], facts: dict[str, Any], path: Path) -> Any:
+    """`facts` as a `kind`, with types checked by pydantic (imported here: it takes a while)."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise OverlayError(f"{path}: {where}: {first['msg']} (got {first['input']!r})") from None

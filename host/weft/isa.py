@@ -1,0 +1,265 @@
+"""The instruction set, written once: fields and their widths, encoding, decoding, the C++ header.
+
+An instruction is 32 little-endian 32-bit words: the opcode, then one word per field. A field's
+`bits` are what the hardware keeps of it; encoding checks them. A word each instead of packed bits
+makes decoding wires only, and instruction traffic is below a thousandth of the weights'.
+
+Addresses: `buffer` words and `memory` rows both hold one vector of `lanes` int8 (the overlay's
+rows); a memory address counts rows from the base of the buffer that the host passes.
+docs/isa.md describes what each instruction does; the golden device is the living definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.errors import CapacityError, ProgramError
+
+WORDS = 32  # words of 32 bits per instruction
+Words = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One operand: its name, width in bits, whether it is signed, and what it means."""
+
+    name: str
+    bits: int
+    doc: str
+    signed: bool = False
+
+    @property
+    def low(self) -> int:
+        """Smallest legal value."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """Largest legal value."""
+        return (1 << (self.bits - self.signed)) - 1
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One kind of instruction."""
+
+    name: str
+    opcode: int
+    doc: str
+    fields: tuple[Field, ...]
+
+    def encode(self, **values: int) -> Words:
+        """Words of one instruction; fields that are not named are 0.
+
+        Raises CapacityError if a value does not fit its field.
+        """
+        words = np.zeros(WORDS, np.int32)
+        words[0] = self.opcode
+        for index, field in enumerate(self.fields, start=1):
+            value = int(values.pop(field.name, 0))
+            if not field.low <= value <= field.high:
+                raise CapacityError(
+                    f"{self.name}.{field.name} = {value} is outside {field.low}..{field.high} "
+                    f"({field.doc})"
+                )
+            words[index] = value if value < 1 << 31 else value - (1 << 32)
+        assert not values, f"{self.name} has no field {sorted(values)}"
+        return words
+
+
+ADDRESS, STRIDE, COUNT, MEMORY = 24, 24, 16, 32
+
+
+def _unsigned(bits: int, **docs: str) -> tuple[Field, ...]:
+    return tuple(Field(name, bits, doc) for name, doc in docs.items())
+
+
+def _signed(bits: int, **docs: str) -> tuple[Field, ...]:
+    return tuple(Field(name, bits, doc, signed=True) for name, doc in docs.items())
+
+
+_WINDOW = (
+    *_unsigned(
+        COUNT,
+        height="rows of the input map",
+        width="columns of the input map",
+        kernel_h="taps in y",
+        kernel_w="taps in x",
+        stride_y="input rows per output row",
+        stride_x="input columns per output column",
+        dilation_y="input rows per tap",
+        dilation_x="input columns per tap",
+    ),
+    *_signed(COUNT, pad_y="rows above the map", pad_x="columns left of the map"),
+    *_unsigned(COUNT, out_h="rows of the output map", out_w="columns of the output map"),
+)
+
+_TRANSFER = (
+    *_unsigned(MEMORY, memory="first row in memory"),
+    *_unsigned(ADDRESS, buffer="first word in the unified buffer"),
+    *_unsigned(COUNT, words="contiguous words of a chunk", chunks="number of chunks"),
+    *_unsigned(MEMORY, memory_step="rows from chunk to chunk"),
+    *_unsigned(STRIDE, buffer_step="words from chunk to chunk"),
+    *_unsigned(MEMORY, memory_sample="rows from sample to sample"),
+    *_unsigned(STRIDE, buffer_sample="words from sample to sample"),
+)
+
+READ_HOST = Instruction("ReadHost", 1, "memory → unified buffer", _TRANSFER)
+WRITE_HOST = Instruction("WriteHost", 2, "unified buffer → memory", _TRANSFER)
+READ_WEIGHTS = Instruction(
+    "ReadWeights",
+    3,
+    "memory → weight stream, in the background",
+    _unsigned(MEMORY, memory="first row in weight memory", rows="number of rows"),
+)
+SET_TABLE = Instruction(
+    "SetTable",
+    4,
+    "weight stream → parameter, tap or lookup table",
+    (
+        *_unsigned(2, target="0 parameters, 1 taps, 2 lookup"),
+        *_unsigned(COUNT, index="first block (parameters) or entry", count="blocks or entries"),
+    ),
+)
+MAT_MUL = Instruction(
+    "MatMul",
+    5,
+    "matrix product or convolution on the systolic array, into the accumulators",
+    (
+        *_unsigned(ADDRESS, source="first word of the input"),
+        *_unsigned(
+            STRIDE,
+            source_sample="words from sample to sample",
+            source_block="words from channel block to channel block",
+            source_row="words from map row to map row",
+            source_col="words from map column to map column",
+        ),
+        *_WINDOW,
+        *_unsigned(COUNT, blocks="channel blocks of the input", tiles="column tiles of the output"),
+        *_signed(8, pad="code outside the map"),
+        *_unsigned(1, first="overwrite the accumulators instead of adding"),
+        *_unsigned(1, last="hand the sums to the Activate that follows"),
+        *_unsigned(1, overlap="shift the next tile in while this one computes"),
+    ),
+)
+ACTIVATE = Instruction(
+    "Activate",
+    6,
+    "accumulators → requantize, activation → unified buffer",
+    (
+        *_unsigned(ADDRESS, target="first word of the output"),
+        *_unsigned(
+            STRIDE,
+            target_sample="words from sample to sample",
+            target_block="words from channel block to channel block",
+            target_row="words from map row to map row",
+            target_col="words from map column to map column",
+        ),
+        *_unsigned(COUNT, parameter="first parameter block"),
+        *_unsigned(1, parameter_step="1: a parameter block per channel block; 0: one for all"),
+        *_unsigned(3, mode="0 single_round, 1 double_round, 2 float_even, 4..7 raw byte 0..3"),
+        *_signed(8, zero_point="added after scaling", low="lower clamp", high="upper clamp"),
+        *_unsigned(1, lookup="1: map the code through the lookup table"),
+    ),
+)
+VECTOR = Instruction(
+    "Vector",
+    7,
+    "lane-wise operation on the unified buffer, into the accumulators",
+    (
+        *_unsigned(3, operation="0 max, 1 sum, 2 add, 3 mul, 4 depthwise"),
+        *_unsigned(ADDRESS, source="first word of the input"),
+        *_unsigned(
+            STRIDE,
+            source_sample="words from sample to sample",
+            source_block="words from channel block to channel block",
+            source_row="words from map row to map row",
+            source_col="words from map column to map column",
+        ),
+        *_WINDOW,
+        *_unsigned(COUNT, blocks="channel blocks", tap="first entry of the tap table"),
+        *_unsigned(ADDRESS, second="first word of the second input (add, mul)"),
+        *_unsigned(
+            STRIDE,
+            second_sample="words from sample to sample",
+            second_block="words from channel block to channel block",
+            second_row="words from map row to map row",
+            second_col="words from map column to map column",
+        ),
+        *_signed(8, zero="zero point of the input", second_zero="zero point of the second"),
+        *_signed(16, scale="factor of the input (add)", second_scale="factor of the second"),
+    ),
+)
+BARRIER = Instruction("Barrier", 8, "end of a segment: all writes are in memory", ())
+
+INSTRUCTIONS: dict[int, Instruction] = {
+    i.opcode: i
+    for i in (
+        READ_HOST,
+        WRITE_HOST,
+        READ_WEIGHTS,
+        SET_TABLE,
+        MAT_MUL,
+        ACTIVATE,
+        VECTOR,
+        BARRIER,
+    )
+}
+OPERATIONS = ("max", "sum", "add", "mul", "depthwise")
+MODES = ("single_round", "double_round", "float_even")
+RAW_BYTE = 4  # Activate.mode of the accumulator's byte 0
+TABLES = ("parameters", "taps", "lookup")
+PARAMETER_ROWS = 14  # weight-stream rows per parameter block: byte planes, see units/requant.py
+LOOKUP_ENTRIES = 256
+
+
+def decode(words: Words) -> tuple[Instruction, dict[str, int]]:
+    """The instruction in 32 words and its fields by name.
+
+    Raises ProgramError for an unknown opcode or a value outside its field.
+    """
+    kind = INSTRUCTIONS.get(int(words[0]))
+    if kind is None:
+        raise ProgramError(f"opcode {int(words[0])} is none of {sorted(INSTRUCTIONS)}")
+    values: dict[str, int] = {}
+    for index, field in enumerate(kind.fields, start=1):
+        value = int(words[index])
+        if field.bits == MEMORY:
+            value &= 0xFFFFFFFF
+        if not field.low <= value <= field.high:
+            raise ProgramError(
+                f"{kind.name}.{field.name} = {value} is outside {field.low}..{field.high}"
+            )
+        values[field.name] = value
+    return kind, values
+
+
+def text(words: Words) -> str:
+    """One line of disassembly: the name, then the fields that are not 0."""
+    kind, values = decode(words)
+    shown = " ".join(f"{name}={value}" for name, value in values.items() if value)
+    return f"{kind.name:<11} {shown}".rstrip()
+
+
+def template_values() -> Mapping[str, Any]:
+    """What hls/templates/isa.hpp.j2 needs to write the C++ half of this file."""
+    return {
+        "words": WORDS,
+        "instructions": list(INSTRUCTIONS.values()),
+        "operations": OPERATIONS,
+        "modes": MODES,
+        "raw_byte": RAW_BYTE,
+        "tables": TABLES,
+        "parameter_rows": PARAMETER_ROWS,
+        "lookup_entries": LOOKUP_ENTRIES,
+    }
+
+
+def fingerprint() -> str:
+    """Text that changes whenever the instruction set does; part of an overlay's digest."""
+    return repr([(i.name, i.opcode, i.fields) for i in INSTRUCTIONS.values()])

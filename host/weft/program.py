@@ -1,0 +1,145 @@
+"""Program: what the compiler makes and a device runs; one safetensors file on disk.
+
+A program is a list of segments over named tensors. An accelerator segment is a run of encoded
+instructions that ends with a Barrier; a host segment is a small graph that numpy evaluates.
+Loading a file never executes anything in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft import isa
+from weft.config import Overlay
+from weft.graph import Graph, Quant, Shape
+
+Rows = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor lies in words: channels × height × width, channels in blocks of `lanes`.
+
+    Word (block, y, x) is at index (block·height + y)·width + x of the sample; its lane l holds
+    channel block·lanes + l, or 0 past the last channel. `dims` says what the tensor's own
+    dimensions are made of, the batch dimension first and empty: NCHW is ((), ("c",), ("h",),
+    ("w",)); after a flatten ((), ("c", "h", "w")); NHWC ((), ("h",), ("w",), ("c",)).
+    """
+
+    channels: int
+    height: int
+    width: int
+    dims: tuple[tuple[str, ...], ...]
+
+    def blocks(self, lanes: int) -> int:
+        """Channel blocks."""
+        return -(-self.channels // lanes)
+
+    def words(self, lanes: int) -> int:
+        """Words per sample."""
+        return self.blocks(lanes) * self.height * self.width
+
+
+@dataclass(frozen=True)
+class Unfold:
+    """How the host gathers the taps of a shallow first convolution into the lanes of a word.
+
+    Word (y, x) of the unfolded map holds, for `rows` kernel rows (dilation_y apart), `kernel_w`
+    kernel columns and every channel, in this order (channel fastest), the input at
+    (y·step_y + i·dilation_y − pad_y, x·stride_x + j·dilation_x − pad_x); the input's zero point
+    outside. The unfolded map is `height` × `width` words.
+    """
+
+    rows: int
+    kernel_w: int
+    step_y: int
+    stride_x: int
+    dilation_y: int
+    dilation_x: int
+    pad_y: int
+    pad_x: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """A tensor in activation memory: first row, layout, and the meaning of its codes."""
+
+    row: int
+    layout: Layout
+    quant: Quant
+    unfold: Unfold | None = None
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of the program: shape with the batch dimension as 1, numpy dtype."""
+
+    name: str
+    shape: Shape
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the reports say of one layer: its node, operator, engine, work and weights."""
+
+    name: str
+    op: str
+    engine: str
+    macs: int = 0
+    weight_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class AcceleratorSegment:
+    """Instructions [n, 32] up to and including the Barrier; `layers[i]` indexes Program.layers."""
+
+    words: isa.Words
+    layers: NDArray[np.int32]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HostSegment:
+    """Operators that numpy evaluates; tensors cross as real values. `reason` is for the report."""
+
+    graph: Graph
+    reason: str
+
+
+Segment = AcceleratorSegment | HostSegment
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled network.
+
+    `batch` is the largest number of samples of one run; `weights` [rows, lanes] is weight memory;
+    `memory_rows` is the size of activation memory; `regions` maps the tensors that cross between
+    host and accelerator to their place in it.
+    """
+
+    name: str
+    overlay: Overlay
+    batch: int
+    segments: tuple[Segment, ...]
+    layers: tuple[Layer, ...]
+    weights: Rows
+    regions: Mapping[str, Region]
+    memory_rows: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    notes: Mapping[str, Any]
+
+    @property
+    def overlay_digest(self) -> str:
+        """Names the hardware that this program runs on."""
+        return self.overlay.digest()
