@@ -1,0 +1,52 @@
+# make demo   sets everything up and runs the demonstration
+# make test   sets everything up and runs every test
+# make setup  only sets up: .venv, with weft in it, editable
+# make bench | lint | clean
+#
+# Only Python 3.10 or newer has to be there. PYTHON=... chooses which, TESTS=... what to test.
+
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS ?= tests
+JOBS ?= 2
+CXX_FILES = $(shell find hls -name '*.hpp' -o -name '*.cpp' -o -name '*.h')
+
+.PHONY: help demo test setup bench lint format clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+demo: $(VENV)/.run
+	$(BIN)/weft demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-fail-under=90 $(TESTS)
+
+setup: $(VENV)/.dev
+
+bench: $(VENV)/.dev
+	@set -e; for file in bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@test -z "$(CXX_FILES)" || $(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	@test -z "$(CXX_FILES)" || $(BIN)/clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run instant; a changed pyproject.toml installs again.
+$(VENV)/.run: pyproject.toml .ci/setup
+	.ci/setup $(VENV) '.[compile,plot,cxx]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml .ci/setup
+	.ci/setup $(VENV) '.[dev]'
+	@touch $@ $(VENV)/.run
