@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
+from weft.errors import ProgramError
 from weft.graph import Graph, Quant, Shape
 
 Rows = NDArray[np.int8]
@@ -143,3 +145,82 @@ class Program:
     def overlay_digest(self) -> str:
         """Names the hardware that this program runs on."""
         return self.overlay.digest()
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file; raises WeftError where that is not possible."""
+        from weft import program_file
+
+        program_file.save(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Program:
+        """Reads a program file; raises ProgramError for a damaged or foreign one."""
+        from weft import program_file
+
+        return program_file.load(path)
+
+    def verify(self) -> Program:
+        """Returns itself; raises ProgramError naming the first inconsistency."""
+        lanes = self.overlay.lanes
+        if self.weights.ndim != 2 or self.weights.shape[1] != lanes:
+            raise ProgramError(f"weights of shape {self.weights.shape}, expected [rows, {lanes}]")
+        if not 1 <= self.batch <= self.overlay.accumulator_rows:
+            raise ProgramError(f"batch {self.batch} outside 1..{self.overlay.accumulator_rows}")
+        if not 0 <= self.memory_rows <= MAX_MEMORY_ROWS:
+            raise ProgramError(
+                f"{self.memory_rows} rows of activation memory; at most {MAX_MEMORY_ROWS}"
+            )
+        for name, region in self.regions.items():
+            words = _region_words(region, lanes)
+            if region.row < 0 or region.row + words * self.batch > self.memory_rows:
+                raise ProgramError(
+                    f"tensor {name!r}: rows {region.row}..{region.row + words * self.batch - 1} "
+                    f"of {self.memory_rows} in activation memory"
+                )
+        for number, segment in enumerate(self.segments):
+            if isinstance(segment, AcceleratorSegment):
+                self._verify_segment(number, segment)
+        return self
+
+    def _verify_segment(self, number: int, segment: AcceleratorSegment) -> None:
+        kinds = [isa.decode(words)[0] for words in segment.words]
+        if not kinds or isa.BARRIER in kinds[:-1] or kinds[-1] is not isa.BARRIER:
+            raise ProgramError(f"segment {number} does not end with its one Barrier")
+        if len(segment.layers) != len(kinds):
+            raise ProgramError(f"segment {number}: {len(segment.layers)} layers")
+        if ((segment.layers < 0) | (segment.layers >= max(1, len(self.layers)))).any():
+            raise ProgramError(f"segment {number} names a layer that is not there")
+        for name in (*segment.inputs, *segment.outputs):
+            if name not in self.regions:
+                raise ProgramError(f"segment {number}: tensor {name!r} has no place in memory")
+
+    def disassemble(self) -> str:
+        """The program as text: segments, layers, one line per instruction."""
+        lines = [
+            f"program {self.name!r} for overlay {self.overlay.name!r} ({self.overlay_digest}), "
+            f"batch {self.batch}, {self.weights.nbytes:,} bytes of weights"
+        ]
+        for number, segment in enumerate(self.segments):
+            if isinstance(segment, HostSegment):
+                lines.append(f"segment {number}: host ({segment.reason})")
+                lines += [f"  {node.op:<11} {node.name}" for node in segment.graph]
+                continue
+            reads, writes = ", ".join(segment.inputs), ", ".join(segment.outputs)
+            lines.append(f"segment {number}: accelerator, {reads} → {writes}")
+            layer = -1
+            for index, words in enumerate(segment.words):
+                if segment.layers[index] != layer and self.layers:
+                    layer = int(segment.layers[index])
+                    lines.append(f"  ; {self.layers[layer].name} ({self.layers[layer].op})")
+                lines.append(f"  {index:4d}  {isa.text(words)}")
+        return "\n".join(lines)
+
+
+MAX_MEMORY_ROWS = 1 << 26  # a limit against hostile files: 2 GiB at 32 lanes
+
+
+def _region_words(region: Region, lanes: int) -> int:
+    """Words per sample that a tensor takes in activation memory."""
+    if region.unfold:
+        return region.unfold.height * region.unfold.width
+    return region.layout.words(lanes)

@@ -1,0 +1,20 @@
+"""Hardware units: golden model and clocks here, the same stem in hls/weft/units/."""
+
+from weft import isa
+from weft.units import activate, systolic, transfer, vector
+from weft.units.state import Clocks, Unit
+
+UNITS: dict[str, Unit] = {
+    u.name: u
+    for u in (
+        systolic.UNIT,
+        vector.UNIT,
+        activate.UNIT,
+        transfer.UNIT,
+        transfer.READ,
+        transfer.WRITE,
+    )
+}
+BY_OPCODE: dict[int, Unit] = {i.opcode: u for u in UNITS.values() for i in u.instructions}
+
+__all__ = ["BY_OPCODE", "UNITS", "Clocks", "Unit", "isa"]

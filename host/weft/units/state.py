@@ -1,0 +1,138 @@
+"""The on-chip memories of the golden model, as instructions leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft import isa
+from weft.config import Overlay
+from weft.errors import DeviceError
+
+Fields = Mapping[str, int]
+STATUS = {
+    1: "unknown opcode",
+    2: "a field out of range",
+    3: "a unified-buffer address outside the buffer",
+    4: "more rows than the accumulators have",
+    5: "a table index outside the table",
+    6: "MatMul or Vector without its Activate, or an Activate without sums",
+    7: "output overlaps input",
+}
+
+
+class FaultError(DeviceError):
+    """A bad instruction, with the status code that the hardware reports (docs/isa.md)."""
+
+    def __init__(self, status: int, detail: str = "") -> None:
+        super().__init__(
+            f"{STATUS.get(status, 'status')} ({status}){': ' if detail else ''}{detail}"
+        )
+        self.status = status
+
+
+@dataclass
+class Sums:
+    """What MatMul or Vector hands to Activate: int32 [channel block, batch·out_h·out_w, lanes].
+
+    `sources` are the (first, last) words that were read, `repeat` whether a second Activate may
+    drain the same sums (they are still in the finished bank: one tile of a MatMul).
+    """
+
+    blocks: NDArray[np.int32]
+    out_h: int
+    out_w: int
+    sources: tuple[tuple[int, int], ...]
+    repeat: bool = False
+
+
+@dataclass
+class State:
+    """Unified buffer, accumulators, tables and the weight stream of one device."""
+
+    overlay: Overlay
+    memory: NDArray[np.int8]
+    weights: NDArray[np.int8]
+    buffer: NDArray[np.int8] = field(init=False)
+    partial: NDArray[np.int32] = field(init=False)
+    parameters: NDArray[np.int8] = field(init=False)
+    taps: NDArray[np.int8] = field(init=False)
+    lookup: NDArray[np.int8] = field(init=False)
+    stream: list[NDArray[np.int8]] = field(default_factory=list)
+    sums: Sums | None = None
+    pending: bool = False  # sums wait for their Activate
+    open_rows: int = 0  # rows of partial sums that a MatMul without `last` left
+
+    def __post_init__(self) -> None:
+        o = self.overlay
+        self.buffer = np.zeros((o.buffer_words, o.lanes), np.int8)
+        self.partial = np.zeros((o.accumulator_rows, o.lanes), np.int32)
+        self.parameters = np.zeros((o.parameter_blocks, isa.PARAMETER_ROWS, o.lanes), np.int8)
+        self.taps = np.zeros((o.tap_words, o.lanes), np.int8)
+        self.lookup = np.zeros((isa.LOOKUP_ENTRIES, o.lanes), np.int8)
+
+    def take(self, rows: int) -> NDArray[np.int8]:
+        """The next `rows` rows of the weight stream."""
+        taken: list[NDArray[np.int8]] = []
+        while rows:
+            if not self.stream:
+                raise DeviceError(f"the weight stream ends {rows} rows early")
+            head = self.stream.pop(0)
+            taken.append(head[:rows])
+            if len(head) > rows:
+                self.stream.insert(0, head[rows:])
+            rows -= len(taken[-1])
+        return taken[0] if len(taken) == 1 else np.concatenate(taken)
+
+    def finish(self) -> None:
+        """End of a segment. Raises FaultError for sums without Activate, DeviceError for a leftover."""
+        if self.pending:
+            raise FaultError(6)
+        if self.stream:
+            rows = sum(len(block) for block in self.stream)
+            raise DeviceError(f"{rows} rows of the weight stream were never used")
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Clocks of one instruction by cause; their sum is what the cycle counter counts."""
+
+    issue: int = 0
+    matrix: int = 0
+    weight_shift: int = 0
+    drain: int = 0
+    vector: int = 0
+    table: int = 0
+    transfer: int = 0
+
+    @property
+    def total(self) -> int:
+        """All clocks."""
+        return sum(vars(self).values())
+
+
+COUNTERS = tuple(Clocks.__dataclass_fields__)
+
+# Decoding an instruction and filling the pipeline of its loop: an assumption until a synthesis
+# report says better. The same constant is in hls/weft/config (kIssueClocks).
+ISSUE_CLOCKS = 8
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One hardware unit: the instructions it runs, its golden model and its clocks.
+
+    `golden(state, fields, batch)` changes the state; `clocks(fields, overlay, batch, before)` is
+    what hls/weft/units/<name>.hpp takes; `before` are the fields of the instruction before it.
+    """
+
+    name: str
+    instructions: tuple[isa.Instruction, ...]
+    golden: Callable[[State, Fields, int], None]
+    clocks: Callable[[Fields, Overlay, int, Fields], Clocks]
+    doc: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
