@@ -226,3 +226,65 @@ def run_ort(model: Any, x: Array, outputs: list[str] | None = None) -> list[Arra
 def top1(scores: Array, labels: Array) -> float:
     """Share of rows whose largest score is the label's, in percent."""
     return 100.0 * float(np.mean(scores.reshape(len(labels), -1).argmax(1) == labels))
+
+
+def folded(model: Any, folder: Path) -> Any:
+    """The model with normalization and separate biases folded into the convolutions."""
+    import onnx
+    import onnxruntime as ort
+
+    path = folder / f"{model.graph.name}_folded.onnx"
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    ort.InferenceSession(
+        model.SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["MatMulAddFusion"],  # its bias [1, N] trips the quantizer
+    )
+    return onnx.load(str(path))
+
+
+def quantized(
+    model: Any,
+    calibration: Array,
+    folder: Path,
+    *,
+    qdq: bool,
+    signed: bool,
+    per_channel: bool = True,
+) -> Any:
+    """onnxruntime's own static quantization: QDQ or QOperator form, int8 or uint8 activations."""
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            name = input_name(model)
+            self.batches = iter([{name: x} for x in np.array_split(calibration, 4)])
+
+        def get_next(self) -> Any:
+            return next(self.batches, None)
+
+    source = folder / f"{model.graph.name}.onnx"
+    target = (
+        folder / f"{model.graph.name}_{'qdq' if qdq else 'qop'}{'_s8' if signed else '_u8'}.onnx"
+    )
+    onnx.save(folded(model, folder), str(source))
+    quantize_static(
+        str(source),
+        str(target),
+        Reader(),
+        quant_format=QuantFormat.QDQ if qdq else QuantFormat.QOperator,
+        per_channel=per_channel,
+        activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return onnx.load(str(target))
