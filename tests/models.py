@@ -7,6 +7,7 @@ written here, so that no training framework is needed. Every model has a dynamic
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,8 +256,8 @@ def quantized(
     qdq: bool,
     signed: bool,
     per_channel: bool = True,
-) -> Any:
-    """onnxruntime's own static quantization: QDQ or QOperator form, int8 or uint8 activations."""
+) -> Path:
+    """onnxruntime's static quantization, a file: QDQ or QOperator, int8 or uint8 activations."""
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -287,4 +288,45 @@ def quantized(
         activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
-    return onnx.load(str(target))
+    return target
+
+
+@dataclass(frozen=True)
+class Network:
+    """A real model on disk with its inputs, their labels, and what to calibrate with."""
+
+    model: Any
+    path: Path
+    x: Array
+    labels: Array
+
+    @property
+    def calibration(self) -> Array:
+        """200 inputs from all over the set, which is sorted by class; labels are not used."""
+        return self.some(200)
+
+    def some(self, count: int) -> Array:
+        """`count` inputs at equal distances."""
+        return self.x[:: len(self.x) // count][:count]
+
+    def float_top1(self) -> float:
+        """Accuracy of the float model in onnxruntime, in percent."""
+        return top1(run_ort(self.model, self.x)[0], self.labels)
+
+
+BUILDERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], tuple[Array, Array]]]] = {
+    "mnist": (mnist, mnist_data),
+    "resnet8": (resnet8, cifar_data),
+    "har": (har, har_data),
+}
+
+
+def network(name: str, data: Path, folder: Path) -> Network:
+    """One of BUILDERS, written to `folder`."""
+    import onnx
+
+    build, read = BUILDERS[name]
+    model = build(data)
+    path = folder / f"{name}.onnx"
+    onnx.save(model, str(path))
+    return Network(model, path, *read(data))
