@@ -1,0 +1,49 @@
+"""weft list, weft doctor, weft demo."""
+
+from __future__ import annotations
+
+import click
+
+from weft.cli import terminal
+
+
+@click.command("list")
+@click.argument("kind", metavar="KIND")
+@terminal.json_option
+def list_command(kind: str, as_json: bool) -> None:
+    """List overlays, ops, formats, units, boards, calibrators or the isa."""
+    from weft import report
+    from weft.listing import KINDS, listing
+
+    rows = listing(kind)
+    if as_json:
+        terminal.print_json({kind: rows})
+        return
+    columns = KINDS[kind].columns
+    table = report.table(kind, columns, [[row[c.lstrip("#")] for c in columns] for row in rows])
+    terminal.stdout().print(table)
+
+
+@click.command("doctor")
+@terminal.json_option
+def doctor_command(as_json: bool) -> None:
+    """Show what weft finds on this machine; exit code 1 if something is missing."""
+    from weft import report
+    from weft.doctor import examine
+
+    findings = examine()
+    if as_json:
+        terminal.print_json({f.name: {"ok": f.ok, "found": f.found} for f in findings})
+    else:
+        rows = [("ok" if f.ok else "MISSING", f.name, f.found) for f in findings]
+        terminal.stdout().print(report.table("weft doctor", ("", "what", "found"), rows))
+    if not all(f.ok for f in findings):
+        raise click.exceptions.Exit(1)
+
+
+@click.command("demo")
+def demo_command() -> None:
+    """Compile, run and check a trained network, and measure it against its float form."""
+    from weft.demo import main
+
+    main(terminal.stdout())

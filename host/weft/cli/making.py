@@ -1,0 +1,122 @@
+"""weft inspect, weft compile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from weft.cli import terminal
+from weft.errors import UsageError
+
+overlay_option = click.option(
+    "--overlay",
+    default="lab",
+    show_default=True,
+    metavar="NAME",
+    help="A name of `weft list overlays`, or a .toml file.",
+)
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="INPUT=1,3,32,32",
+    help="Shape of an input that the model leaves open; may be repeated.",
+)
+
+
+def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]] | None:
+    """{"x": (1, 3, 32, 32)} from ["x=1,3,32,32"]."""
+    shapes = {}
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        try:
+            shapes[name] = tuple(int(number) for number in numbers.split(","))
+        except ValueError:
+            name = ""
+        if not name:
+            raise UsageError(f"--shape {text!r}: INPUT=1,3,32,32 expected")
+    return shapes or None
+
+
+@click.command("inspect")
+@click.argument("path", metavar="MODEL|PROGRAM", type=click.Path(path_type=Path))
+@overlay_option
+@shape_option
+@click.option("--disassemble", is_flag=True, help="Print a program's instructions.")
+@terminal.json_option
+def inspect_command(
+    path: Path, overlay: str, shapes: tuple[str, ...], disassemble: bool, as_json: bool
+) -> None:
+    """Show what of a model, or of a compiled program, runs where, and why."""
+    if path.suffix == ".weft":
+        _inspect_program(path, disassemble, as_json)
+        return
+    if disassemble:
+        raise UsageError(f"{path}: only a compiled program has instructions; `weft compile` it")
+    from weft import report
+    from weft.compiler import preflight
+
+    with terminal.stages("Inspecting"):
+        rows = report.preflight_rows(preflight(path, overlay, parse_shapes(shapes)))
+    if as_json:
+        terminal.print_json({"model": path.name, "overlay": overlay, "layers": rows})
+    else:
+        terminal.stdout().print(report.preflight_table(rows, f"{path.name} on overlay {overlay}"))
+
+
+def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
+    from weft import report
+    from weft.runtime import load
+
+    program = load(path)
+    if disassemble:
+        click.echo(program.disassemble())
+        return
+    facts = report.program_facts(program)
+    if as_json:
+        terminal.print_json({**facts, "segments": report.program_rows(program)})
+        return
+    console = terminal.stdout()
+    console.print(report.fact_table(path.name, facts))
+    console.print(report.program_table(program))
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@overlay_option
+@click.option(
+    "--calibrate",
+    "calibration",
+    type=click.Path(path_type=Path),
+    metavar="DATA.npz",
+    help="Typical inputs, arrays named as the model's inputs (x will do for the only one).",
+)
+@click.option("--calibrator", default="minmax", show_default=True, metavar="NAME")
+@click.option("--requant", default="single_round", show_default=True, metavar="MODE")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples of a device run.")
+@click.option("--symmetric", is_flag=True, help="Zero points of 0.")
+@click.option("--dynamic", is_flag=True, help="Take ranges without calibration data.")
+@shape_option
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="P.weft")
+@terminal.json_option
+def compile_command(
+    model: Path, output: Path, shapes: tuple[str, ...], as_json: bool, **options: Any
+) -> None:
+    """Quantize a model and compile it to a program for an overlay."""
+    from weft import report
+    from weft.compiler import compile
+
+    if output.suffix != ".weft":
+        raise UsageError(f"-o {output}: programs are named *.weft")
+    with terminal.stages(f"Compiling {model.name}") as progress:
+        program = compile(model, shapes=parse_shapes(shapes), progress=progress, **options)
+        program.save(output)
+    facts = report.program_facts(program)
+    if as_json:
+        terminal.print_json({"output": str(output), **facts})
+        return
+    console = terminal.stdout()
+    console.print(report.fact_table(output.name, facts))
+    console.print(report.program_table(program))

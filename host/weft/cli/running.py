@@ -1,0 +1,148 @@
+"""weft run, weft check, weft eval, weft estimate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from weft.cli import terminal
+from weft.errors import InputError, UsageError
+
+
+@click.command("run")
+@terminal.program_argument
+@click.argument("data", metavar="IN.npz", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="OUT.npz")
+@terminal.device_option
+@terminal.form_option
+@terminal.build_option
+@terminal.timeout_option
+@terminal.json_option
+def run_command(
+    program: Path,
+    data: Path,
+    output: Path,
+    device: str,
+    form: str | None,
+    build: str | None,
+    timeout_s: float | None,
+    as_json: bool,
+) -> None:
+    """Run a program on the arrays of a file and save what it gives."""
+    import weft
+    from weft import report
+    from weft.compiler import named_arrays, read_arrays
+
+    if output.suffix != ".npz":
+        raise UsageError(f"-o {output}: results are saved as *.npz")
+    options = terminal.device_options(form, build)
+    with (
+        terminal.stages(f"Running on {device}"),
+        weft.open(program, device, timeout_s=timeout_s, **options) as session,
+    ):
+        names = tuple(info.name for info in session.program.inputs)
+        outputs, took = session.run(named_arrays(read_arrays(data), names, str(data)), detail=True)
+        terminal.save_arrays(output, outputs)
+    if as_json:
+        terminal.print_json(took.as_dict())
+        return
+    console = terminal.stdout()
+    console.print(report.layer_table(took.layers, f"{took.samples} samples on {device}"))
+    console.print(
+        f"{took.cycles:,} cycles, {report.amount(took.macs)} MACs, {took.bytes:,} bytes; "
+        f"{report.seconds(took.wall_s)} here. Results in {output}"
+    )
+
+
+@click.command("check")
+@terminal.program_argument
+@click.argument("data", metavar="IN.npz", type=click.Path(path_type=Path))
+@terminal.device_option
+@terminal.form_option
+@terminal.build_option
+@terminal.json_option
+def check_command(
+    program: Path, data: Path, device: str, form: str | None, build: str | None, as_json: bool
+) -> None:
+    """Compare a device with golden after every layer; exit code 1 if a bit differs."""
+    import weft
+    from weft.compiler import named_arrays, read_arrays
+
+    loaded = weft.load(program)
+    names = tuple(info.name for info in loaded.inputs)
+    inputs = named_arrays(read_arrays(data), names, str(data))
+    options = terminal.device_options(form, build)
+    with terminal.bar(f"Checking {device}") as progress:
+        result = weft.check(loaded, inputs, device, progress=progress, **options)
+    if as_json:
+        terminal.print_json(result.as_dict())
+    elif result.first_difference is None:
+        click.echo(f"Equal: {result.samples} samples, {result.layers} layers, {device} and golden.")
+    else:
+        d = result.first_difference
+        click.echo(
+            f"Different, first in layer {d.layer!r} ({d.op}, segment {d.segment}): sample "
+            f"{d.sample}, channel {d.channel}, y {d.y}, x {d.x} is {d.device:g} on {device}, "
+            f"{d.golden:g} on golden. {d.count} values of the layer differ."
+        )
+    if not result.equal:
+        raise click.exceptions.Exit(1)
+
+
+@click.command("eval")
+@terminal.program_argument
+@click.argument("data", metavar="DATA.npz", type=click.Path(path_type=Path))
+@terminal.device_option
+@terminal.form_option
+@terminal.build_option
+@terminal.json_option
+def eval_command(
+    program: Path, data: Path, device: str, form: str | None, build: str | None, as_json: bool
+) -> None:
+    """Measure top-1 accuracy on the arrays x (or the inputs' names) and y of a file."""
+    import weft
+    from weft.compiler import named_arrays, read_arrays
+
+    loaded = weft.load(program)
+    arrays = read_arrays(data)
+    if "y" not in arrays:
+        raise InputError(f"{data}: arrays {sorted(arrays)} given; labels are expected in 'y'")
+    labels = arrays.pop("y")
+    inputs = named_arrays(arrays, tuple(info.name for info in loaded.inputs), str(data))
+    options = terminal.device_options(form, build)
+    with terminal.bar(f"Evaluating on {device}") as progress:
+        found = weft.evaluate(loaded, inputs, labels, device, progress=progress, **options)
+    if as_json:
+        terminal.print_json({"top1": found.top1, "n": found.n})
+    else:
+        click.echo(f"top-1 {found.top1:.2%} of {found.n} samples")
+
+
+@click.command("estimate")
+@terminal.program_argument
+@click.option("--board", metavar="BOARD", help="A name of `weft list boards`; gives seconds.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+@terminal.json_option
+def estimate_command(program: Path, board: str | None, batch: int, as_json: bool) -> None:
+    """Estimate cycles, traffic and, for a board, time, without running anything."""
+    import weft
+    from weft import report
+    from weft.config import load_board
+
+    made: Any = weft.estimate(
+        weft.load(program), batch=batch, board=load_board(board) if board else None
+    )
+    facts = report.estimate_facts(made)
+    if as_json:
+        terminal.print_json(facts)
+        return
+    where = f" on {board}" if board else ""
+    console = terminal.stdout()
+    console.print(report.layer_table(facts["layers"], f"{program.name}, batch {batch}{where}"))
+    time = "" if facts["wall_s"] is None else f"; {report.seconds(facts['wall_s'])} estimated"
+    console.print(
+        f"{facts['cycles']:,} cycles, {report.amount(facts['macs'])} MACs, "
+        f"{facts['bytes']:,} bytes{time}"
+    )

@@ -1,0 +1,100 @@
+"""What commands share: consoles, JSON, progress on a terminal, files that appear whole or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+device_option = click.option(
+    "--device",
+    default="csim",
+    show_default=True,
+    metavar="NAME",
+    help="Where to run: csim, golden.",
+)
+form_option = click.option(
+    "--form", metavar="FORM", help="Of csim: functional (fast) or cycle (register by register)."
+)
+build_option = click.option(
+    "--build", metavar="BUILD", help="Of csim: fast (native integers) or exact (ap_int)."
+)
+timeout_option = click.option(
+    "--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of each device run."
+)
+program_argument = click.argument("program", type=click.Path(path_type=Path))
+
+
+def device_options(form: str | None, build: str | None) -> dict[str, str]:
+    """Those that were given, for `weft.open`."""
+    return {name: value for name, value in (("form", form), ("build", build)) if value}
+
+
+def stdout() -> Console:
+    """For results. Without a terminal, tables are as wide as they need to be."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def stderr() -> Console:
+    """For progress and remarks."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on standard output; numpy numbers become Python's."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (np.ndarray, tuple)):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+@contextmanager
+def stages(title: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal that shows the stage it is told; nothing elsewhere."""
+    console = stderr()
+    if not console.is_terminal:
+        yield lambda stage: None
+        return
+    with console.status(title) as status:
+        yield lambda stage: status.update(f"{title}: {stage}")
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal, told (done, total); nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = stderr()
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes an .npz file under a temporary name, then renames it."""
+    from weft.program_file import replacing
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)

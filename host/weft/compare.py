@@ -1,0 +1,239 @@
+"""A device against the golden one, layer by layer: `weft check`.
+
+Behind every Activate the program gets WriteHosts that copy what it wrote to fresh rows of
+activation memory. One run on each device then holds the results of every layer, and the first
+word that differs names the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft import isa
+from weft.program import AcceleratorSegment, Program, Rows, Segment
+from weft.runtime import Arrays, Session, open
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first value on which two devices disagree, and how many values of the layer do."""
+
+    layer: str
+    op: str
+    segment: int
+    sample: int
+    channel: int
+    y: int
+    x: int
+    golden: float
+    device: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found: whether all is equal, what was compared, the first difference."""
+
+    equal: bool
+    samples: int
+    layers: int
+    first_difference: Difference | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A layer's output in the added memory: first row, and words [samples, tiles, out_h, out_w]."""
+
+    row: int
+    segment: int
+    layer: int
+    tiles: int
+    out_h: int
+    out_w: int
+
+    @property
+    def words(self) -> int:
+        """Words per sample."""
+        return self.tiles * self.out_h * self.out_w
+
+
+def check(
+    program: Program | str | Path,
+    inputs: Arrays,
+    device: str = "csim",
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Report:
+    """Compares a device with golden on `inputs`, bit for bit, after every layer.
+
+    Raises what `Session.run` raises; a difference is a result, not an error.
+    """
+    with open(program, device, **options) as plain:
+        program = plain.program
+        probed, probes = instrument(program)
+        layers = len({probe.layer for probe in probes})
+        values = plain.checked(inputs)
+        samples = len(next(iter(values.values())))
+        with open(probed, "golden") as golden, open(probed, device, **options) as other:
+            for start in range(0, samples, program.batch):
+                part = {n: x[start : start + program.batch] for n, x in values.items()}
+                count = min(program.batch, samples - start)
+                expected = golden.run(part)
+                actual = other.run(part)
+                found = _probed_difference(golden, other, probes, count, start)
+                found = found or _output_difference(program, expected, actual, start)
+                found = found or _output_difference(program, expected, plain.run(part), start)
+                if progress:
+                    progress(start + count, samples)
+                if found:
+                    return Report(False, start + count, layers, found)
+    return Report(True, samples, layers, None)
+
+
+def instrument(program: Program) -> tuple[Program, list[Probe]]:
+    """The program with a copy of every layer's output in memory, and where the copies are."""
+    probes: list[Probe] = []
+    segments: list[Segment] = []
+    for number, segment in enumerate(program.segments):
+        if isinstance(segment, AcceleratorSegment):
+            last = probes[-1] if probes else None
+            row = last.row + last.words * program.batch if last else program.memory_rows
+            segment, added = _with_copies(segment, number, row, program.batch)
+            probes += added
+        segments.append(segment)
+    end = max((p.row + p.words * program.batch for p in probes), default=program.memory_rows)
+    return replace(program, segments=tuple(segments), memory_rows=end), probes
+
+
+def _with_copies(
+    segment: AcceleratorSegment, number: int, row: int, batch: int
+) -> tuple[AcceleratorSegment, list[Probe]]:
+    """The segment with WriteHosts behind each Activate, and its probes from `row` on."""
+    probes: list[Probe] = []
+    code: list[tuple[isa.Words, int]] = []
+    waiting: list[tuple[isa.Words, int]] = []
+    window: dict[str, int] = {}
+    for words, layer in zip(segment.words, segment.layers.tolist(), strict=True):
+        kind, fields = isa.decode(words)
+        if kind is not isa.ACTIVATE:  # a second Activate right behind drains the same sums
+            code += waiting
+            waiting = []
+        code.append((words, layer))
+        if kind in (isa.MAT_MUL, isa.VECTOR):
+            window = fields
+        elif kind is isa.ACTIVATE:
+            tiles = window.get("tiles", window["blocks"])
+            probe = Probe(row, number, layer, tiles, window["out_h"], window["out_w"])
+            probes.append(probe)
+            waiting += [(copy, layer) for copy in _copies(fields, probe)]
+            row += probe.words * batch
+    words = np.stack([words for words, _ in code])
+    layers = np.asarray([layer for _, layer in code], np.int32)
+    return replace(segment, words=words, layers=layers), probes
+
+
+def _copies(activate: dict[str, int], probe: Probe) -> Iterator[isa.Words]:
+    """WriteHosts from where an Activate wrote to the probe's rows."""
+    a, plane = activate, probe.out_h * probe.out_w
+    samples = {"memory_sample": probe.words, "buffer_sample": a["target_sample"]}
+    if plane == 1:
+        yield isa.WRITE_HOST.encode(
+            memory=probe.row,
+            buffer=a["target"],
+            words=1,
+            chunks=probe.tiles,
+            memory_step=1,
+            buffer_step=a["target_block"],
+            **samples,
+        )
+        return
+    for tile in range(probe.tiles):
+        memory = probe.row + tile * plane
+        buffer = a["target"] + tile * a["target_block"]
+        if a["target_col"] == 1:
+            yield isa.WRITE_HOST.encode(
+                memory=memory,
+                buffer=buffer,
+                words=probe.out_w,
+                chunks=probe.out_h,
+                memory_step=probe.out_w,
+                buffer_step=a["target_row"],
+                **samples,
+            )
+            continue
+        for y in range(probe.out_h):
+            yield isa.WRITE_HOST.encode(
+                memory=memory + y * probe.out_w,
+                buffer=buffer + y * a["target_row"],
+                words=1,
+                chunks=probe.out_w,
+                memory_step=1,
+                buffer_step=a["target_col"],
+                **samples,
+            )
+
+
+def _probed_difference(
+    golden: Session, other: Session, probes: list[Probe], samples: int, start: int
+) -> Difference | None:
+    """The first probe on which the devices' memories differ."""
+    program = golden.program
+    for probe in probes:
+        rows = probe.words * samples
+        expected = golden.device.read(probe.row, rows)
+        actual = other.device.read(probe.row, rows)
+        if np.array_equal(expected, actual):
+            continue
+        layer = program.layers[probe.layer]
+        return _locate(probe, layer.name, layer.op, expected, actual, start)
+    return None
+
+
+def _locate(
+    probe: Probe, layer: str, op: str, expected: Rows, actual: Rows, start: int
+) -> Difference:
+    lanes = expected.shape[1]
+    shape = (-1, probe.tiles, probe.out_h, probe.out_w, lanes)
+    expected, actual = expected.reshape(shape), actual.reshape(shape)
+    places = np.argwhere(expected != actual)
+    sample, tile, y, x, lane = (int(i) for i in places[0])
+    where = (sample, tile, y, x, lane)
+    return Difference(
+        layer=layer,
+        op=op,
+        segment=probe.segment,
+        sample=start + sample,
+        channel=tile * lanes + lane,
+        y=y,
+        x=x,
+        golden=int(expected[where]),
+        device=int(actual[where]),
+        count=len(places),
+    )
+
+
+def _output_difference(
+    program: Program, expected: dict[str, Any], actual: dict[str, Any], start: int
+) -> Difference | None:
+    """A difference in the outputs only: the copies have hidden it, or a host segment has it."""
+    for name, want in expected.items():
+        have = actual[name]
+        if np.array_equal(want, have, equal_nan=want.dtype.kind == "f"):
+            continue
+        want, have = (a.reshape(len(a), -1) for a in (want, have))
+        places = np.argwhere(want != have)
+        sample, index = (int(i) for i in places[0])
+        values = float(want[sample, index]), float(have[sample, index])
+        last = len(program.segments) - 1
+        return Difference(name, "output", last, start + sample, index, 0, 0, *values, len(places))
+    return None

@@ -1,0 +1,144 @@
+"""From a model file to a program: load, fuse, quantize, lower."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from weft.config import Overlay, load_overlay
+from weft.errors import InputError, UsageError
+from weft.graph import Array, Graph
+from weft.program import Program
+
+Progress = Callable[[str], None]
+Calibration = Array | Mapping[str, Array] | str | Path
+
+
+def load_model(
+    model: Graph | str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Graph:
+    """The fused graph of an ONNX file (or of a Graph).
+
+    `shapes` gives the shape, batch dimension included, of inputs that the file leaves open.
+    Raises ModelError, ShapeError, UnsupportedError.
+    """
+    from weft.passes.fuse import fuse
+
+    if not isinstance(model, Graph):
+        from weft.frontend.onnx import load_onnx
+
+        model = load_onnx(model, shapes=dict(shapes) if shapes else None)
+    return fuse(model)
+
+
+def is_quantized(graph: Graph) -> bool:
+    """Whether activations of the graph carry scales (a QDQ or QOperator model)."""
+    return any(t.quant is not None and t.data is None for t in graph.tensors.values())
+
+
+def compile(
+    model: Graph | str | Path,
+    overlay: Overlay | str | Path = "lab",
+    *,
+    calibration: Calibration | None = None,
+    calibrator: str = "minmax",
+    requant: str = "single_round",
+    batch: int | None = None,
+    symmetric: bool = False,
+    dynamic: bool = False,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    progress: Progress | None = None,
+) -> Program:
+    """The program of a model on an overlay.
+
+    A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
+    them by input name, or the path of an .npz file); `calibrator` names how ranges follow from
+    them, `requant` the rounding, `symmetric` asks for zero points of 0, `dynamic` for ranges
+    that need no data. A model that is quantized already keeps its scales. `batch` is how many
+    samples a device run holds (as many as fit, if None). `progress` hears the name of each stage.
+
+    Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
+    """
+    from weft.lower import lower
+    from weft.passes.quantize import quantize
+
+    tell = progress or (lambda stage: None)
+    tell("loading the model")
+    hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
+    graph = load_model(model, shapes)
+    if not is_quantized(graph):
+        if calibration is None and not dynamic:
+            raise UsageError(
+                f"model {graph.name!r} is float: give typical inputs to quantize it with, "
+                "calibration=x in Python, --calibrate DATA.npz on the command line"
+            )
+        data = {} if calibration is None else calibration_arrays(graph, calibration)
+        tell("quantizing")
+        graph = quantize(
+            graph,
+            data,
+            calibrator=calibrator,
+            requant=requant,
+            symmetric=symmetric,
+            dynamic=dynamic,
+        )
+    tell(f"lowering to overlay {hardware.name}")
+    return lower(graph, hardware, batch=batch)
+
+
+def preflight(
+    model: Graph | str | Path,
+    overlay: Overlay | str | Path = "lab",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Any:
+    """What would run where, and why: `weft.lower.preflight` of a model file."""
+    from weft import lower
+
+    hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
+    return lower.preflight(load_model(model, shapes), hardware)
+
+
+def calibration_arrays(graph: Graph, calibration: Calibration) -> dict[str, Array]:
+    """Calibration data by input name, from one array, a dict or a file."""
+    if isinstance(calibration, (str, Path)):
+        return named_arrays(read_arrays(calibration), graph.inputs, str(calibration))
+    if isinstance(calibration, Mapping):
+        return named_arrays(dict(calibration), graph.inputs, "calibration")
+    return named_arrays({"x": np.asarray(calibration)}, graph.inputs, "calibration")
+
+
+def read_arrays(path: str | Path) -> dict[str, Array]:
+    """The arrays of an .npz file, or the one of an .npy file under the name x."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"x": content}
+            return {name: content[name] for name in content.files}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: not an .npz or .npy file of numbers ({error})") from None
+
+
+def named_arrays(
+    arrays: Mapping[str, Array], names: tuple[str, ...], source: str
+) -> dict[str, Array]:
+    """The arrays that `names` ask for; "x", or the only array, will do for the only name.
+
+    Raises InputError with the names there are and those expected.
+    """
+    if all(name in arrays for name in names):
+        return {name: arrays[name] for name in names}
+    if len(names) == 1:
+        if "x" in arrays:
+            return {names[0]: arrays["x"]}
+        if len(arrays) == 1:
+            return {names[0]: next(iter(arrays.values()))}
+    raise InputError(f"{source}: arrays {sorted(arrays)} given, inputs {sorted(names)} expected")

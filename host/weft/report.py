@@ -1,0 +1,174 @@
+"""Results as tables for people; the same values as plain dicts for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from weft.program import AcceleratorSegment, HostSegment, Program
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+UNITS = ("", "k", "M", "G", "T")
+
+
+def amount(value: float) -> str:
+    """A count with three significant digits and a decimal prefix: 12.5 M."""
+    for unit in UNITS:
+        if abs(value) < 999.5 or unit == UNITS[-1]:
+            break
+        value /= 1000
+    text = f"{value:.3g}" if not float(value).is_integer() else f"{value:.0f}"
+    return f"{text} {unit}".rstrip()
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit that suits it."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table; columns whose name starts with # are numbers, right-aligned."""
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        justify: Any = "right" if column.startswith("#") else "left"
+        made.add_column(column.lstrip("#"), justify=justify, overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, str) else f"{cell:,}" for cell in row))
+    return made
+
+
+def layer_table(layers: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Cycles, work and traffic per layer, from `layer_rows`."""
+    total = sum(layer["cycles"] for layer in layers) or 1
+    return table(
+        title,
+        ("layer", "operator", "engine", "#MACs", "#cycles", "#share", "#bytes"),
+        [
+            (
+                layer["name"],
+                layer["op"],
+                layer["engine"],
+                amount(layer["macs"]),
+                layer["cycles"],
+                f"{layer['cycles'] / total:.1%}",
+                layer["bytes"],
+            )
+            for layer in layers
+        ],
+    )
+
+
+def program_rows(program: Program) -> list[dict[str, Any]]:
+    """One row per segment: where it runs, its layers, instructions, and why on the host."""
+    rows = []
+    for number, segment in enumerate(program.segments):
+        if isinstance(segment, HostSegment):
+            names = [node.name for node in segment.graph]
+            where, count, reason = "host", 0, segment.reason
+        else:
+            names = segment_layers(program, segment)
+            where, count, reason = "accelerator", len(segment.words), ""
+        rows.append(
+            {
+                "segment": number,
+                "where": where,
+                "layers": names,
+                "instructions": count,
+                "reason": reason,
+            }
+        )
+    return rows
+
+
+def segment_layers(program: Program, segment: AcceleratorSegment) -> list[str]:
+    """Names of the layers of a segment, in order."""
+    indices = dict.fromkeys(segment.layers.tolist())
+    return [program.layers[i].name for i in indices] if program.layers else []
+
+
+def program_table(program: Program) -> Table:
+    """Where each part of a program runs."""
+    return table(
+        "where it runs",
+        ("#segment", "where", "layers", "#instructions", "why"),
+        [
+            (r["segment"], r["where"], ", ".join(r["layers"]), r["instructions"], r["reason"])
+            for r in program_rows(program)
+        ],
+    )
+
+
+def program_facts(program: Program) -> dict[str, Any]:
+    """Sizes of a program and what goes in and out of it."""
+    return {
+        "name": program.name,
+        "overlay": program.overlay.name,
+        "overlay_digest": program.overlay_digest,
+        "batch": program.batch,
+        "macs": sum(layer.macs for layer in program.layers),
+        "weight_bytes": int(program.weights.nbytes),
+        "memory_bytes": program.memory_rows * program.overlay.lanes,
+        "instructions": sum(
+            len(s.words) for s in program.segments if isinstance(s, AcceleratorSegment)
+        ),
+        "inputs": [_described(info.name, info.shape, info.dtype) for info in program.inputs],
+        "outputs": [_described(info.name, info.shape, info.dtype) for info in program.outputs],
+    }
+
+
+def _described(name: str, shape: Sequence[int], dtype: str) -> dict[str, Any]:
+    return {"name": name, "shape": ["n", *shape[1:]], "dtype": dtype}
+
+
+def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
+    """Names and values; shapes of inputs and outputs on one line each."""
+    rows: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        if isinstance(value, list):
+            for entry in value:
+                shape = ", ".join(map(str, entry["shape"]))
+                rows.append((name.removesuffix("s"), f"{entry['name']} [{shape}] {entry['dtype']}"))
+        else:
+            text = f"{value:,}" if isinstance(value, int) else str(value)
+            rows.append((name.replace("_", " "), text))
+    return table(title, ("", ""), rows)
+
+
+def layer_rows(chunks: Iterable[tuple[int, Any]]) -> list[dict[str, Any]]:
+    """One row per layer, summed over (how many, estimate) of the device runs."""
+    rows: list[dict[str, Any]] = []
+    for count, made in chunks:
+        for index, layer in enumerate(made.layers):
+            if index == len(rows):
+                rows.append(
+                    {
+                        "name": layer.name,
+                        "op": layer.op,
+                        "engine": layer.engine,
+                        "macs": 0,
+                        "cycles": 0,
+                        "bytes": 0,
+                    }
+                )
+            for key in ("macs", "cycles", "bytes"):
+                rows[index][key] += count * int(getattr(layer, key))
+    return rows
+
+
+def estimate_facts(made: Any) -> dict[str, Any]:
+    """An estimate as plain values; wall_s is None without a board."""
+    layers = layer_rows([(1, made)])
+    return {
+        "cycles": int(made.cycles),
+        "wall_s": made.wall_s,
+        "macs": sum(layer["macs"] for layer in layers),
+        "bytes": int(made.bytes),
+        "layers": layers,
+    }
