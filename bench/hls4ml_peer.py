@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -42,10 +43,20 @@ def _conv(attrs, constants, shape):
         "weight_data": np.ascontiguousarray(w.transpose(2, 3, 1, 0)),
         "bias_data": b,
         "use_bias": True,
-        **dict(in_height=height, in_width=width, n_chan=channels, n_filt=out),
-        **dict(filt_height=rows, filt_width=cols, stride_height=1, stride_width=1),
-        **dict(out_height=made[0], out_width=made[1]),
-        **dict(pad_top=top, pad_bottom=bottom, pad_left=left, pad_right=right),
+        "in_height": height,
+        "in_width": width,
+        "n_chan": channels,
+        "n_filt": out,
+        "filt_height": rows,
+        "filt_width": cols,
+        "stride_height": 1,
+        "stride_width": 1,
+        "out_height": made[0],
+        "out_width": made[1],
+        "pad_top": top,
+        "pad_bottom": bottom,
+        "pad_left": left,
+        "pad_right": right,
     }, made
 
 
@@ -54,10 +65,19 @@ def _pool(attrs, constants, shape):
     made = [height // rows, width // cols, channels]
     return {
         "class_name": "MaxPooling2D",
-        **dict(in_height=height, in_width=width, n_filt=channels),
-        **dict(pool_height=rows, pool_width=cols, stride_height=rows, stride_width=cols),
-        **dict(out_height=made[0], out_width=made[1]),
-        **dict(pad_top=0, pad_bottom=0, pad_left=0, pad_right=0),
+        "in_height": height,
+        "in_width": width,
+        "n_filt": channels,
+        "pool_height": rows,
+        "pool_width": cols,
+        "stride_height": rows,
+        "stride_width": cols,
+        "out_height": made[0],
+        "out_width": made[1],
+        "pad_top": 0,
+        "pad_bottom": 0,
+        "pad_left": 0,
+        "pad_right": 0,
     }, made
 
 
@@ -100,7 +120,7 @@ LAYERS = {
 
 def _flattened(layers):
     """hls4ml flattens with the channels last: moves the rows of the next matrix accordingly."""
-    for before, after in zip(layers, layers[1:], strict=False):
+    for before, after in itertools.pairwise(layers):
         if "map" in before and "weight_data" in after:
             height, width, channels = before.pop("map")
             w = after["weight_data"].reshape(channels, height, width, -1)
