@@ -44,7 +44,7 @@ def show(rows: list[dict]) -> None:
     for row in rows:
         values = [_shown(row[name]) for name in ("ours", "peer")]
         met = {True: "[green]yes", False: "[red]NO", None: "–"}[row["met"]]
-        table.add_row(row["metric"], *values, row["unit"], row["target"], met)
+        table.add_row(row["metric"], *values, row["unit"], _shown(row["target"]), met)
     Console().print(table)
 
 

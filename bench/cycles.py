@@ -12,6 +12,14 @@ import weft
 from .row import Row, absent, at_least, at_most, interleaved
 
 TOKENS, HIDDEN, INNER = 128, 768, 3072
+GEMMS = (  # output, input, K, N
+    ("q", "x", HIDDEN, HIDDEN),
+    ("k", "x", HIDDEN, HIDDEN),
+    ("v", "x", HIDDEN, HIDDEN),
+    ("out", "v", HIDDEN, HIDDEN),
+    ("up", "out", HIDDEN, INNER),
+    ("down", "up", INNER, HIDDEN),
+)
 
 
 def bert_layer():
@@ -19,16 +27,8 @@ def bert_layer():
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(3)
-    edges = [
-        ("q", "x", HIDDEN, HIDDEN),
-        ("k", "x", HIDDEN, HIDDEN),
-        ("v", "x", HIDDEN, HIDDEN),
-        ("out", "v", HIDDEN, HIDDEN),
-        ("up", "out", HIDDEN, INNER),
-        ("down", "up", INNER, HIDDEN),
-    ]
     graph = helper.make_graph(
-        [helper.make_node("MatMul", [a, f"w_{y}"], [y], y) for y, a, _, _ in edges],
+        [helper.make_node("MatMul", [a, f"w_{y}"], [y], y) for y, a, _, _ in GEMMS],
         "bert_layer",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", HIDDEN])],
         [
@@ -37,7 +37,7 @@ def bert_layer():
         ],
         [
             numpy_helper.from_array(rng.normal(0, 0.04, (k, n)).astype(np.float32), f"w_{y}")
-            for y, _, k, n in edges
+            for y, _, k, n in GEMMS
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
@@ -57,12 +57,24 @@ def bert_rows(folder) -> list[Row]:
     (took,) = interleaved(lambda: weft.estimate(program, batch=TOKENS), seconds=1.0)
     cycles = weft.estimate(program, batch=TOKENS).cycles
     macs = TOKENS * sum(layer.macs for layer in program.layers)
-    busy = 100.0 * macs / (cycles * overlay.rows * overlay.cols)
+    peak = overlay.rows * overlay.cols
+    busy, theirs = 100.0 * macs / (cycles * peak), 100.0 * macs / (scalesim_cycles(overlay) * peak)
     what = f"BERT-base layer, weight GEMMs, S={TOKENS}, 32×32 array"
     return [
-        at_least(f"{what}: utilization ({cycles:,} cycles)", busy, 90, "%", 57.7),
-        at_most(f"{what}: time of the estimate", took * 1e3, 1.0, "ms", 160e3),
+        at_least(f"{what}: utilization (peer: no overlap of loading)", busy, 90, "%", theirs),
+        at_most(f"{what}: time of the estimate", took * 1e3, 1.0, "ms"),
     ]
+
+
+def scalesim_cycles(overlay) -> int:
+    """Cycles of the same GEMMs where a tile is loaded before it computes, as SCALE-Sim counts."""
+    from weft.units.systolic import array_clocks, gemm_folds
+
+    plain = replace(overlay, multiplier="single", bus_bytes=overlay.rows)
+    return sum(
+        array_clocks(TOKENS, gemm_folds(n, k, plain), plain, overlap=False).total - 1
+        for _, _, k, n in GEMMS
+    )
 
 
 def scalesim_row(table) -> Row:
