@@ -25,7 +25,7 @@ test: $(VENV)/.dev
 setup: $(VENV)/.dev
 
 bench: $(VENV)/.dev
-	@set -e; for file in bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+	$(BIN)/python -m bench
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

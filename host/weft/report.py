@@ -34,13 +34,14 @@ def seconds(value: float) -> str:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A table; columns whose name starts with # are numbers, right-aligned."""
     from rich.table import Table
+    from rich.text import Text
 
     made = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         justify: Any = "right" if column.startswith("#") else "left"
         made.add_column(column.lstrip("#"), justify=justify, overflow="fold")
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, str) else f"{cell:,}" for cell in row))
+        made.add_row(*(Text(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
     return made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from weft.cli import terminal
@@ -11,7 +13,10 @@ from weft.cli import terminal
 @click.argument("kind", metavar="KIND")
 @terminal.json_option
 def list_command(kind: str, as_json: bool) -> None:
-    """List overlays, ops, formats, units, boards, calibrators or the isa."""
+    """List what there is: overlays, ops, boards, ...
+
+    KIND is one of overlays, ops, formats, units, boards, calibrators, isa.
+    """
     from weft import report
     from weft.listing import KINDS, listing
 
@@ -27,7 +32,10 @@ def list_command(kind: str, as_json: bool) -> None:
 @click.command("doctor")
 @terminal.json_option
 def doctor_command(as_json: bool) -> None:
-    """Show what weft finds on this machine; exit code 1 if something is missing."""
+    """Show what weft finds on this machine.
+
+    Leaves with exit code 1 if something is missing.
+    """
     from weft import report
     from weft.doctor import examine
 
@@ -42,8 +50,16 @@ def doctor_command(as_json: bool) -> None:
 
 
 @click.command("demo")
-def demo_command() -> None:
-    """Compile, run and check a trained network, and measure it against its float form."""
+@click.option(
+    "--output-dir",
+    default="demo",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where the figure goes.",
+)
+@terminal.json_option
+def demo_command(output_dir: Path, as_json: bool) -> None:
+    """Quantize, compile, run and check a small trained network."""
     from weft.demo import main
 
-    main(terminal.stdout())
+    main(terminal.stdout(), output_dir=output_dir, json=as_json)

@@ -49,7 +49,7 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]] | None:
 def inspect_command(
     path: Path, overlay: str, shapes: tuple[str, ...], disassemble: bool, as_json: bool
 ) -> None:
-    """Show what of a model, or of a compiled program, runs where, and why."""
+    """Show which part of a model or program runs where."""
     if path.suffix == ".weft":
         _inspect_program(path, disassemble, as_json)
         return
@@ -58,8 +58,9 @@ def inspect_command(
     from weft import report
     from weft.compiler import preflight
 
+    known = parse_shapes(shapes)
     with terminal.stages("Inspecting"):
-        rows = report.preflight_rows(preflight(path, overlay, parse_shapes(shapes)))
+        rows = report.preflight_rows(preflight(path, overlay, known))
     if as_json:
         terminal.print_json({"model": path.name, "overlay": overlay, "layers": rows})
     else:
@@ -104,7 +105,7 @@ def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
 def compile_command(
     model: Path, output: Path, shapes: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
-    """Quantize a model and compile it to a program for an overlay."""
+    """Quantize a model and compile it for an overlay."""
     from weft import report
     from weft.compiler import compile
 

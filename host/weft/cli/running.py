@@ -30,7 +30,7 @@ def run_command(
     timeout_s: float | None,
     as_json: bool,
 ) -> None:
-    """Run a program on the arrays of a file and save what it gives."""
+    """Run a program on the arrays of a file."""
     import weft
     from weft import report
     from weft.compiler import named_arrays, read_arrays
@@ -66,7 +66,10 @@ def run_command(
 def check_command(
     program: Path, data: Path, device: str, form: str | None, build: str | None, as_json: bool
 ) -> None:
-    """Compare a device with golden after every layer; exit code 1 if a bit differs."""
+    """Compare a device with golden after every layer.
+
+    Leaves with exit code 1 if a bit differs, and names the first value that does.
+    """
     import weft
     from weft.compiler import named_arrays, read_arrays
 
@@ -101,7 +104,10 @@ def check_command(
 def eval_command(
     program: Path, data: Path, device: str, form: str | None, build: str | None, as_json: bool
 ) -> None:
-    """Measure top-1 accuracy on the arrays x (or the inputs' names) and y of a file."""
+    """Measure top-1 accuracy on labelled samples.
+
+    DATA.npz holds the inputs by name (x will do for the only one) and class numbers in y.
+    """
     import weft
     from weft.compiler import named_arrays, read_arrays
 
@@ -126,7 +132,10 @@ def eval_command(
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @terminal.json_option
 def estimate_command(program: Path, board: str | None, batch: int, as_json: bool) -> None:
-    """Estimate cycles, traffic and, for a board, time, without running anything."""
+    """Estimate cycles, traffic and time without running.
+
+    Cycles are those that csim counts; time needs a board.
+    """
     import weft
     from weft import report
     from weft.config import load_board
