@@ -62,6 +62,16 @@ class Overlay:
         """Clocks that one memory row takes on a port."""
         return self.rows // self.bus_bytes
 
+    @property
+    def products_per_dsp(self) -> int:
+        """int8 products per DSP; columns that share one see the same activation."""
+        return {"single": 1, "packed": 2}[self.multiplier]
+
+    @property
+    def column_groups(self) -> int:
+        """Registers that an activation passes on its way through the array."""
+        return self.cols // self.products_per_dsp
+
     def digest(self) -> str:
         """Sixteen hex digits that name this hardware; a program runs only on the same."""
         from weft import isa

@@ -22,6 +22,8 @@ STATUS = {
     5: "a table index outside the table",
     6: "MatMul or Vector without its Activate, or an Activate without sums",
     7: "output overlaps input",
+    8: "a memory address outside what the host gave",
+    9: "the weight stream does not match its use",
 }
 
 
@@ -65,6 +67,7 @@ class State:
     stream: list[NDArray[np.int8]] = field(default_factory=list)
     sums: Sums | None = None
     pending: bool = False  # sums wait for their Activate
+    queued: int = 0  # ReadWeights since the stream was last empty
     open_rows: int = 0  # rows of partial sums that a MatMul without `last` left
 
     def __post_init__(self) -> None:
@@ -80,21 +83,23 @@ class State:
         taken: list[NDArray[np.int8]] = []
         while rows:
             if not self.stream:
-                raise DeviceError(f"the weight stream ends {rows} rows early")
+                raise FaultError(9, f"{rows} rows are missing")
             head = self.stream.pop(0)
             taken.append(head[:rows])
             if len(head) > rows:
                 self.stream.insert(0, head[rows:])
             rows -= len(taken[-1])
+        if not self.stream:
+            self.queued = 0
         return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
     def finish(self) -> None:
-        """End of a segment. Raises FaultError for sums without Activate, DeviceError for a leftover."""
+        """End of a segment. Raises FaultError for sums without Activate or unused weights."""
         if self.pending:
             raise FaultError(6)
         if self.stream:
             rows = sum(len(block) for block in self.stream)
-            raise DeviceError(f"{rows} rows of the weight stream were never used")
+            raise FaultError(9, f"{rows} rows are never used")
 
 
 @dataclass(frozen=True)

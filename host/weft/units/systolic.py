@@ -20,7 +20,7 @@ from weft.units.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Su
 def array_clocks(m: int, folds: int, overlay: Overlay, overlap: bool = True) -> Clocks:
     """Clocks of `folds` tiles with `m` rows each, without the instruction's own issue."""
     load = overlay.rows * overlay.beats
-    flush = overlay.rows + overlay.cols - 2
+    flush = overlay.rows + overlay.column_groups - 2
     if overlap:
         period = max(m, load)
         return Clocks(matrix=folds * m, weight_shift=load + (folds - 1) * (period - m), drain=flush)

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
-from weft.errors import DeviceError
 from weft.units.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
 
 PARAMETERS, TAPS, LOOKUP = range(3)
+QUEUE = 8  # ReadWeights that may wait for their use; more could block the fetch process for ever
 
 
 def table_rows(f: Fields) -> int:
@@ -35,9 +35,14 @@ def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
 def golden(state: State, f: Fields, batch: int) -> None:
     """ReadWeights and SetTable."""
     if "rows" in f:
+        if f["rows"] == 0:
+            raise FaultError(2, "rows = 0")
         block = state.weights[f["memory"] : f["memory"] + f["rows"]]
         if len(block) < f["rows"]:
-            raise DeviceError(f"ReadWeights past weight memory ({len(state.weights)} rows)")
+            raise FaultError(8, f"weight row {f['memory'] + f['rows'] - 1} of {len(state.weights)}")
+        state.queued += 1
+        if state.queued > QUEUE:
+            raise FaultError(9, f"more than {QUEUE} ReadWeights ahead of their use")
         state.stream.append(block)
         return
     if f["target"] > LOOKUP or f["count"] == 0:
@@ -71,7 +76,7 @@ def _addresses(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int64], 
     if buffer[-1, -1, -1] >= len(state.buffer):
         raise FaultError(3, f"word {buffer[-1, -1, -1]} of {len(state.buffer)}")
     if memory[-1, -1, -1] >= len(state.memory):
-        raise DeviceError(f"row {memory[-1, -1, -1]} past activation memory ({len(state.memory)})")
+        raise FaultError(8, f"row {memory[-1, -1, -1]} of {len(state.memory)}")
     return np.asarray(memory, np.int64).reshape(-1), np.asarray(buffer, np.int64).reshape(-1)
 
 

@@ -1,0 +1,53 @@
+/// The C simulation as a shared library: the top function behind a plain C interface.
+#ifdef WEFT_FUNCTIONAL
+#include "sim/functional.hpp"
+#endif
+#include "top.cpp"
+
+#include <cstring>
+
+namespace {
+
+thread_local std::string message;
+
+constexpr int kSimulationError = 100;  // beyond every status of the hardware
+constexpr int kSimulationTimeout = 101;
+
+}  // namespace
+
+static_assert(sizeof(weft::Beat) == weft::kBusBytes, "beats are bytes");
+static_assert(sizeof(weft::Int<32>) == 4, "words are 32 bits");
+
+extern "C" {
+
+/// Text of the last simulation error of this thread.
+const char *weft_message() { return message.c_str(); }
+
+/// Runs segments; returns the hardware's status, or 100 for what would hang or corrupt it, 101
+/// where `timeout_s` (if positive) has passed. `memory` is activation memory, read and written.
+int weft_run(const std::int32_t *program, const std::int8_t *weights, std::int8_t *memory, int code,
+             int first, int segments, int batch, unsigned memory_rows, unsigned weight_rows,
+             double timeout_s, std::int32_t *report) {
+  using namespace weft;
+  sim::Run &run = sim::run();
+  run.limited = timeout_s > 0;
+  if (run.limited)
+    run.deadline = sim::Clock::now() + std::chrono::duration_cast<sim::Clock::duration>(
+                                           std::chrono::duration<double>(timeout_s));
+  Int<32> words[kReportWords] = {};
+  try {
+    weft_kernel(reinterpret_cast<const Int<32> *>(program),
+                reinterpret_cast<const Beat *>(weights), reinterpret_cast<const Beat *>(memory),
+                reinterpret_cast<Beat *>(memory), code, first, segments, batch, memory_rows,
+                weight_rows, words);
+  } catch (const sim::Timeout &error) {
+    message = error.what();
+    return kSimulationTimeout;
+  } catch (const std::exception &error) {
+    message = error.what();
+    return kSimulationError;
+  }
+  for (int i = 0; i < kReportWords; ++i) report[i] = std::int32_t(words[i]);
+  return int(report[kStatusWord]);
+}
+}

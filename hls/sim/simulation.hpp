@@ -1,0 +1,102 @@
+/// What a C simulation adds around the hardware source; never seen by a synthesis tool.
+///
+/// The fast simulation calls the processes of a segment one after another, so its streams grow as
+/// needed; it finds reads of an empty stream and leftovers. The exact one runs each process as a
+/// thread on streams of their real depth, so it also finds deadlocks.
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace weft {
+namespace sim {
+
+/// Something that would hang or corrupt the hardware.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// The run took longer than the host allows.
+struct Timeout : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+using Clock = std::chrono::steady_clock;
+
+/// Rows of memory that a segment touches; neighbouring transfers join.
+struct Ranges {
+  struct Range {
+    std::int64_t first, last;
+  };
+  std::vector<Range> all;
+  void add(std::int64_t row, std::int64_t rows) {
+    if (!all.empty() && all.back().last + 1 == row)
+      all.back().last += rows;
+    else
+      all.push_back({row, row + rows - 1});
+  }
+};
+
+/// Facts of the current run that the hardware does not know.
+struct Run {
+  bool limited = false;
+  Clock::time_point deadline;
+  Ranges reads, writes;  // of activation memory in this segment
+
+  void begin_segment() {
+    reads.all.clear();
+    writes.all.clear();
+  }
+  /// Loads and stores of one segment run at the same time: what one writes no other may read.
+  void end_segment() const {
+    for (const Ranges::Range &w : writes.all)
+      for (const Ranges::Range &r : reads.all)
+        if (w.first <= r.last && r.first <= w.last)
+          throw Error("memory rows " + std::to_string(r.first) + ".." + std::to_string(r.last) +
+                      " are read in the segment that writes them");
+  }
+  void poll() const {
+    if (limited && Clock::now() > deadline) throw Timeout("the simulation ran out of time");
+  }
+};
+
+#ifdef WEFT_EXACT
+inline Run &run() {
+  static Run instance;
+  return instance;
+}
+#else
+inline Run &run() {
+  static thread_local Run instance;
+  return instance;
+}
+#endif
+
+}  // namespace sim
+}  // namespace weft
+
+#ifdef WEFT_EXACT
+#include "sim/threads.hpp"
+#else
+#include "sim/sequential.hpp"
+#endif
+
+namespace weft {
+namespace sim {
+
+template <typename... Streams> void begin_segment(Streams &...streams) {
+  run().begin_segment();
+  const int each[] = {(streams.begin(), 0)...};
+  static_cast<void>(each);
+}
+
+template <typename... Streams> void end_segment(Streams &...streams) {
+  const int each[] = {(streams.end(), 0)...};
+  static_cast<void>(each);
+  run().end_segment();
+}
+
+}  // namespace sim
+}  // namespace weft

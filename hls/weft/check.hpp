@@ -1,0 +1,188 @@
+/// Checks every instruction before it is dispatched: a bad one ends the run with a status, so no
+/// process ever sees an address outside its memory or waits for data that does not come.
+/// The statuses are those of docs/isa.md; the golden model raises the same.
+#pragma once
+#include "memories.hpp"
+#include "units/vector.hpp"
+
+namespace weft {
+
+enum Status {
+  kDone,
+  kBadOpcode,
+  kBadField,
+  kBadBuffer,
+  kBadRows,
+  kBadTable,
+  kBadOrder,
+  kBadOverlap,
+  kBadMemory,
+  kBadStream
+};
+
+constexpr int kMaxQueued = 8;  // ReadWeights ahead of their use; below the depth of their FIFO
+
+/// What the host gives with a run.
+struct Limits {
+  int batch;
+  UInt<32> memory_rows, weight_rows;
+};
+
+struct Range {
+  Int<64> first, last;
+  bool meets(const Range &other) const { return first <= other.last && other.first <= last; }
+};
+
+inline bool in_buffer(const Range &r) { return r.first >= 0 && r.last < kBufferWords; }
+
+class Checker {
+  Limits limits_;
+  bool pending_, repeat_;   // sums wait for their Activate; they may be drained again
+  int blocks_, out_h_, out_w_;  // of those sums
+  Range first_, second_;    // what was read to make them
+  int open_rows_;           // partial sums of a MatMul without `last`
+  Int<64> stream_rows_;     // rows in the weight stream,
+  Int<64> pending_rows_;    // and those that the MatMul waiting for its Activate takes
+  int queued_;
+
+ public:
+  void begin(const Limits &limits) {
+    limits_ = limits;
+    pending_ = repeat_ = false;
+    open_rows_ = 0;
+    stream_rows_ = pending_rows_ = 0;
+    queued_ = 0;
+  }
+
+  /// Rows of the weight stream that no instruction dispatched so far takes.
+  Int<64> unused_rows() const {
+    return Int<64>(stream_rows_ + (pending_ ? pending_rows_ : Int<64>(0)));
+  }
+
+  /// Status of the next instruction; kDone if it may run.
+  Status check(const Command &words) {
+    WEFT_FUNCTION
+    const int opcode = int(words[0]);
+    if (opcode < kReadHost || opcode > kBarrier) return kBadOpcode;
+    if (pending_ && opcode != kActivate) return kBadOrder;
+    if (opcode == kReadHost)
+      return ReadHost::legal(words) ? transfer(ReadHost::decode(words)) : kBadField;
+    if (opcode == kWriteHost)
+      return WriteHost::legal(words) ? transfer(WriteHost::decode(words)) : kBadField;
+    if (opcode == kReadWeights) return read_weights(ReadWeights::decode(words));
+    if (opcode == kSetTable)
+      return SetTable::legal(words) ? set_table(SetTable::decode(words)) : kBadField;
+    if (opcode == kMatMul)
+      return MatMul::legal(words) ? matmul(MatMul::decode(words)) : kBadField;
+    if (opcode == kActivate)
+      return Activate::legal(words) ? activate(Activate::decode(words)) : kBadField;
+    if (opcode == kVector)
+      return Vector::legal(words) ? vector(Vector::decode(words)) : kBadField;
+    return stream_rows_ == 0 ? kDone : kBadStream;
+  }
+
+ private:
+  template <typename Transfer> Status transfer(const Transfer &f) const {
+    if (f.words == 0 || f.chunks == 0) return kBadField;
+    const Int<64> b = limits_.batch - 1, c = Int<64>(f.chunks) - 1, w = Int<64>(f.words) - 1;
+    const Range buffer = {0, Int<64>(f.buffer) + b * Int<64>(f.buffer_sample) +
+                                 c * Int<64>(f.buffer_step) + w};
+    const Int<64> row = Int<64>(f.memory) + b * Int<64>(f.memory_sample) +
+                        c * Int<64>(f.memory_step) + w;
+    if (!in_buffer(buffer)) return kBadBuffer;
+    return row < Int<64>(limits_.memory_rows) ? kDone : kBadMemory;
+  }
+  Status read_weights(const ReadWeights &f) {
+    if (f.rows == 0) return kBadField;
+    if (Int<64>(f.memory) + Int<64>(f.rows) > Int<64>(limits_.weight_rows)) return kBadMemory;
+    stream_rows_ += Int<64>(f.rows);
+    return ++queued_ > kMaxQueued ? kBadStream : kDone;
+  }
+  bool takes(Int<64> rows) {
+    stream_rows_ -= rows;
+    if (stream_rows_ == 0) queued_ = 0;
+    return stream_rows_ >= 0;
+  }
+  Status set_table(const SetTable &f) {
+    if (f.target > kLookupTable || f.count == 0) return kBadField;
+    const int size = f.target == kParametersTable ? kParameterBlocks
+                     : f.target == kTapsTable     ? kTapWords
+                                                  : kLookupEntries;
+    if (int(f.index) + int(f.count) > size) return kBadTable;
+    const int planes = f.target == kParametersTable ? kParameterRows : 1;
+    return takes(Int<64>(f.count) * planes) ? kDone : kBadStream;
+  }
+  /// Sizes of a window and the words it can touch.
+  template <typename Windowed> Status window(const Windowed &f, Range &source) const {
+    if (f.height == 0 || f.width == 0 || f.kernel_h == 0 || f.kernel_w == 0 || f.out_h == 0 ||
+        f.out_w == 0 || f.blocks == 0)
+      return kBadField;
+    source.first = Int<64>(f.source);
+    source.last = source.first + Int<64>(limits_.batch - 1) * Int<64>(f.source_sample) +
+                  (Int<64>(f.blocks) - 1) * Int<64>(f.source_block) +
+                  (Int<64>(f.height) - 1) * Int<64>(f.source_row) +
+                  (Int<64>(f.width) - 1) * Int<64>(f.source_col);
+    return in_buffer(source) ? kDone : kBadBuffer;
+  }
+  template <typename Windowed> void keep(const Windowed &f, int blocks, bool repeat) {
+    blocks_ = blocks;
+    out_h_ = int(f.out_h), out_w_ = int(f.out_w);
+    repeat_ = repeat;
+    pending_ = true;
+  }
+  Status matmul(const MatMul &f) {
+    const Status status = window(f, first_);
+    if (status != kDone) return status;
+    second_ = first_;
+    if (f.tiles == 0 || (f.last == 0 && f.tiles != 1)) return kBadField;
+    const Int<64> rows = Int<64>(limits_.batch) * Int<64>(f.out_h) * Int<64>(f.out_w);
+    if (rows > kAccumulatorRows) return kBadRows;
+    if (f.first == 0 && open_rows_ != int(rows)) return kBadOrder;
+    open_rows_ = f.last != 0 ? 0 : int(rows);
+    repeat_ = false;
+    if (f.last != 0) keep(f, int(f.tiles), f.tiles == 1);
+    const Int<64> folds = Int<64>(f.tiles) * Int<64>(f.blocks) * Int<64>(f.kernel_h);
+    pending_rows_ = folds * Int<64>(f.kernel_w) * kRows;
+    return takes(pending_rows_) ? kDone : kBadStream;
+  }
+  Status vector(const Vector &f) {
+    const Status status = window(f, first_);
+    if (status != kDone) return status;
+    second_ = first_;
+    if (f.operation > kDepthwise) return kBadField;
+    const Int<64> taps = Int<64>(f.kernel_h) * Int<64>(f.kernel_w);
+    if (has_second(f)) {
+      if (taps != 1 || f.pad_y != 0 || f.pad_x != 0 || f.out_h > f.height || f.out_w > f.width)
+        return kBadField;
+      second_.first = Int<64>(f.second);
+      second_.last = second_.first + Int<64>(limits_.batch - 1) * Int<64>(f.second_sample) +
+                     (Int<64>(f.blocks) - 1) * Int<64>(f.second_block) +
+                     (Int<64>(f.out_h) - 1) * Int<64>(f.second_row) +
+                     (Int<64>(f.out_w) - 1) * Int<64>(f.second_col);
+      if (!in_buffer(second_)) return kBadBuffer;
+    }
+    if (f.operation == kDepthwise && Int<64>(f.tap) + Int<64>(f.blocks) * taps > kTapWords)
+      return kBadTable;
+    keep(f, int(f.blocks), false);
+    pending_rows_ = 0;
+    return kDone;
+  }
+  Status activate(const Activate &f) {
+    if (!pending_ && !repeat_) return kBadOrder;
+    if (f.mode == kRawByte - 1) return kBadField;
+    Range target;
+    target.first = Int<64>(f.target);
+    target.last = target.first + Int<64>(limits_.batch - 1) * Int<64>(f.target_sample) +
+                  Int<64>(blocks_ - 1) * Int<64>(f.target_block) +
+                  Int<64>(out_h_ - 1) * Int<64>(f.target_row) +
+                  Int<64>(out_w_ - 1) * Int<64>(f.target_col);
+    if (!in_buffer(target)) return kBadBuffer;
+    if (target.meets(first_) || target.meets(second_)) return kBadOverlap;
+    if (int(f.parameter) + (f.parameter_step != 0 ? blocks_ - 1 : 0) >= kParameterBlocks)
+      return kBadTable;
+    pending_ = false;
+    return kDone;
+  }
+};
+
+}  // namespace weft

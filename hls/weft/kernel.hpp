@@ -1,0 +1,214 @@
+/// The kernel: fetch → load and weights → compute → store, for one segment of a program.
+///
+/// Segments run one after another (run_segment is not inlined, so their dataflow regions never
+/// overlap): a segment may read what the one before wrote, and nothing that it writes itself.
+#pragma once
+#include "check.hpp"
+#include "units/transfer.hpp"
+#ifndef WEFT_MATMUL
+#include "units/matmul.hpp"
+#define WEFT_MATMUL matmul  // the functional simulation puts its own here (sim/functional.hpp)
+#endif
+
+namespace weft {
+
+constexpr int kCommandDepth = 16;                // more than kMaxQueued
+constexpr int kTileDepth = kWeightTiles * kRows;  // rows of the weight FIFO
+constexpr int kTransferDepth = 64;               // rows on the way from and to memory
+
+constexpr int kReportWords = 32;
+enum ReportWord { kStatusWord, kInstructionWord, kSegmentWord, kDesignWord, kCountersWord = 6 };
+
+/// A Barrier that carries why the segment ends, and how many weight rows nobody will use.
+inline Command barrier(Status status, int instruction, Int<64> unused_rows) {
+  Command words;
+clear:
+  for (int i = 0; i < kInstructionWords; ++i) {
+    WEFT_UNROLL
+    words[i] = 0;
+  }
+  words[0] = kBarrier;
+  words[1] = int(status);
+  words[2] = instruction;
+  words[3] = Int<32>(unused_rows);
+  return words;
+}
+
+/// Reads a segment's instructions, checks them and hands them out. The program starts with a pair
+/// (first instruction, how many) per segment; instructions begin at `code`.
+inline void fetch(const Int<32> *program, int code, int segment, Limits limits,
+                  Stream<Command> &to_load, Stream<Command> &to_weights,
+                  Stream<Command> &to_compute, Stream<Command> &to_store) {
+  WEFT_FUNCTION
+  Checker checker;
+  checker.begin(limits);
+  const int first = int(program[2 * segment]), count = int(program[2 * segment + 1]);
+  Command words;
+  Status status = limits.batch >= 1 && limits.batch <= kAccumulatorRows ? kDone : kBadField;
+  Int<64> unused = 0;
+  bool open = true;
+instructions:
+  for (int i = 0; i <= count && open; ++i) {
+    WEFT_TRIPCOUNT(65536)
+    if (i < count && status == kDone) {
+    read_command:
+      for (int w = 0; w < kInstructionWords; ++w) {
+        WEFT_PIPELINE
+        words[w] = program[code + (first + i) * kInstructionWords + w];
+      }
+      unused = checker.unused_rows();  // what a bad instruction would take is not taken
+      status = checker.check(words);
+    } else if (status == kDone) {
+      status = kBadOrder;  // the program ends without a Barrier
+    }
+    if (status != kDone || words[0] == kBarrier) words = barrier(status, i, unused);
+    const int opcode = int(words[0]);
+    open = opcode != kBarrier;
+    if (!open || opcode == kReadHost) to_load.write(words);
+    if (!open || opcode == kReadWeights) to_weights.write(words);
+    if (!open || opcode == kWriteHost) to_store.write(words);
+    if (opcode != kReadWeights) to_compute.write(words);
+  }
+}
+
+inline void load(Stream<Command> &commands, const Beat *memory, int batch, Stream<Word> &loaded) {
+  WEFT_FUNCTION
+load:
+  for (bool open = true; open;) {
+    WEFT_TRIPCOUNT(65536)
+    const Command words = commands.read();
+    open = words[0] != kBarrier;
+    if (open) load_rows(ReadHost::decode(words), batch, memory, loaded);
+  }
+}
+
+inline void weights(Stream<Command> &commands, const Beat *memory, Stream<Word> &tiles) {
+  WEFT_FUNCTION
+weights:
+  for (bool open = true; open;) {
+    WEFT_TRIPCOUNT(65536)
+    const Command words = commands.read();
+    open = words[0] != kBarrier;
+    const ReadWeights f = ReadWeights::decode(words);
+    const UInt<32> rows = open ? f.rows : UInt<32>(0);
+  tile_rows:
+    for (UInt<32> row = 0; row < rows; ++row) {
+      WEFT_PIPELINE
+      WEFT_TRIPCOUNT(kTileDepth)
+      tiles.write(read_row(memory, f.memory + row));
+    }
+  }
+}
+
+inline void store(Stream<Command> &commands, Stream<Word> &stored, int batch, Beat *memory) {
+  WEFT_FUNCTION
+store:
+  for (bool open = true; open;) {
+    WEFT_TRIPCOUNT(65536)
+    const Command words = commands.read();
+    open = words[0] != kBarrier;
+    if (open) store_rows(WriteHost::decode(words), batch, stored, memory);
+  }
+}
+
+/// Counters and status for the host, as 32-bit words.
+inline void write_report(const Counters &c, const Command &end, int segment,
+                         Int<32> report[kReportWords]) {
+  const Int<64> values[7] = {c.issue, c.matrix, c.weight_shift, c.drain,
+                             c.vector, c.table, c.transfer};
+  report[kStatusWord] = end[1];
+  report[kInstructionWord] = end[2];
+  report[kSegmentWord] = segment;
+  report[kDesignWord] = Int<32>(kDesignLow);
+  report[kDesignWord + 1] = Int<32>(kDesignHigh);
+counters:
+  for (int i = 0; i < 7; ++i) {
+    report[kCountersWord + 2 * i] = Int<32>(values[i] & 0xffffffffLL);
+    report[kCountersWord + 2 * i + 1] = Int<32>(values[i] >> 32);
+  }
+}
+
+/// Ends a segment: the report, and the weights that a broken program left in the stream.
+inline void finish(const Command &end, int segment, const Counters &counters, Stream<Word> &tiles,
+                   Int<32> report[kReportWords]) {
+  WEFT_FUNCTION
+  write_report(counters, end, segment, report);
+  const int unused = int(end[3]);
+discard:
+  for (int i = 0; i < unused; ++i) {
+    WEFT_PIPELINE
+    WEFT_TRIPCOUNT(kTileDepth)
+    tiles.read();
+  }
+}
+
+/// MatMul with `last` and Vector run together with the Activate behind them.
+inline bool takes_activate(const Command &words) {
+  return words[0] == kVector || (words[0] == kMatMul && MatMul::decode(words).last != 0);
+}
+
+/// Owns the on-chip memories and runs the instructions one after another.
+inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<Word> &tiles, int batch,
+                    int segment, bool fresh, Stream<Word> &stored, Int<32> report[kReportWords]) {
+  WEFT_FUNCTION
+  WEFT_STATIC Memories m;
+  WEFT_STATIC Counters counters;
+  if (fresh) counters.clear();
+  int out_h = 1, out_w = 1;  // of the last MatMul
+compute:
+  for (bool open = true; open;) {
+    WEFT_TRIPCOUNT(65536)
+    WEFT_SIM(sim::run().poll());
+    Command words = commands.read(), next = words;
+    counters.issue += kIssueClocks;
+    if (takes_activate(words)) {
+      next = commands.read();
+      if (next[0] == kBarrier) words = next;  // the program broke off here
+      if (next[0] != kBarrier) counters.issue += kIssueClocks;
+    }
+    const int opcode = int(words[0]);
+    if (opcode == kReadHost) {
+      read_host(ReadHost::decode(words), batch, loaded, m, counters);
+    } else if (opcode == kWriteHost) {
+      write_host(WriteHost::decode(words), batch, stored, m, counters);
+    } else if (opcode == kSetTable) {
+      set_table(SetTable::decode(words), tiles, m, counters);
+    } else if (opcode == kMatMul) {
+      const MatMul f = MatMul::decode(words);
+      out_h = int(f.out_h), out_w = int(f.out_w);
+      WEFT_MATMUL(f, Activate::decode(next), batch, m, tiles, counters);
+    } else if (opcode == kVector) {
+      vector(Vector::decode(words), Activate::decode(next), batch, m, counters);
+    } else if (opcode == kActivate) {
+      drain_again(Activate::decode(words), batch, out_h, out_w, m, counters);
+    } else {
+      finish(words, segment, counters, tiles, report);
+      open = false;
+    }
+  }
+}
+
+inline void run_segment(const Int<32> *program, const Beat *weight_memory, const Beat *loads,
+                        Beat *stores, int code, int segment, bool fresh, Limits limits,
+                        Int<32> report[kReportWords]) {
+  WEFT_FUNCTION
+  WEFT_HLS(DATAFLOW)
+  WEFT_CHANNEL(Command, to_load, kCommandDepth)
+  WEFT_CHANNEL(Command, to_weights, kCommandDepth)
+  WEFT_CHANNEL(Command, to_compute, kCommandDepth)
+  WEFT_CHANNEL(Command, to_store, kCommandDepth)
+  WEFT_CHANNEL(Word, loaded, kTransferDepth)
+  WEFT_CHANNEL(Word, tiles, kTileDepth)
+  WEFT_CHANNEL(Word, stored, kTransferDepth)
+  WEFT_SIM(sim::begin_segment(to_load, to_weights, to_compute, to_store, loaded, tiles, stored));
+  WEFT_PROCESS(
+      fetch(program, code, segment, limits, to_load, to_weights, to_compute, to_store));
+  WEFT_PROCESS(load(to_load, loads, limits.batch, loaded));
+  WEFT_PROCESS(weights(to_weights, weight_memory, tiles));
+  WEFT_PROCESS(compute(to_compute, loaded, tiles, limits.batch, segment, fresh, stored, report));
+  WEFT_PROCESS(store(to_store, stored, limits.batch, stores));
+  WEFT_JOIN;
+  WEFT_SIM(sim::end_segment(to_load, to_weights, to_compute, to_store, loaded, tiles, stored));
+}
+
+}  // namespace weft

@@ -1,0 +1,34 @@
+/// The top function: what Vitis HLS synthesizes and the C simulation calls.
+#include "kernel.hpp"
+
+/// Runs `segments` segments of a program from number `first` on. `program` begins with the pairs
+/// (first instruction, count) of all segments; the instructions start at word `code`. `loads` and
+/// `stores` are the same memory behind two ports, so that reads and writes each make bursts.
+extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weights,
+                            const weft::Beat *loads, weft::Beat *stores, int code, int first,
+                            int segments, int batch, unsigned memory_rows, unsigned weight_rows,
+                            weft::Int<32> report[weft::kReportWords]) {
+#pragma HLS INTERFACE mode=m_axi port=program bundle=gmem0 offset=slave
+#pragma HLS INTERFACE mode=m_axi port=weights bundle=gmem1 offset=slave max_read_burst_length=64
+#pragma HLS INTERFACE mode=m_axi port=loads bundle=gmem2 offset=slave max_read_burst_length=64
+#pragma HLS INTERFACE mode=m_axi port=stores bundle=gmem3 offset=slave max_write_burst_length=64
+#pragma HLS INTERFACE mode=s_axilite port=program bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=weights bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=loads bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=stores bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=code bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=first bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=segments bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=batch bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=memory_rows bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=weight_rows bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=report bundle=control
+#pragma HLS INTERFACE mode=s_axilite port=return bundle=control
+  const weft::Limits limits = {batch, weft::UInt<32>(memory_rows), weft::UInt<32>(weight_rows)};
+segments:
+  for (int s = 0; s < segments; ++s) {
+    WEFT_TRIPCOUNT(64)
+    weft::run_segment(program, weights, loads, stores, code, first + s, s == 0, limits, report);
+    if (report[weft::kStatusWord] != weft::kDone) break;
+  }
+}

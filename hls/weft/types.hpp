@@ -1,0 +1,81 @@
+/// Integers, vectors, streams and pragmas: the only header that knows which compiler reads it.
+///
+/// Three readers: Vitis HLS (__SYNTHESIS__), the exact simulation (WEFT_EXACT: ap_int arithmetic,
+/// processes as threads with bounded streams) and the fast one (native integers, processes one
+/// after another). The units are the same source for all of them.
+#pragma once
+
+#if defined(__SYNTHESIS__) || defined(WEFT_EXACT)
+#include <ap_int.h>
+#else
+#include <cstdint>
+#include <type_traits>
+#endif
+
+#ifdef __SYNTHESIS__
+#include <hls_stream.h>
+#else
+#include "sim/simulation.hpp"
+#endif
+
+#define WEFT_TEXT(x) #x
+#define WEFT_HLS(x) _Pragma(WEFT_TEXT(HLS x))
+#define WEFT_PIPELINE WEFT_HLS(PIPELINE II = 1)
+#define WEFT_UNROLL WEFT_HLS(UNROLL)
+#define WEFT_TRIPCOUNT(most) WEFT_HLS(LOOP_TRIPCOUNT min = 1 max = most)
+#define WEFT_FUNCTION WEFT_HLS(INLINE off)  // a process or unit of its own: keeps its pragmas
+#define WEFT_INLINE WEFT_HLS(INLINE)
+
+namespace weft {
+
+#if defined(__SYNTHESIS__) || defined(WEFT_EXACT)
+template <int kBits> using Int = ap_int<kBits>;
+template <int kBits> using UInt = ap_uint<kBits>;
+#else
+/// The smallest native integer with at least kBits: same values, fast. The exact simulation proves
+/// that no unit depends on the difference.
+template <int kBits>
+using Int = std::conditional_t<
+    (kBits <= 8), std::int8_t,
+    std::conditional_t<(kBits <= 16), std::int16_t,
+                       std::conditional_t<(kBits <= 32), std::int32_t, std::int64_t>>>;
+template <int kBits> using UInt = std::make_unsigned_t<Int<kBits>>;
+#endif
+
+/// A fixed number of lanes: a memory word, a row of the array, a beat of a port.
+template <typename T, int kLanes> struct Vec {
+  T lane[kLanes];
+  T &operator[](int i) { return lane[i]; }
+  const T &operator[](int i) const { return lane[i]; }
+};
+
+#ifdef __SYNTHESIS__
+template <typename T> using Stream = hls::stream<T>;
+#else
+template <typename T> using Stream = sim::Stream<T>;
+#endif
+
+}  // namespace weft
+
+// A process of a DATAFLOW region is a plain call for the vendor tool. Simulations also check there
+// what sequential C++ hides: leftovers in a stream, memory read in the segment that wrote it.
+#ifdef __SYNTHESIS__
+#define WEFT_CHANNEL(type, name, fifo_depth) \
+  weft::Stream<type> name;                   \
+  WEFT_HLS(STREAM variable = name depth = fifo_depth)
+#define WEFT_PROCESS(call) call
+#define WEFT_JOIN
+#define WEFT_STATIC static
+#define WEFT_SIM(statement)
+#else
+#define WEFT_CHANNEL(type, name, fifo_depth) \
+  WEFT_STATIC weft::Stream<type> name(#name, fifo_depth);
+#define WEFT_PROCESS(call) weft::sim::process([&] { call; })
+#define WEFT_JOIN weft::sim::join()
+#define WEFT_SIM(statement) statement
+#ifdef WEFT_EXACT
+#define WEFT_STATIC static  // processes are threads: one run at a time
+#else
+#define WEFT_STATIC static thread_local  // one set of memories per host thread
+#endif
+#endif

@@ -1,0 +1,180 @@
+/// The weight-stationary systolic array: one call of step() is one clock.
+///
+/// PE(r, c) holds weight (r, c) of the present tile. Activations move one column group per clock,
+/// partial sums one row. Everything that belongs to a fold reaches PE(r, c) r + c clocks after
+/// PE(0, 0), also the change to the next tile: a swap bit rides with the fold's first activation.
+/// Meanwhile the next tile rides down a chain of registers, row by row; the PE whose row it is keeps
+/// the weight in its shadow register. Each wire ends at a neighbour: no broadcast limits the clock.
+/// (On DSP48E2 chain, shadow and active are the B cascade and its two registers.)
+#pragma once
+#include "formats/int8.hpp"
+#include "memories.hpp"
+#include "units/multiplier.hpp"
+
+namespace weft {
+
+constexpr int kGroups = kCols / kProductsPerDsp;  // columns that share a DSP share the activation
+constexpr int kFlushClocks = kRows + kGroups - 2;  // from a row's activations to its last sum
+constexpr int kAccumulatorDistance = 4;            // read, add, write of the accumulator RAM
+static_assert((kRows & (kRows - 1)) == 0, "delay lines wrap by a mask");
+static_assert(kRows >= kAccumulatorDistance, "a fold must outlast the accumulator's pipeline");
+
+/// Delays lane i by i clocks (or by the clocks still missing to the last lane). A small RAM per
+/// lane: shift registers would take kLanes² / 2 of them.
+template <typename T, int kLanes> struct Skew {
+  T line[kLanes][kLanes];
+  int at;
+
+  void clear() {
+    at = 0;
+  clear_skew:
+    for (int i = 0; i < kLanes; ++i) {
+      WEFT_PIPELINE
+      for (int j = 0; j < kLanes; ++j) line[i][j] = 0;
+    }
+  }
+  void push(const Vec<T, kLanes> &in) {
+  push_lane:
+    for (int i = 0; i < kLanes; ++i) {
+      WEFT_UNROLL
+      line[at][i] = in[i];
+    }
+  }
+  T delayed(int lane, int clocks) const { return line[(at - clocks) & (kLanes - 1)][lane]; }
+  void tick() { at = (at + 1) & (kLanes - 1); }
+};
+
+/// What a clock brings to the array.
+struct ArrayInput {
+  Word activations;
+  bool swap;      // they are the first of a fold
+  Word weights;   // a row of the next tile,
+  int weight_row; // and which one, or -1
+};
+
+struct SystolicArray {
+  Int<8> act[kRows][kGroups];
+  Int<8> control[kRows][kGroups];  // bit 0: swap, bit 1: keep the weight in the chain
+  Int<8> active[kRows][kCols], shadow[kRows][kCols], chain[kRows][kCols];
+  Int<32> psum[kRows][kCols];
+  Skew<Int<8>, kRows> in_skew;
+  Skew<Int<32>, kCols> out_skew;
+  Skew<Int<8>, kCols> weight_skew;
+  Int<8> swap_line[kRows];    // the swap bit on its way down the left edge
+  Int<16> weight_tag[kRows];  // which row the chain's weights belong to
+  int chain_clocks;           // clocks until the chain is empty: its clock enable
+
+  void clear() {
+    in_skew.clear();
+    out_skew.clear();
+    weight_skew.clear();
+    chain_clocks = 0;
+  clear_rows:
+    for (int r = 0; r < kRows; ++r) {
+      WEFT_PIPELINE
+      swap_line[r] = 0;
+      weight_tag[r] = -1;
+      for (int g = 0; g < kGroups; ++g) act[r][g] = control[r][g] = 0;
+      for (int c = 0; c < kCols; ++c) active[r][c] = shadow[r][c] = chain[r][c] = psum[r][c] = 0;
+    }
+  }
+
+  /// One clock. `sums` are those of the activations that came kFlushClocks clocks ago.
+  void step(const ArrayInput &in, SumWord &sums) {
+    WEFT_INLINE
+    in_skew.push(in.activations);
+    weight_skew.push(in.weights);
+    if (in.weight_row >= 0) chain_clocks = 2 * kRows + kGroups;
+    const bool chain_moves = chain_clocks > 0;
+  rows:
+    for (int r = kRows - 1; r >= 0; --r) {  // from the bottom: each row reads the one above as was
+      WEFT_UNROLL
+      swap_line[r] = r > 0 ? swap_line[r > 0 ? r - 1 : 0] : Int<8>(in.swap ? 1 : 0);
+      weight_tag[r] = r > 0 ? weight_tag[r > 0 ? r - 1 : 0] : Int<16>(in.weight_row);
+      if (chain_moves) move_chain(r);
+      move_row(r, Int8::decode(in_skew.delayed(r, r)), weight_tag[r] == r);
+      multiply_row(r);
+    }
+    collect(sums);
+    if (chain_moves) --chain_clocks;
+    in_skew.tick();
+    weight_skew.tick();
+    out_skew.tick();
+  }
+
+ private:
+  /// The weights in the chain move down one row.
+  void move_chain(int r) {
+    WEFT_INLINE
+  chain_row:
+    for (int c = 0; c < kCols; ++c) {
+      WEFT_UNROLL
+      chain[r][c] = r > 0 ? chain[r > 0 ? r - 1 : 0][c] : weight_skew.delayed(c, c / kProductsPerDsp);
+    }
+  }
+  /// Activations and control bits move right one column group; weights change where a bit says so.
+  void move_row(int r, Int<8> activation, bool keep) {
+    WEFT_INLINE
+    Int<8> any = 0;
+  move:
+    for (int g = kGroups - 1; g > 0; --g) {
+      WEFT_UNROLL
+      act[r][g] = act[r][g - 1];
+      control[r][g] = control[r][g - 1];
+      any |= control[r][g];
+    }
+    act[r][0] = activation;
+    control[r][0] = Int<8>((swap_line[r] != 0 ? 1 : 0) + (keep ? 2 : 0));
+    any |= control[r][0];
+    if (any == 0) return;  // saves the simulation the loop; in hardware each PE sees its own bits
+  change:
+    for (int c = 0; c < kCols; ++c) {
+      WEFT_UNROLL
+      const Int<8> bits = control[r][c / kProductsPerDsp];
+      active[r][c] = (bits & 1) != 0 ? shadow[r][c] : active[r][c];
+      shadow[r][c] = (bits & 2) != 0 ? chain[r][c] : shadow[r][c];
+    }
+  }
+  /// Partial sums move down one row and take this row's products.
+  void multiply_row(int r) {
+    WEFT_INLINE
+#if defined(__SYNTHESIS__) || defined(WEFT_EXACT)
+    if (kProductsPerDsp == 2) {
+    pairs:
+      for (int g = 0; g < kGroups; ++g) {
+        WEFT_UNROLL
+        const int c = kProductsPerDsp * g, d = c + kProductsPerDsp - 1;
+        Int<16> low, high;
+        packed_product(act[r][g], active[r][c], active[r][d], low, high);
+        psum[r][c] = above(r, c) + low;
+        psum[r][d] = above(r, d) + high;
+      }
+      return;
+    }
+#endif
+  macs:
+    for (int c = 0; c < kCols; ++c) {
+      WEFT_UNROLL
+      psum[r][c] = above(r, c) + product(act[r][c / kProductsPerDsp], active[r][c]);
+    }
+  }
+  Int<32> above(int r, int c) const { return r > 0 ? psum[r > 0 ? r - 1 : 0][c] : Int<32>(0); }
+  /// The bottom row leaves; the columns wait for the last one.
+  void collect(SumWord &sums) {
+    WEFT_INLINE
+    SumWord bottom;
+  bottom_row:
+    for (int c = 0; c < kCols; ++c) {
+      WEFT_UNROLL
+      bottom[c] = psum[kRows - 1][c];
+    }
+    out_skew.push(bottom);
+  deskew:
+    for (int c = 0; c < kCols; ++c) {
+      WEFT_UNROLL
+      sums[c] = out_skew.delayed(c, kGroups - 1 - c / kProductsPerDsp);
+    }
+  }
+};
+
+}  // namespace weft

@@ -1,0 +1,144 @@
+"""The C simulation of the hardware source, called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft import build
+from weft.device.base import RunResult
+from weft.errors import DeviceError, DeviceTimeout
+from weft.program import AcceleratorSegment, Program, Rows
+from weft.units.state import COUNTERS, STATUS
+
+REPORT_WORDS = 32
+_INSTRUCTION, _COUNTERS = 1, 6
+_SIMULATION_ERROR, _TIMEOUT = 100, 101
+_EXACT_LOCK = threading.Lock()  # the exact simulation's processes are threads: one run at a time
+
+
+@cache
+def _library(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    pointer, integer, unsigned = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
+    library.weft_run.argtypes = [
+        *(pointer, pointer, pointer),
+        *(integer, integer, integer, integer, unsigned, unsigned),
+        ctypes.c_double,
+        pointer,
+    ]
+    library.weft_run.restype = integer
+    library.weft_message.restype = ctypes.c_char_p
+    return library
+
+
+class Csim:
+    """Runs a program on the simulated kernel.
+
+    `form` is one of build.FORMS: "functional" (default, fast), "cycle" (every register of the
+    array, clock by clock) or "exact" (ap_int, bounded streams). All give the same bits and clocks.
+    Several devices may run in several threads at once; ctypes leaves the interpreter lock.
+    """
+
+    name = "csim"
+
+    def __init__(self, form: str = "functional") -> None:
+        self.form = form
+        self._program: Program | None = None
+
+    def load(self, program: Program) -> None:
+        """Takes a program; builds the simulation of its overlay if no cache has it."""
+        self._library = _library(build.library(program.overlay, self.form))
+        self._image, self._code, self._segments = image(program)
+        self._weights = np.ascontiguousarray(program.weights)
+        self._memory = np.zeros((program.memory_rows, program.overlay.lanes), np.int8)
+        self._report = np.zeros(REPORT_WORDS, np.int32)
+        # Addresses are taken once: a ctypes conversion per call costs more than a small layer.
+        arrays = (self._image, self._weights, self._memory)
+        self._pointers = tuple(array.ctypes.data for array in arrays)
+        self._report_pointer = self._report.ctypes.data
+        self._program = program
+
+    def write(self, row: int, data: Rows) -> None:
+        """Copies rows to activation memory."""
+        self._loaded()
+        self._memory[row : row + len(data)] = data
+
+    def read(self, row: int, rows: int) -> Rows:
+        """A copy of rows of activation memory."""
+        self._loaded()
+        return self._memory[row : row + rows].copy()
+
+    def run(self, segment: int, batch: int, timeout_s: float | None = None) -> RunResult:
+        """Runs one segment of the program."""
+        self._loaded()
+        arguments = (
+            *self._pointers,
+            self._code,
+            self._segments[segment],
+            1,
+            batch,
+            len(self._memory),
+            len(self._weights),
+            timeout_s or 0.0,
+            self._report_pointer,
+        )
+        start = time.perf_counter()
+        if self.form == "exact":
+            with _EXACT_LOCK:
+                status = self._library.weft_run(*arguments)
+        else:
+            status = self._library.weft_run(*arguments)
+        wall = time.perf_counter() - start
+        if status:
+            self._fail(status, segment, timeout_s)
+        pairs = self._report[_COUNTERS : _COUNTERS + 2 * len(COUNTERS)].view(np.int64).tolist()
+        return RunResult(sum(pairs), wall, dict(zip(COUNTERS, pairs, strict=True)))
+
+    def close(self) -> None:
+        """Forgets the program."""
+        self._program = None
+
+    def _loaded(self) -> Program:
+        if self._program is None:
+            raise DeviceError("csim: no program is loaded; call load(program) first")
+        return self._program
+
+    def _fail(self, status: int, segment: int, timeout_s: float | None) -> None:
+        """Raises what a status means."""
+        program = self._loaded()
+        if status == _TIMEOUT:
+            raise DeviceTimeout(f"csim: segment {segment} did not finish within {timeout_s} s")
+        if status == _SIMULATION_ERROR:
+            raise DeviceError(f"csim: {self._library.weft_message().decode()}")
+        number = int(self._report[_INSTRUCTION])
+        code = program.segments[segment]
+        assert isinstance(code, AcceleratorSegment)
+        where = f"instruction {number}"
+        if number < len(code.layers) and program.layers:
+            where += f" (layer {program.layers[code.layers[number]].name!r})"
+        raise DeviceError(f"{where}: {STATUS.get(status, 'unknown')} (status {status})")
+
+
+def image(program: Program) -> tuple[NDArray[np.int32], int, dict[int, int]]:
+    """Program memory: a pair (first instruction, count) per segment, then the instructions.
+
+    Returns the words, where the instructions start, and program segment → hardware segment.
+    """
+    parts: list[Any] = []
+    table: list[int] = []
+    numbers: dict[int, int] = {}
+    for number, segment in enumerate(program.segments):
+        if isinstance(segment, AcceleratorSegment):
+            numbers[number] = len(numbers)
+            table += [sum(map(len, parts)), len(segment.words)]
+            parts.append(segment.words)
+    words = [np.asarray(table, np.int32), *(part.reshape(-1) for part in parts)]
+    return np.concatenate(words).astype(np.int32), len(table), numbers
