@@ -1,0 +1,196 @@
+"""The compiler's back end: a quantized graph and an overlay become a program.
+
+`partition` turns nodes into stages (operations on named maps) and says what stays with the host,
+`schedule` cuts them into segments that fit the unified buffer, `emit` writes the instructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from weft.config import Overlay
+from weft.errors import CapacityError, UsageError
+from weft.graph import Graph, Node
+from weft.lower.emit import Emitter
+from weft.lower.partition import Partition, Placement, partition
+from weft.lower.provisional import provisional
+from weft.lower.schedule import (
+    HostRun,
+    Piece,
+    Run,
+    cut,
+    largest_batch,
+    make_piece,
+    needed_later,
+    order,
+    read_after,
+)
+from weft.memory import Request, plan
+from weft.program import (
+    AcceleratorSegment,
+    HostSegment,
+    Program,
+    Region,
+    Segment,
+    TensorInfo,
+)
+
+__all__ = ["Placement", "lower", "preflight"]
+
+Part = Piece | HostRun
+
+
+def lower(
+    graph: Graph,
+    overlay: Overlay,
+    *,
+    batch: int | None = None,
+    overlap: bool = True,
+    name: str | None = None,
+) -> Program:
+    """The program of a quantized graph on an overlay.
+
+    `batch` is the number of samples that a run may hold; None takes the largest power of two up to
+    64 with which all activations stay on chip. `overlap` lets weight tiles shift in while the one
+    before computes. Raises UsageError for a batch below 1, CapacityError for a layer or batch that
+    does not fit, ModelError for scales that can't be encoded.
+    """
+    if batch is not None and batch < 1:
+        raise UsageError(f"batch = {batch}: a run holds at least one sample")
+    graph.verify()
+    found = partition(graph, overlay)
+    parts, size = _parts(found, batch)
+    rows, memory_rows = _memory(found, parts, size)
+    emitter = Emitter(found.context, size, overlap, rows)
+    segments: list[Segment] = []
+    names = needed_later(found, parts)
+    for part in parts:
+        if isinstance(part, HostRun):
+            segments.append(HostSegment(_subgraph(graph, part.nodes, parts), part.why))
+            continue
+        words, layers = emitter.segment(part)
+        outputs = [n for root in part.writes for n in sorted({root, *names.get(root, ())})]
+        segments.append(AcceleratorSegment(words, layers, part.reads, tuple(outputs)))
+    weights = emitter.weights or [np.zeros((0, overlay.lanes), np.int8)]
+    return Program(
+        name=name or graph.name,
+        overlay=overlay,
+        batch=size,
+        segments=tuple(segments),
+        layers=tuple(emitter.layers),
+        weights=np.concatenate(weights),
+        regions=_regions(found, rows, names),
+        memory_rows=memory_rows,
+        inputs=_infos(graph, graph.inputs),
+        outputs=_infos(graph, graph.outputs),
+        notes=_notes(parts, size),
+    )
+
+
+def preflight(graph: Graph, overlay: Overlay) -> list[Placement]:
+    """Where each node would run, on which engine, and why; a float graph as if quantized."""
+    return partition(provisional(graph.verify()), overlay).placements
+
+
+def _parts(found: Partition, batch: int | None) -> tuple[list[Part], int]:
+    """Segments in order, and the batch."""
+    context, runs = found.context, order(found)
+    kept = set(needed_later(found, runs))
+    whole = [
+        make_piece(context, run.stages, kept | read_after(runs, i))
+        for i, run in enumerate(runs)
+        if isinstance(run, Run)
+    ]
+    size = batch or largest_batch(context, whole)
+    words, limit = context.overlay.buffer_words, context.overlay.accumulator_rows
+    peak = max((p.plan.peak for p in whole if p.plan), default=0)
+    if size > 1 and (size * peak > words or size > limit):
+        fits = min(words // peak, limit)
+        raise CapacityError(
+            f"batch = {size}: the activations take {size * peak} words of the {words} of the "
+            f"unified buffer of overlay {context.overlay.name!r} ({peak} per sample); "
+            f"use batch={max(fits, 1)} or less"
+        )
+    parts: list[Part] = []
+    for i, run in enumerate(runs):
+        if isinstance(run, HostRun):
+            parts.append(run)
+            continue
+        piece = whole.pop(0)
+        later = kept | read_after(runs, i)
+        assert piece.plan is not None
+        fits_whole = size * piece.plan.peak <= words
+        parts += [piece] if fits_whole else cut(context, run.stages, later)
+    return parts, size
+
+
+def _memory(found: Partition, parts: Sequence[Part], batch: int) -> tuple[dict[str, int], int]:
+    """First row of every map that crosses, and the size of activation memory.
+
+    Inputs and outputs of the program keep their rows throughout; what lies between shares them.
+    """
+    context = found.context
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for time, part in enumerate(parts):
+        crossing = (*part.reads, *part.writes) if isinstance(part, Piece) else ()
+        for name in crossing:
+            first.setdefault(name, time)
+            last[name] = time
+    graph = context.graph
+    outputs = {context.values[n].root for n in graph.outputs if n in context.values}
+    for name in first:
+        if name in graph.inputs or name in outputs:
+            first[name], last[name] = 0, len(parts)
+    requests = [Request(n, context.maps[n].words * batch, first[n], last[n]) for n in first]
+    placed = plan(requests)
+    return dict(placed.offsets), max(placed.peak, 1)
+
+
+def _regions(
+    found: Partition, rows: dict[str, int], names: dict[str, set[str]]
+) -> dict[str, Region]:
+    context = found.context
+    regions: dict[str, Region] = {}
+    for root, row in rows.items():
+        for name in sorted({root, *names.get(root, ())}):
+            value = context.values[name]
+            regions[name] = Region(row, value.layout, value.quant, context.unfolds.get(root))
+    return regions
+
+
+def _subgraph(graph: Graph, nodes: Sequence[Node], parts: Iterable[Part]) -> Graph:
+    """The graph of a host segment; its outputs are what anything else reads."""
+    mine = {id(node) for node in nodes}
+    made = {out for node in nodes for out in node.outputs if out}
+    used = {n for node in nodes for n in node.inputs if n}
+    constants = {n for n in used if graph[n].data is not None}
+    wanted = set(graph.outputs)
+    for node in graph.nodes:
+        if id(node) not in mine:
+            wanted.update(node.inputs)
+    tensors = {n: graph[n] for n in graph.tensors if n in used | made}
+    return Graph(
+        f"{graph.name}/host",
+        tensors,
+        tuple(nodes),
+        tuple(n for n in graph.tensors if n in used - made - constants),
+        tuple(n for n in graph.tensors if n in made & wanted),
+    )
+
+
+def _infos(graph: Graph, names: Iterable[str]) -> tuple[TensorInfo, ...]:
+    return tuple(TensorInfo(n, graph[n].shape, graph[n].dtype) for n in names)
+
+
+def _notes(parts: Sequence[Part], batch: int) -> dict[str, int]:
+    """What reports like to say of the program as a whole."""
+    pieces = [part for part in parts if isinstance(part, Piece)]
+    peaks = [part.plan.peak for part in pieces if part.plan is not None]
+    return {
+        "buffer_words_used": batch * max(peaks, default=0),
+        "accelerator_segments": len(pieces),
+        "banded_layers": sum(part.plan is None for part in pieces),
+    }

@@ -1,0 +1,65 @@
+"""Stages whose maps don't fit the unified buffer: bands of target rows, with the rows they read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from weft.errors import CapacityError
+from weft.lower.context import Context
+from weft.lower.stage import Place, Stage, union
+
+
+@dataclass(frozen=True)
+class Band:
+    """Target rows [low, high), and where they and what they read lie."""
+
+    rows: tuple[int, int]
+    places: dict[str, Place]
+    words: int
+
+
+def bands(context: Context, stage: Stage) -> list[Band]:
+    """The fewest bands that fit. Raises CapacityError if a single row does not."""
+    height = context.maps[stage.target].height
+    limit = context.overlay.buffer_words
+    count = 1
+    while True:
+        cuts = [(i * height // count, (i + 1) * height // count) for i in range(count)]
+        found = [_band(context, stage, cut) for cut in cuts]
+        need = max(band.words for band in found)
+        if need <= limit:
+            return found
+        if count == height:
+            raise CapacityError(_too_large(context, stage, need))
+        count = min(height, max(count + 1, count * need // (2 * limit)))
+
+
+def _band(context: Context, stage: Stage, rows: tuple[int, int]) -> Band:
+    needs = union(_needs(stage, rows))
+    places: dict[str, Place] = {}
+    base = 0
+    for name, (low, high) in {**needs, stage.target: rows}.items():
+        extent = context.maps[name]
+        words = extent.blocks * (high - low) * extent.width
+        places[name] = Place(base, words, high - low, extent.width, low)
+        base += words
+    return Band(rows, places, base)
+
+
+def _needs(stage: Stage, rows: tuple[int, int]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Input rows of every operation that writes target rows [low, high)."""
+    for op in stage.ops:
+        first, last = op.output_rows(*rows)
+        if first < last:
+            yield from op.reads(first, last).items()
+
+
+def _too_large(context: Context, stage: Stage, need: int) -> str:
+    overlay = context.overlay
+    return (
+        f"layer {stage.layer.name!r} ({stage.layer.op}): one row of its output and the rows that "
+        f"it reads take {need} words of the unified buffer; overlay {overlay.name!r} has "
+        f"{overlay.buffer_words}. An overlay of {overlay.rows} rows with buffer_words of {need} "
+        "or more would do"
+    )

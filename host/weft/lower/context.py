@@ -1,0 +1,151 @@
+"""What is known while nodes become stages: where every tensor lies, and what reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.config import Overlay
+from weft.errors import ShapeError
+from weft.graph import Array, Graph, Node, Quant
+from weft.lower.layout import RELABELS, relabeled, wish
+from weft.lower.stage import HostOnlyError, Map, Op, Stage, Value
+from weft.pack import extents
+from weft.program import Layer, Layout, Unfold
+
+
+@dataclass
+class Context:
+    """The graph, the overlay, and the values and maps found so far.
+
+    `hosted` are the maps that the host writes; `unfolds` those that it gathers taps for.
+    """
+
+    graph: Graph
+    overlay: Overlay
+    values: dict[str, Value] = field(default_factory=dict)
+    maps: dict[str, Map] = field(default_factory=dict)
+    hosted: set[str] = field(default_factory=set)
+    unfolds: dict[str, Unfold] = field(default_factory=dict)
+    consumers: dict[str, list[Node]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.consumers = self.graph.consumers()
+
+    @property
+    def lanes(self) -> int:
+        """int8 values per word."""
+        return self.overlay.lanes
+
+    def quant(self, name: str) -> Quant:
+        """Quantization of an activation. Raises HostOnlyError if it has none."""
+        tensor = self.graph[name]
+        if tensor.quant is None:
+            raise HostOnlyError(f"{name!r} is not quantized")
+        if tensor.quant.axis is not None or np.size(tensor.quant.scale) != 1:
+            raise HostOnlyError(f"{name!r} has a scale per channel")
+        return tensor.quant
+
+    def raw_value(self, name: str) -> Value:
+        """Where an activation lies; one that the host writes gets its place now."""
+        if name in self.values:
+            return self.values[name]
+        tensor = self.graph[name]
+        quant = self.quant(name)
+        if tensor.data is not None:
+            raise HostOnlyError(f"{name!r} is a constant")
+        if tensor.shape[:1] != (1,):
+            raise HostOnlyError(f"{name!r} has shape {tensor.shape}, without a batch of 1 first")
+        layout = wish(self.graph, self.consumers, name)
+        self.values[name] = Value(name, layout, quant)
+        self.maps[name] = self.map_of(layout)
+        self.hosted.add(name)
+        return self.values[name]
+
+    def value(self, name: str) -> Value:
+        """Where an activation lies, with one entry of `layout.dims` per dimension."""
+        value = self.raw_value(name)
+        if len(value.layout.dims) != len(self.graph[name].shape):
+            raise HostOnlyError(f"{name!r} lies flattened, for another reader")
+        if value.root in self.unfolds:
+            raise HostOnlyError(f"{name!r} lies unfolded, for another reader")
+        return value
+
+    def alias(self, node: Node) -> None:
+        """Gives the output of a Reshape or Transpose the map of its input."""
+        value = self.raw_value(node.inputs[0])
+        out = node.outputs[0]
+        layout = relabeled(value.layout, node, self.graph[out].shape)
+        self.values[out] = Value(value.root, layout, value.quant)
+
+    def map_of(self, layout: Layout) -> Map:
+        """Extent of a layout in words."""
+        return Map(layout.blocks(self.lanes), layout.height, layout.width)
+
+    def weights(self, node: Node, index: int) -> NDArray[np.int64]:
+        """Integer weights of a node. Raises HostOnlyError if they are no quantized constant."""
+        tensor = self.graph[node.inputs[index]]
+        if tensor.data is None:
+            raise HostOnlyError("weights that are no constant")
+        quant = tensor.quant
+        if quant is None or tensor.data.dtype.kind not in "iu" or quant.zero_point:
+            raise HostOnlyError("weights that are not quantized symmetrically")
+        return tensor.data.astype(np.int64)
+
+    def constant(self, name: str) -> Array | None:
+        """Real values of a constant operand; None for an activation."""
+        tensor = self.graph[name]
+        return None if tensor.data is None else np.asarray(tensor.real(), np.float64)
+
+    def unfoldable(self, name: str) -> bool:
+        """Whether the host writes the map of `name` and nothing else reads it."""
+        root = self.values[name].root
+        if root not in self.hosted or root in self.unfolds:
+            return False
+        seen = root
+        while True:
+            readers = self.consumers.get(seen, [])
+            if len(readers) != 1 or seen in self.graph.outputs:
+                return False
+            if seen == name:
+                return True
+            if readers[0].op not in RELABELS:
+                return False
+            seen = readers[0].outputs[0]
+
+    def unfold(self, root: str, unfold: Unfold) -> None:
+        """The host shall gather the taps of `root` into lanes."""
+        self.unfolds[root] = unfold
+        self.maps[root] = Map(1, unfold.height, unfold.width)
+
+    def check_shape(self, node: Node, layout: Layout) -> None:
+        """Raises ShapeError if the output that `layout` describes is not what the graph says."""
+        size = extents(layout)
+        found = tuple(int(np.prod([size[c] for c in dim])) for dim in layout.dims)
+        shape = self.graph[node.outputs[0]].shape
+        if found != shape:
+            raise ShapeError(
+                f"{node.op} {node.name!r} gives {found}, but {node.outputs[0]!r} is declared "
+                f"{shape}"
+            )
+
+    def stage(
+        self,
+        node: Node,
+        y: Quant,
+        layout: Layout,
+        ops: tuple[Op, ...],
+        *,
+        engine: str,
+        macs: int = 0,
+        weight_bytes: int = 0,
+    ) -> Stage:
+        """A stage that writes the output of `node`, which becomes known with that."""
+        self.check_shape(node, layout)
+        out = node.outputs[0]
+        self.values[out] = Value(out, layout, y)
+        self.maps[out] = self.map_of(layout)
+        layer = Layer(node.name or out, node.op, engine, int(macs), int(weight_bytes))
+        return Stage(out, ops, layer, (node.name,))

@@ -1,0 +1,197 @@
+"""Which node runs where: nodes become stages one by one; what can't stays with the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from weft import ops
+from weft.config import Overlay
+from weft.graph import Graph, Node
+from weft.lower.context import Context
+from weft.lower.conv import lower_conv, lower_linear
+from weft.lower.epilogue import check_activation
+from weft.lower.layout import RELABELS
+from weft.lower.movement import (
+    lower_concat,
+    lower_depth_to_space,
+    lower_pad,
+    lower_resize,
+    lower_slice,
+)
+from weft.lower.stage import HostOnlyError, Stage
+from weft.lower.vector import (
+    lookup_table,
+    lower_binary,
+    lower_pool,
+    lower_prelu,
+    lower_unary,
+    variable_input,
+    with_lookup,
+)
+
+LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
+    "Conv": lower_conv,
+    "Linear": lower_linear,
+    "MaxPool": lower_pool,
+    "AveragePool": lower_pool,
+    "GlobalAveragePool": lower_pool,
+    "GlobalMaxPool": lower_pool,
+    "Add": lower_binary,
+    "Sub": lower_binary,
+    "Mul": lower_binary,
+    "PRelu": lower_prelu,
+    "Concat": lower_concat,
+    "Slice": lower_slice,
+    "Pad": lower_pad,
+    "Resize": lower_resize,
+    "DepthToSpace": lower_depth_to_space,
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a node runs, on what, and why there."""
+
+    node: Node
+    where: str  # "accelerator" or "host"
+    engine: str
+    why: str
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.name
+
+    @property
+    def op(self) -> str:
+        """The node's operator."""
+        return self.node.op
+
+
+@dataclass
+class Partition:
+    """Every node's placement; the accelerator's stages by the map they write."""
+
+    context: Context
+    placements: list[Placement] = field(default_factory=list)
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    @property
+    def hosted(self) -> set[str]:
+        """Names of the nodes that the host runs."""
+        return {p.node.name for p in self.placements if p.where == "host"}
+
+
+def partition(graph: Graph, overlay: Overlay) -> Partition:
+    """Places every node. Raises ShapeError and the like for graphs that are wrong, not hard."""
+    found = Partition(Context(graph, overlay))
+    for node in graph.nodes:
+        found.placements.append(_place(found, node))
+    return found
+
+
+def _place(found: Partition, node: Node) -> Placement:
+    known, context = dict(found.context.values), found.context
+    try:
+        if node.op in RELABELS:
+            _require_reader(context, node)
+            context.alias(node)
+            return Placement(node, "accelerator", "none", "relabels the map; costs nothing")
+        _check(context, node)
+        merged = _merge(found, node)
+        if merged is not None:
+            return merged
+        stage = _lower(context, node)
+    except HostOnlyError as error:
+        _forget(context, known)
+        return Placement(node, "host", "numpy", str(error))
+    found.stages[stage.target] = stage
+    return Placement(node, "accelerator", stage.layer.engine, "")
+
+
+def _lower(context: Context, node: Node) -> Stage:
+    """A stage by the operator's own lowering, else by a lookup table."""
+    if node.op not in LOWERINGS:
+        return lower_unary(context, node)
+    known = dict(context.values)
+    try:
+        return LOWERINGS[node.op](context, node)
+    except HostOnlyError as error:
+        _forget(context, known)
+        try:
+            return lower_unary(context, node)
+        except HostOnlyError:
+            raise error from None
+
+
+def _check(context: Context, node: Node) -> None:
+    """Raises HostOnlyError for what no lowering takes."""
+    if "opset" in node.attrs:
+        raise HostOnlyError(f"{node.op} has no accelerator form")
+    check_activation(node.attrs.get("activation"))
+    for name in (*node.inputs, *node.outputs):
+        if name and context.graph[name].data is None:
+            context.quant(name)
+    if node.op not in LOWERINGS and (
+        node.op not in ops.OPS or ops.OPS[node.op].category not in ("elementwise", "binary")
+    ):
+        raise HostOnlyError(f"{node.op} has no accelerator form")
+
+
+def _merge(found: Partition, node: Node) -> Placement | None:
+    """Puts a function of single elements into the lookup of the stage that it reads alone."""
+    context = found.context
+    try:
+        name = variable_input(context.graph, node)
+        table = lookup_table(context.graph, node)
+    except HostOnlyError:
+        return None
+    stage = found.stages.get(name)
+    alone = len(context.consumers.get(name, [])) == 1 and name not in context.graph.outputs
+    out = node.outputs[0]
+    if stage is None or not alone or context.graph[out].shape != context.graph[name].shape:
+        return None
+    changed = tuple(replace(op, epilogue=with_lookup(op.epilogue, table)) for op in stage.ops)
+    del found.stages[name]
+    found.stages[out] = replace(stage, target=out, ops=changed, nodes=(*stage.nodes, node.name))
+    quant = context.quant(out)
+    context.values[out] = replace(context.values.pop(name), root=out, quant=quant)
+    context.maps[out] = context.maps.pop(name)
+    reason = f"merged into {stage.layer.name}"
+    return Placement(node, "accelerator", stage.layer.engine, reason)
+
+
+def _forget(context: Context, known: Mapping[str, object]) -> None:
+    """Takes back what a lowering that failed has said about tensors."""
+    for name in [n for n in context.values if n not in known]:
+        root = context.values.pop(name).root
+        if name == root:
+            context.maps.pop(root, None)
+            context.hosted.discard(root)
+            context.unfolds.pop(root, None)
+
+
+def _require_reader(context: Context, node: Node) -> None:
+    """Raises HostOnlyError for relabelling of a host tensor that no accelerator node reads."""
+    name = node.inputs[0]
+    if name in context.values:
+        return
+    context.quant(name)
+    seen, out = {name}, node.outputs[0]
+    readers = list(context.consumers.get(out, []))
+    while readers:
+        reader = readers.pop()
+        if reader.op in RELABELS:
+            target = reader.outputs[0]
+            if target not in seen:
+                seen.add(target)
+                readers += context.consumers.get(target, [])
+        elif reader.op in LOWERINGS or _is_function(reader):
+            return
+    raise HostOnlyError("relabels a tensor that stays on the host")
+
+
+def _is_function(node: Node) -> bool:
+    spec = ops.OPS.get(node.op)
+    return spec is not None and spec.category in ("elementwise", "binary")

@@ -1,0 +1,197 @@
+"""Order of work: segments of the accelerator and of the host, cut to what the buffer holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from weft.graph import Node
+from weft.lower.context import Context
+from weft.lower.partition import Partition
+from weft.lower.stage import Stage
+from weft.memory import Plan, Request, plan
+
+LARGEST_BATCH = 64
+
+
+@dataclass(frozen=True)
+class HostRun:
+    """Consecutive nodes for numpy."""
+
+    nodes: tuple[Node, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive stages of the accelerator."""
+
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Stages of one accelerator segment.
+
+    `reads` and `writes` cross to and from activation memory; `plan` places all maps in the unified
+    buffer, per sample; it is None if the only stage must be cut into bands of rows.
+    """
+
+    stages: tuple[Stage, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    plan: Plan | None
+
+
+def order(found: Partition) -> list[Run | HostRun]:
+    """Runs as long as dependencies allow, accelerator and host by turns."""
+    graph, hosted = found.context.graph, found.hosted
+    stage_of = {name: stage for stage in found.stages.values() for name in stage.nodes}
+    why = {p.node.name: p.why for p in found.placements}
+    waiting = list(graph.nodes)
+    ready = {*graph.inputs, *(n for n, t in graph.tensors.items() if t.data is not None)}
+    runs: list[Run | HostRun] = []
+    on_host = False
+    while waiting:
+        nodes = _take(waiting, ready, hosted if on_host else None, hosted)
+        if nodes and on_host:
+            runs.append(HostRun(tuple(nodes), _reasons(nodes, why)))
+        elif nodes:
+            stages = dict.fromkeys(stage_of[n.name] for n in nodes if n.name in stage_of)
+            if stages:
+                runs.append(Run(tuple(stages)))
+        on_host = not on_host
+    return _with_relabels(found, runs)
+
+
+def _reasons(nodes: Iterable[Node], why: dict[str, str]) -> str:
+    return "; ".join(dict.fromkeys(f"{n.op} {n.name!r}: {why[n.name]}" for n in nodes))
+
+
+def _take(
+    waiting: list[Node], ready: set[str], wanted: set[str] | None, hosted: set[str]
+) -> list[Node]:
+    """Moves out of `waiting` what can run now: nodes in `wanted`, or (None) those not `hosted`."""
+    taken: list[Node] = []
+    moved = True
+    while moved:
+        moved = False
+        for node in list(waiting):
+            fits = node.name in wanted if wanted is not None else node.name not in hosted
+            if fits and ready.issuperset(n for n in node.inputs if n):
+                waiting.remove(node)
+                taken.append(node)
+                ready.update(node.outputs)
+                moved = True
+    return taken
+
+
+def relabel_chain(context: Context, name: str) -> list[Node]:
+    """Relabelings from a map that the host writes to tensor `name`; the host repeats them."""
+    value = context.values.get(name)
+    if value is None or value.root == name or value.root not in context.hosted:
+        return []
+    producers = context.graph.producers()
+    chain: list[Node] = []
+    while name != value.root:
+        chain.insert(0, producers[name])
+        name = producers[name].inputs[0]
+    return chain
+
+
+def _with_relabels(found: Partition, runs: list[Run | HostRun]) -> list[Run | HostRun]:
+    """Host runs with the relabelings that they need themselves, and one for such outputs."""
+    context = found.context
+    result: list[Run | HostRun] = []
+    for run in runs:
+        if isinstance(run, HostRun):
+            names = [name for node in run.nodes for name in node.inputs if name]
+            run = HostRun((*_chains(context, names), *run.nodes), run.why)
+        result.append(run)
+    rest = _chains(context, context.graph.outputs)
+    if rest:
+        result.append(HostRun(tuple(rest), "relabels an input that stays on the host"))
+    return result
+
+
+def _chains(context: Context, names: Iterable[str]) -> list[Node]:
+    found: dict[str, Node] = {}
+    for name in names:
+        found.update({node.name: node for node in relabel_chain(context, name)})
+    return list(found.values())
+
+
+def needed_later(found: Partition, runs: Sequence[object]) -> dict[str, set[str]]:
+    """For every map of the accelerator: the tensors in it that the host or the caller reads."""
+    context, names = found.context, list(found.context.graph.outputs)
+    for run in runs:
+        if isinstance(run, HostRun):
+            made = {out for node in run.nodes for out in node.outputs}
+            names += [n for node in run.nodes for n in node.inputs if n and n not in made]
+    needed: dict[str, set[str]] = {}
+    for name in names:
+        value = context.values.get(name)
+        if value is not None and value.root not in context.hosted:
+            needed.setdefault(value.root, set()).add(name)
+    return needed
+
+
+def make_piece(context: Context, stages: Sequence[Stage], kept: Iterable[str]) -> Piece:
+    """One segment of `stages`; the maps in `kept` are read later, and written to memory."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for step, stage in enumerate(stages):
+        for name in (*stage.sources, stage.target):
+            first.setdefault(name, step)
+            last[name] = step
+    made = {stage.target for stage in stages}
+    later = set(kept)
+    requests = [Request(n, context.maps[n].words, first[n], last[n]) for n in first]
+    return Piece(
+        tuple(stages),
+        tuple(name for name in first if name not in made),
+        tuple(stage.target for stage in stages if stage.target in later),
+        plan(requests),
+    )
+
+
+def read_after(runs: Sequence[Run | HostRun], index: int) -> set[str]:
+    """Maps that the runs behind number `index` read."""
+    later = [run for run in runs[index + 1 :] if isinstance(run, Run)]
+    return {name for run in later for stage in run.stages for name in stage.sources}
+
+
+def largest_batch(context: Context, pieces: Sequence[Piece]) -> int:
+    """Largest power of two up to 64 with which every map stays in the unified buffer, and every
+    operation in the accumulators; at least 1.
+    """
+    overlay = context.overlay
+    peak = max((p.plan.peak for p in pieces if p.plan), default=1)
+    ops = [op for p in pieces for stage in p.stages for op in stage.ops]
+    rows = max((op.window.out_h * op.window.out_w for op in ops), default=1)
+    limit = min(overlay.buffer_words // peak, overlay.accumulator_rows // rows, LARGEST_BATCH)
+    return 1 << max(limit, 1).bit_length() - 1
+
+
+def cut(context: Context, stages: Sequence[Stage], kept: Iterable[str]) -> list[Piece]:
+    """Segments that each fit the unified buffer with one sample; a stage that does not fit by
+    itself becomes a segment without a plan, to be cut into bands.
+    """
+    words, later = context.overlay.buffer_words, set(kept)
+    pieces: list[Piece] = []
+    start = 0
+    while start < len(stages):
+        best, end = None, start + 1
+        while end <= len(stages):
+            behind = {name for stage in stages[end:] for name in stage.sources}
+            piece = make_piece(context, stages[start:end], later | behind)
+            if piece.plan is None or piece.plan.peak > words:
+                break
+            best, end = piece, end + 1
+        if best is None:
+            behind = {name for stage in stages[start + 1 :] for name in stage.sources}
+            alone = make_piece(context, stages[start : start + 1], later | behind)
+            best = replace(alone, plan=None)
+        pieces.append(best)
+        start += len(best.stages)
+    return pieces
