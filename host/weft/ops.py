@@ -326,8 +326,9 @@ def evaluate(
     """Outputs of the graph, and the tensors named in `keep`, for n samples.
 
     `feeds` and results have n × the declared size in dimension 0 (scalars: shape (n,)). A
-    quantized graph is evaluated on real values; with `fake_quant` every tensor that carries
-    `quant` is rounded to its codes, as the accelerator does but for the accumulators' width.
+    quantized graph is evaluated on real values that saturate where codes do (its activations may
+    be nothing else); with `fake_quant` they are rounded to the codes, too, as the accelerator
+    does, but sums are float32.
 
     Raises InputError for feeds that don't fit, MissingDependency if an operator needs onnx.
     """
@@ -337,15 +338,14 @@ def evaluate(
     for name in wanted:
         if name not in graph.tensors:
             raise InputError(unknown("tensor", name, graph.tensors))
-    if fake_quant:
-        for name in graph.inputs:
-            values[name] = samples.rounded(graph[name], values[name])
+    for name in graph.inputs:
+        values[name] = samples.rounded(graph[name], values[name], fake_quant)
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs if name}
     for i, node in enumerate(graph.nodes):
         results = samples.run(spec_of(node), graph, node, values, count)
         for name, result in zip(node.outputs, results, strict=False):
             if name:
-                values[name] = samples.rounded(graph[name], result) if fake_quant else result
+                values[name] = samples.rounded(graph[name], result, fake_quant)
         for name in node.inputs:
             if name in values and last_use[name] == i and name not in wanted:
                 del values[name]

@@ -41,10 +41,15 @@ def take_feeds(graph: Graph, feeds: Mapping[str, Array], values: dict[str, Array
     return samples or 1
 
 
-def rounded(tensor: Tensor, value: Array) -> Array:
-    """`value` as its codes keep it, if the tensor has any."""
+def rounded(tensor: Tensor, value: Array, to_codes: bool) -> Array:
+    """`value` as the tensor's codes keep it: saturated, and `to_codes` rounded, too."""
     quant = tensor.quant
-    return value if quant is None else quant.dequantize(quant.quantize(value))
+    if quant is None:
+        return value
+    if to_codes:
+        return quant.dequantize(quant.quantize(value))
+    low, high = quant.dequantize(np.array([-128, 127], np.int8))
+    return np.clip(value, low, high)
 
 
 def constant(graph: Graph, name: str, samples: int) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 
 from weft import fallback
 from weft.errors import ModelError, UnsupportedError, UsageError, WeftError, unknown
-from weft.frontend import onnx_nodes, onnx_quantized, onnx_read, onnx_shapes
+from weft.frontend import onnx_absorb, onnx_nodes, onnx_quantized, onnx_read, onnx_shapes
 from weft.frontend.build import Builder
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
@@ -93,7 +93,7 @@ def _import(model: Any, folder: Path | None, shapes: dict[str, Sequence[int]]) -
     outputs = list(dict.fromkeys(info.name for info in proto.output))
     if not outputs:
         raise ModelError("the model has no outputs")
-    graph = onnx_quantized.absorb(b.graph(outputs))
+    graph = onnx_absorb.absorb(b.graph(outputs))
     _check_batch(b, graph)
     _check_finite(graph)
     return graph

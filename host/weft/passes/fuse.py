@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from weft.graph import Array, Graph, Node, Quant, Tensor
+from weft.passes.bias import integer_bias
 from weft.passes.edit import Edit
 from weft.reference import slices
 
@@ -303,23 +305,8 @@ def _round_bias(edit: Edit, node: Node) -> None:
     bias = integer_bias(edit.tensors[name], x.quant, w.quant)
     if bias is not edit.tensors[name]:
         fresh = edit.fresh(name)
-        edit.tensors[fresh] = Tensor(fresh, bias.shape, "float32", bias.data, bias.quant)
+        edit.tensors[fresh] = replace(bias, name=fresh)
         edit.put(node, Node(node.op, node.name, (x.name, w.name, fresh), node.outputs, node.attrs))
-
-
-def integer_bias(bias: Tensor, x: Quant, w: Quant) -> Tensor:
-    """`bias` as int32 with scale input × weights; itself if it is that already."""
-    scale = np.asarray(x.scale * w.scale, np.float32)
-    own = bias.quant
-    whole = own is not None and bias.data is not None and bias.data.dtype == np.int32
-    if whole and np.allclose(own.scale, scale, rtol=1e-6, atol=0):  # type: ignore[union-attr]
-        return bias
-    real = np.asarray(bias.real(), np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        codes = np.rint(np.where(scale > 0, real / scale.astype(np.float64), 0))
-    codes = np.clip(codes, -(1 << 31), (1 << 31) - 1).astype(np.int32)
-    quant = Quant(scale, 0, 0 if scale.ndim else None)
-    return Tensor(bias.name, codes.shape, "float32", codes, quant)
 
 
 RULES: tuple[Rule, ...] = (
