@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,6 +14,9 @@ from weft.config import Overlay, load_overlay
 from weft.errors import InputError, UsageError
 from weft.graph import Array, Graph
 from weft.program import Program
+
+if TYPE_CHECKING:
+    from weft.lower import Placement
 
 Progress = Callable[[str], None]
 Calibration = Array | Mapping[str, Array] | str | Path
@@ -78,7 +81,6 @@ def compile(
                 "calibration=x in Python, --calibrate DATA.npz on the command line"
             )
         data = {} if calibration is None else calibration_arrays(graph, calibration)
-        tell("quantizing")
         graph = quantize(
             graph,
             data,
@@ -86,6 +88,7 @@ def compile(
             requant=requant,
             symmetric=symmetric,
             dynamic=dynamic,
+            progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
         )
     tell(f"lowering to overlay {hardware.name}")
     return lower(graph, hardware, batch=batch)
@@ -95,8 +98,8 @@ def preflight(
     model: Graph | str | Path,
     overlay: Overlay | str | Path = "lab",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-) -> Any:
-    """What would run where, and why: `weft.lower.preflight` of a model file."""
+) -> list[Placement]:
+    """Where each node of a model would run, on which engine, and why."""
     from weft import lower
 
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)

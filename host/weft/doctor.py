@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,26 +56,21 @@ def _package(name: str, purpose: str) -> Finding:
         return Finding(name, True, "installed, version unknown")
 
 
-def compilers() -> list[str]:
-    """C++ compilers in the order in which they are taken: $CXX, g++, clang++, the ziglang wheel."""
-    names = dict.fromkeys(n for n in (os.environ.get("CXX"), "g++", "clang++") if n)
-    found = [path for name in names if (path := shutil.which(name.split()[0]))]
-    if importlib.util.find_spec("ziglang"):
-        found.append("ziglang")
-    return found
-
-
 def _compiler() -> Finding:
-    found = compilers()
-    if found:
-        return Finding("C++ compiler", True, _list(found))
-    return Finding("C++ compiler", False, "none: install g++ or clang++, or weft[cxx]")
+    from weft.build import find_compiler
+    from weft.errors import MissingDependency
+
+    try:
+        compiler = find_compiler()
+    except MissingDependency as error:
+        return Finding("C++ compiler", False, str(error))
+    return Finding("C++ compiler", True, f"{compiler.version} ({' '.join(compiler.command)})")
 
 
 def _cache() -> Finding:
-    from weft.codegen import cache_folder
+    from weft.build import cache_dir
 
-    folder = cache_folder()
+    folder = cache_dir()
     parent = next(p for p in (folder, *folder.parents) if p.exists())
     writable = os.access(parent, os.W_OK)
     return Finding("cache folder", writable, f"{folder}{'' if writable else ' (not writable)'}")

@@ -81,7 +81,7 @@ def _formats() -> list[Row]:
 
 
 def _calibrators() -> list[Row]:
-    from weft.passes.quantize import CALIBRATORS
+    from weft.calibrate import CALIBRATORS
 
     return [
         {"name": name, "what": (function.__doc__ or "").strip().partition("\n")[0]}

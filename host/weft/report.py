@@ -10,6 +10,8 @@ from weft.program import AcceleratorSegment, HostSegment, Program
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from weft.lower import Placement
+
 UNITS = ("", "k", "M", "G", "T")
 
 
@@ -36,7 +38,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=title, title_justify="left", header_style="bold")
+    made = Table(title=title, title_justify="left", header_style="bold", show_header=any(columns))
     for column in columns:
         justify: Any = "right" if column.startswith("#") else "left"
         made.add_column(column.lstrip("#"), justify=justify, overflow="fold")
@@ -126,6 +128,21 @@ def program_facts(program: Program) -> dict[str, Any]:
 
 def _described(name: str, shape: Sequence[int], dtype: str) -> dict[str, Any]:
     return {"name": name, "shape": ["n", *shape[1:]], "dtype": dtype}
+
+
+def preflight_rows(placements: Iterable[Placement]) -> list[dict[str, str]]:
+    """One row per node: its name and operator, where it would run, on which engine, and why."""
+    keys = ("name", "op", "where", "engine", "why")
+    return [{key: getattr(place, key) for key in keys} for place in placements]
+
+
+def preflight_table(rows: Sequence[Mapping[str, str]], title: str) -> Table:
+    """Where each node would run."""
+    return table(
+        title,
+        ("layer", "operator", "where", "engine", "why"),
+        [[row[key] for key in ("name", "op", "where", "engine", "why")] for row in rows],
+    )
 
 
 def fact_table(title: str, facts: Mapping[str, Any]) -> Table:

@@ -260,20 +260,21 @@ class Session:
 
 def check_input(info: TensorInfo, x: Any) -> Array:
     """`x` as an array [n, ...] of the input's dtype; InputError says what is wrong with it."""
-    if type(x) is not np.ndarray or x.dtype != info.dtype:
-        x = _as_dtype(info, x)
-    if x.shape[1:] != info.shape[1:] or x.ndim != len(info.shape) or not len(x):
+    fits = type(x) is np.ndarray and x.dtype == info.dtype
+    array: Array = x if fits else _as_dtype(info, x)
+    if array.shape[1:] != info.shape[1:] or array.ndim != len(info.shape) or not len(array):
         expected = ", ".join(["n", *map(str, info.shape[1:])])
         raise InputError(
-            f"input {info.name!r}: shape {x.shape} given, ({expected}) expected, n at least 1: "
+            f"input {info.name!r}: shape {array.shape} given, ({expected}) expected, n at least 1: "
             "the first dimension counts the samples"
         )
-    if x.dtype.kind == "f":
-        finite = np.isfinite(x)
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array)
         if not finite.all():
             place = tuple(int(i) for i in np.argwhere(~finite)[0])
-            raise InputError(f"input {info.name!r}: {x[place]} at {place}; values must be finite")
-    return x
+            value = array[place]
+            raise InputError(f"input {info.name!r}: {value} at {place}; values must be finite")
+    return array
 
 
 def _as_dtype(info: TensorInfo, x: Any) -> Array:

@@ -17,7 +17,6 @@ from weft.errors import InputError, UsageError
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="OUT.npz")
 @terminal.device_option
 @terminal.form_option
-@terminal.build_option
 @terminal.timeout_option
 @terminal.json_option
 def run_command(
@@ -26,7 +25,6 @@ def run_command(
     output: Path,
     device: str,
     form: str | None,
-    build: str | None,
     timeout_s: float | None,
     as_json: bool,
 ) -> None:
@@ -37,7 +35,7 @@ def run_command(
 
     if output.suffix != ".npz":
         raise UsageError(f"-o {output}: results are saved as *.npz")
-    options = terminal.device_options(form, build)
+    options = terminal.device_options(form)
     with (
         terminal.stages(f"Running on {device}"),
         weft.open(program, device, timeout_s=timeout_s, **options) as session,
@@ -61,11 +59,8 @@ def run_command(
 @click.argument("data", metavar="IN.npz", type=click.Path(path_type=Path))
 @terminal.device_option
 @terminal.form_option
-@terminal.build_option
 @terminal.json_option
-def check_command(
-    program: Path, data: Path, device: str, form: str | None, build: str | None, as_json: bool
-) -> None:
+def check_command(program: Path, data: Path, device: str, form: str | None, as_json: bool) -> None:
     """Compare a device with golden after every layer.
 
     Leaves with exit code 1 if a bit differs, and names the first value that does.
@@ -76,7 +71,7 @@ def check_command(
     loaded = weft.load(program)
     names = tuple(info.name for info in loaded.inputs)
     inputs = named_arrays(read_arrays(data), names, str(data))
-    options = terminal.device_options(form, build)
+    options = terminal.device_options(form)
     with terminal.bar(f"Checking {device}") as progress:
         result = weft.check(loaded, inputs, device, progress=progress, **options)
     if as_json:
@@ -99,11 +94,8 @@ def check_command(
 @click.argument("data", metavar="DATA.npz", type=click.Path(path_type=Path))
 @terminal.device_option
 @terminal.form_option
-@terminal.build_option
 @terminal.json_option
-def eval_command(
-    program: Path, data: Path, device: str, form: str | None, build: str | None, as_json: bool
-) -> None:
+def eval_command(program: Path, data: Path, device: str, form: str | None, as_json: bool) -> None:
     """Measure top-1 accuracy on labelled samples.
 
     DATA.npz holds the inputs by name (x will do for the only one) and class numbers in y.
@@ -117,7 +109,7 @@ def eval_command(
         raise InputError(f"{data}: arrays {sorted(arrays)} given; labels are expected in 'y'")
     labels = arrays.pop("y")
     inputs = named_arrays(arrays, tuple(info.name for info in loaded.inputs), str(data))
-    options = terminal.device_options(form, build)
+    options = terminal.device_options(form)
     with terminal.bar(f"Evaluating on {device}") as progress:
         found = weft.evaluate(loaded, inputs, labels, device, progress=progress, **options)
     if as_json:

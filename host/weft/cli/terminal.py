@@ -23,10 +23,9 @@ device_option = click.option(
     help="Where to run: csim, golden.",
 )
 form_option = click.option(
-    "--form", metavar="FORM", help="Of csim: functional (fast) or cycle (register by register)."
-)
-build_option = click.option(
-    "--build", metavar="BUILD", help="Of csim: fast (native integers) or exact (ap_int)."
+    "--form",
+    metavar="FORM",
+    help="Of csim: functional (fast), cycle (register by register) or exact (ap_int).",
 )
 timeout_option = click.option(
     "--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of each device run."
@@ -34,9 +33,9 @@ timeout_option = click.option(
 program_argument = click.argument("program", type=click.Path(path_type=Path))
 
 
-def device_options(form: str | None, build: str | None) -> dict[str, str]:
+def device_options(form: str | None) -> dict[str, str]:
     """Those that were given, for `weft.open`."""
-    return {name: value for name, value in (("form", form), ("build", build)) if value}
+    return {"form": form} if form else {}
 
 
 def stdout() -> Console:
