@@ -8,6 +8,7 @@ what it prints: each must occur in its output, "..." standing for anything.
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def run_console(text: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def squeezed(text: str) -> str:
     return re.sub(r"[^\S\n]+", " ", text).strip()
+
+
+def test_overlay_example_runs(monkeypatch, capsys):
+    path = REPO / "examples" / "which_overlay.py"
+    monkeypatch.setattr("sys.argv", [str(path)])
+    runpy.run_path(str(path), run_name="__main__")
+    printed = capsys.readouterr().out
+    for name in ("tiny", "edge", "lab", "KV260", "Pynq-Z2"):
+        assert name in printed
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(path))["main"](["one"])
 
 
 def test_every_command_is_documented():

@@ -7,7 +7,7 @@ word that differs names the layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from weft import isa
 from weft.program import AcceleratorSegment, Program, Rows, Segment
-from weft.runtime import Arrays, Session, open
+from weft.runtime import Arrays, Progress, Session, open
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def check(
     inputs: Arrays,
     device: str = "csim",
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Report:
     """Compares a device with golden on `inputs`, bit for bit, after every layer.

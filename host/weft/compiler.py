@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from weft.config import Overlay, load_overlay
-from weft.errors import InputError, UsageError
+from weft.errors import InputError, ModelError, UsageError
 from weft.graph import Array, Graph
 from weft.program import Program
 
@@ -35,7 +35,12 @@ def load_model(
     if not isinstance(model, Graph):
         from weft.frontend.onnx import load_onnx
 
-        model = load_onnx(model, shapes=dict(shapes) if shapes else None)
+        try:
+            model = load_onnx(model, shapes=dict(shapes) if shapes else None)
+        except ModelError as error:
+            if str(model) in str(error):
+                raise
+            raise type(error)(f"{model}: {error}") from None
     return fuse(model)
 
 

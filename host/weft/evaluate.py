@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from weft.errors import InputError
 from weft.graph import Array
 from weft.program import Program
-from weft.runtime import Arrays, open
+from weft.runtime import Arrays, Progress, open
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def evaluate(
     y: Array,
     device: str = "csim",
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Accuracy:
     """Top-1 accuracy on samples `x` [n, ...] with labels `y`: class numbers [n], or one-hot.
@@ -48,16 +48,9 @@ def evaluate(
             names = ", ".join(repr(info.name) for info in session.program.outputs)
             raise InputError(f"top-1 needs one output; the program has {names}")
         (output,) = session.program.outputs
-        step = max(1, session.program.batch)
-        right = 0
-        for start in range(0, total, step):
-            part = {name: array[start : start + step] for name, array in inputs.items()}
-            scores = session.run(part)[output.name]
-            found = scores.reshape(len(scores), -1).argmax(axis=1)
-            right += int((found == labels[start : start + step]).sum())
-            if progress:
-                progress(min(start + step, total), total)
-    return Accuracy(right / total, total)
+        scores = session.run(inputs, progress=progress)[output.name]
+        found = scores.reshape(total, -1).argmax(axis=1)
+    return Accuracy(float((found == labels).mean()), total)
 
 
 def _labels(y: Array) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from weft.pack import Packer
 from weft.program import HostSegment, Program, TensorInfo
 
 Arrays = Array | Mapping[str, Array]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -165,12 +166,19 @@ class Session:
         device.load(program)
         self._steps = _steps(program, device)
 
-    def run(self, inputs: Arrays, *, timeout_s: float | None = None, detail: bool = False) -> Any:
+    def run(
+        self,
+        inputs: Arrays,
+        *,
+        timeout_s: float | None = None,
+        detail: bool = False,
+        progress: Progress | None = None,
+    ) -> Any:
         """Outputs for `inputs`: an array for an array, a dict by name for a dict.
 
         An array [n, ...] will do where the program has one input; the answer is an array if it
         has one output, too. With `detail`, (outputs, Run). `timeout_s` limits each device run
-        (the session's own if None).
+        (the session's own if None). `progress` hears (samples done, samples in all).
 
         Raises InputError for wrong names, shapes, dtypes or values that are not finite,
         DeviceTimeout and DeviceError.
@@ -188,7 +196,7 @@ class Session:
             if samples <= self.program.batch:
                 results, parts = self._chunk(values, samples, limit)
             else:
-                results, parts = self._chunks(values, samples, limit)
+                results, parts = self._chunks(values, samples, limit, progress)
             self._stale = False
             took = Run(
                 self.program,
@@ -226,7 +234,11 @@ class Session:
         return {name: values[name] for name in self._outputs}, parts
 
     def _chunks(
-        self, values: dict[str, Array], samples: int, timeout_s: float | None
+        self,
+        values: dict[str, Array],
+        samples: int,
+        timeout_s: float | None,
+        progress: Progress | None,
     ) -> tuple[dict[str, Array], list[RunResult]]:
         pieces: dict[str, list[Array]] = {name: [] for name in self._outputs}
         every: list[RunResult] = []
@@ -237,6 +249,8 @@ class Session:
             every += parts
             for name, result in results.items():
                 pieces[name].append(result)
+            if progress:
+                progress(end, samples)
         return {name: np.concatenate(piece) for name, piece in pieces.items()}, every
 
     def checked(self, inputs: Arrays) -> dict[str, Array]:

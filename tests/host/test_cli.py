@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from shutil import copy
 
 import click
 import numpy as np
@@ -12,6 +13,7 @@ from programs import scaling
 import weft
 from weft import cli, report
 from weft.cli import making, terminal
+from weft.demo import MODELS, load_data
 from weft.errors import UsageError
 
 X = np.random.default_rng(3).uniform(-40, 40, (6, 5)).astype(np.float32)
@@ -151,16 +153,43 @@ def test_doctor(call):
         ("inspect absent.onnx", 3, "absent.onnx"),
         ("inspect m.onnx --disassemble", 2, "weft compile"),
         ("inspect m.onnx --shape x=1,b", 2, "INPUT=1,3,32,32"),
-        ("compile m.onnx -o m.txt", 2, "*.weft"),
-        ("compile m.onnx -o m.weft --overlay lob", 2, "Did you mean 'lab'"),
-        ("compile m.onnx -o m.weft --batch 0", 2, "--batch"),
+        ("inspect digits.npz", 3, "digits.npz"),
+        ("compile digits.onnx -o m.weft", 2, "--calibrate DATA.npz"),
+        ("compile digits.onnx -o m.weft --calibrate absent.npz", 6, "absent.npz"),
+        ("compile digits.onnx -o m.weft --calibrate two.npz", 6, "['a', 'b'] given"),
+        ("compile digits.onnx -o m.weft --calibrate in.npz", 6, "'image'"),
+        ("compile digits.onnx -o m.weft --calibrate digits.npz --calibrator max", 2, "minmax"),
+        ("compile digits.onnx -o m.weft --calibrate digits.npz --requant round", 2, "single_round"),
+        ("compile digits.onnx -o m.weft --calibrate digits.npz --batch 100000", 4, "batch"),
+        ("compile digits.onnx -o m.txt", 2, "*.weft"),
+        ("compile digits.onnx -o m.weft --overlay lob", 2, "Did you mean 'lab'"),
+        ("compile digits.onnx -o m.weft --batch 0", 2, "--batch"),
     ],
 )
 def test_mistakes_are_one_message_and_a_code(folder, call, line, code, words):
+    copy(MODELS / "digits.onnx", folder)
+    np.savez("digits.npz", image=np.zeros((2, 1, 8, 8)))
+    np.savez("two.npz", a=X, b=X)
     got, _, err = call(line)
+    assert not list(folder.glob("m.*"))
     assert got == code, err
     assert words in err
     assert "Traceback" not in err
+
+
+def test_compile_and_inspect_a_model(folder, call):
+    copy(MODELS / "digits.onnx", folder)
+    np.savez("digits.npz", image=load_data().calibration)
+    code, out, _ = call("inspect digits.onnx --json")
+    assert code == 0
+    assert {row["where"] for row in json.loads(out)["layers"]} == {"accelerator"}
+    assert "systolic" in call("inspect digits.onnx")[1]
+    line = "compile digits.onnx -o m.weft --overlay tiny --calibrate digits.npz --batch 3"
+    code, out, _ = call(f"{line} --json")
+    assert code == 0
+    assert json.loads(out)["macs"] == 23_680
+    assert weft.load("m.weft").batch == 3
+    assert "conv1" in call(line)[1]
 
 
 def test_debug_shows_the_traceback(folder, call):

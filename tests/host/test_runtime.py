@@ -123,6 +123,12 @@ def test_detail_and_last_tell_what_a_run_took(session):
     assert 0 < took.device_s <= took.wall_s
 
 
+def test_progress_is_told(session):
+    seen = []
+    session.run(samples(9, 5), progress=lambda *at: seen.append(at))
+    assert seen == [(4, 9), (8, 9), (9, 9)]
+
+
 def test_threads_share_a_session(session):
     inputs = [samples(6, 5) for _ in range(8)]
     results: dict[int, np.ndarray] = {}
@@ -169,3 +175,26 @@ def test_opens_a_file(tmp_path):
     x = samples(2, 5)
     with weft.open(str(path), "golden") as session:
         np.testing.assert_array_equal(session.run(x), expected(x))
+
+
+def test_evaluate_takes_classes_and_one_hot():
+    program = scaling(layers=1)
+    x = samples(9, 5)
+    classes = x.argmax(1)
+    with weft.open(program, "golden") as session:
+        found = session.run(x).argmax(1)
+    expected = weft.Accuracy(float((found == classes).mean()), 9)
+    assert weft.evaluate(program, x, classes, "golden") == expected
+    assert weft.evaluate(program, {"x": x}, np.eye(5, dtype=int)[classes], "golden") == expected
+
+
+@pytest.mark.parametrize("y", [np.zeros(3), np.zeros(0, int), np.zeros(2, int)])
+def test_labels_that_do_not_fit_are_refused(y):
+    with pytest.raises(InputError, match="labels"):
+        weft.evaluate(scaling(), samples(3, 5), y, "golden")
+
+
+def test_top1_needs_one_output():
+    program = with_host_tail(scaling())
+    with pytest.raises(InputError, match="one output"):
+        weft.evaluate(program, samples(3, 5), np.zeros(3, int), "golden")

@@ -37,11 +37,12 @@ def run_command(
         raise UsageError(f"-o {output}: results are saved as *.npz")
     options = terminal.device_options(form)
     with (
-        terminal.stages(f"Running on {device}"),
+        terminal.bar(f"Running on {device}") as progress,
         weft.open(program, device, timeout_s=timeout_s, **options) as session,
     ):
         names = tuple(info.name for info in session.program.inputs)
-        outputs, took = session.run(named_arrays(read_arrays(data), names, str(data)), detail=True)
+        inputs = named_arrays(read_arrays(data), names, str(data))
+        outputs, took = session.run(inputs, detail=True, progress=progress)
         terminal.save_arrays(output, outputs)
     if as_json:
         terminal.print_json(took.as_dict())
