@@ -130,52 +130,53 @@ def _matmul_batched(node: Node, inputs: Sequence[Shape]) -> bool:
     return _one_rank(node, inputs) and (len(inputs) == 1 or len(inputs[0]) > 2)
 
 
+def _depth_to_space(node: Node, inputs: list[Array]) -> list[Array]:
+    return [reference.depth_to_space(inputs[0], node.attrs["blocksize"], node.attrs["mode"])]
+
+
+def _gather(node: Node, inputs: list[Array]) -> list[Array]:
+    return [np.take(inputs[0], inputs[1], axis=node.attrs["axis"])]
+
+
+def _concat(node: Node, inputs: list[Array]) -> list[Array]:
+    return [np.concatenate(inputs, axis=node.attrs["axis"])]
+
+
+def _slice(node: Node, inputs: list[Array]) -> list[Array]:
+    return [inputs[0][reference.slices(node, inputs[0].ndim)]]
+
+
+def _transpose(node: Node, inputs: list[Array]) -> list[Array]:
+    return [np.transpose(inputs[0], node.attrs["perm"])]
+
+
 def _moves() -> list[OpSpec]:
-    def depth(node: Node, inputs: list[Array]) -> list[Array]:
-        return [reference.depth_to_space(inputs[0], node.attrs["blocksize"], node.attrs["mode"])]
+    def move(
+        name: str, shape: Infer, run: Reference, doc: str, batched: Batched = _one_rank
+    ) -> OpSpec:
+        return OpSpec(name, shape, run, "move", doc, batched)
 
-    def gather(node: Node, inputs: list[Array]) -> list[Array]:
-        return [np.take(inputs[0], inputs[1], axis=node.attrs["axis"])]
-
-    move = partial(OpSpec, category="move")
+    axis = _not_first("axis")
     return [
-        move(
-            "Concat",
-            shapes.concat,
-            lambda node, inputs: [np.concatenate(inputs, axis=node.attrs["axis"])],
-            doc="joins along axis",
-            batched=lambda n, s: _one_rank(n, s) and _not_first("axis")(n, s),
-        ),
-        move(
-            "Slice",
-            shapes.slice_,
-            lambda node, inputs: [inputs[0][reference.slices(node, inputs[0].ndim)]],
-            doc="starts, ends, axes, steps",
-            batched=_not_first("axes"),
-        ),
-        move("Pad", shapes.pad, reference.pad, doc="pads, value", batched=_pads_keep_batch),
+        move("Concat", shapes.concat, _concat, "joins along axis", axis),
+        move("Slice", shapes.slice_, _slice, "starts, ends, axes, steps", _not_first("axes")),
+        move("Pad", shapes.pad, reference.pad, "pads, value, mode", _pads_keep_batch),
         move(
             "Resize",
             shapes.resize,
             reference.resize,
-            doc="nearest neighbour, integer scales",
-            batched=lambda node, _: node.attrs["scales"][0] == 1,
+            "nearest neighbour, integer scales",
+            lambda node, _: node.attrs["scales"][0] == 1,
         ),
-        move("DepthToSpace", shapes.depth_to_space, depth, doc="blocksize, mode"),
-        move("Reshape", shapes.reshape, _reshape, doc="shape, static"),
-        move(
-            "Transpose",
-            shapes.transpose,
-            lambda node, inputs: [np.transpose(inputs[0], node.attrs["perm"])],
-            doc="perm",
-            batched=_perm_keeps_batch,
-        ),
+        move("DepthToSpace", shapes.depth_to_space, _depth_to_space, "blocksize, mode"),
+        move("Reshape", shapes.reshape, _reshape, "shape, static"),
+        move("Transpose", shapes.transpose, _transpose, "perm", _perm_keeps_batch),
         move(
             "Gather",
             shapes.gather,
-            gather,
-            doc="constant indices along axis",
-            batched=lambda n, s: len(s) == 1 and _not_first("axis")(n, s),
+            _gather,
+            "constant indices along axis",
+            lambda node, inputs: len(inputs) == 1 and axis(node, inputs),
         ),
     ]
 

@@ -59,8 +59,10 @@ class Net:
 
 
 def run_onnx(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
-    """Outputs of ONNX Runtime, without its graph optimizations (they requantize in places)."""
+    """Outputs of ONNX Runtime, without its graph optimizations (pad fusion is wrong for MaxPool)."""
     options = onnxruntime.SessionOptions()
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(

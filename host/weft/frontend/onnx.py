@@ -16,7 +16,7 @@ import numpy as np
 
 from weft import fallback
 from weft.errors import ModelError, UnsupportedError, UsageError, WeftError, unknown
-from weft.frontend import onnx_absorb, onnx_nodes, onnx_quantized, onnx_read, onnx_shapes
+from weft.frontend import onnx_absorb, onnx_quantized, onnx_read, onnx_shapes
 from weft.frontend.build import Builder
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
@@ -26,7 +26,7 @@ FOLD_LIMIT = 1 << 27  # elements of a constant that is computed while importing
 RANDOM = {"Bernoulli", "Multinomial"} | {
     f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")
 }
-HANDLERS = {**onnx_nodes.HANDLERS, **onnx_shapes.HANDLERS, **onnx_quantized.HANDLERS}
+HANDLERS = {**onnx_quantized.INNER, **onnx_quantized.HANDLERS}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import numpy as np
 from weft.errors import ShapeError, UnsupportedError
 from weft.fallback import import_onnx
 from weft.frontend.build import Builder
-from weft.graph import Array
 from weft.reference import BINARY, UNARY
 
 if TYPE_CHECKING:
@@ -26,6 +25,13 @@ Handler = Callable[[Builder, "OnnxNode"], bool]
 def given(n: OnnxNode, index: int) -> str:
     """Name of input `index`, "" if it is absent."""
     return n.inputs[index] if index < len(n.inputs) else ""
+
+
+def axis_of(n: OnnxNode, axis: int, rank: int) -> int:
+    """`axis` counted from the front; raises ShapeError if there is no such axis."""
+    if not -rank <= axis < rank:
+        raise ShapeError(f"{n.op} {n.name!r}: axis {axis} of a tensor with {rank} dimensions")
+    return axis % rank
 
 
 def ints(n: OnnxNode, name: str, default: Sequence[int]) -> tuple[int, ...]:
@@ -308,64 +314,6 @@ def global_pool(b: Builder, n: OnnxNode) -> bool:
     return True
 
 
-def reduce(b: Builder, n: OnnxNode) -> bool:
-    """Reductions with static axes; the mean over all spatial axes is GlobalAveragePool."""
-    x = n.inputs[0]
-    rank = len(b.shape(x))
-    axes: Array | tuple[int, ...] | None = n.attrs.get("axes")
-    if given(n, 1):
-        axes = b.value(n.inputs[1])
-        if axes is None:
-            return False
-    if axes is None or not len(axes):
-        if n.attrs.get("noop_with_empty_axes", 0):
-            b.emit("Identity", [x], name=n.name, outputs=n.outputs)
-            return True
-        axes = tuple(range(rank))
-    found = tuple(sorted({_axis(n, int(a), rank) for a in axes}))
-    keep = int(n.attrs.get("keepdims", 1))
-    pools = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
-    if n.op in pools and rank > 2 and found == tuple(range(2, rank)):
-        y = b.emit(pools[n.op], [x], name=n.name, outputs=n.outputs if keep else ())
-        if not keep:
-            b.emit("Reshape", [y], {"shape": b.shape(x)[:2]}, outputs=n.outputs)
-        return True
-    b.emit(n.op, [x], {"axes": found, "keepdims": keep}, name=n.name, outputs=n.outputs)
-    return True
-
-
-def _axis(n: OnnxNode, axis: int, rank: int) -> int:
-    if not -rank <= axis < rank:
-        raise ShapeError(f"{n.op} {n.name!r}: axis {axis} of a tensor with {rank} dimensions")
-    return axis % rank
-
-
-def arg(b: Builder, n: OnnxNode) -> bool:
-    """ArgMax and ArgMin; of equal values the first."""
-    if n.attrs.get("select_last_index", 0):
-        return False
-    axis = _axis(n, int(n.attrs.get("axis", 0)), len(b.shape(n.inputs[0])))
-    attrs = {"axes": (axis,), "keepdims": int(n.attrs.get("keepdims", 1))}
-    b.emit(n.op, n.inputs, attrs, name=n.name, outputs=n.outputs)
-    return True
-
-
-def softmax(b: Builder, n: OnnxNode) -> bool:
-    """Softmax along an axis; before opset 13 it covered all axes from `axis` on."""
-    x = n.inputs[0]
-    shape = b.shape(x)
-    rank = len(shape)
-    axis = _axis(n, int(n.attrs.get("axis", -1 if n.version >= 13 else 1)), rank)
-    wide = n.version < 13 and int(np.prod(shape[axis + 1 :])) > 1
-    if not wide:
-        b.emit(n.op, [x], {"axis": axis}, name=n.name, outputs=n.outputs)
-        return True
-    flat = b.emit("Reshape", [x], {"shape": (*shape[:axis], int(np.prod(shape[axis:])))})
-    y = b.emit(n.op, [flat], {"axis": axis}, name=n.name)
-    b.emit("Reshape", [y], {"shape": shape}, outputs=n.outputs)
-    return True
-
-
 def identity(b: Builder, n: OnnxNode) -> bool:
     """Identity, and Dropout outside training."""
     if len(n.outputs) > 1 or (given(n, 2) and np.any(b.value(n.inputs[2]))):
@@ -377,9 +325,6 @@ def identity(b: Builder, n: OnnxNode) -> bool:
 HANDLERS: dict[tuple[str, str], Handler] = {
     **{("", op): unary for op in UNARY},
     **{("", op): binary for op in BINARY},
-    **{("", f"Reduce{kind}"): reduce for kind in ("Max", "Mean", "Min", "Prod", "Sum")},
-    ("", "ArgMax"): arg,
-    ("", "ArgMin"): arg,
     ("", "AveragePool"): pool,
     ("", "BatchNormalization"): batch_normalization,
     ("", "Clip"): clip,
@@ -391,10 +336,8 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     ("", "GlobalAveragePool"): global_pool,
     ("", "GlobalMaxPool"): global_pool,
     ("", "Identity"): identity,
-    ("", "LogSoftmax"): softmax,
     ("", "MatMul"): matmul,
     ("", "MaxPool"): pool,
-    ("", "Softmax"): softmax,
     ("", "Sum"): lambda b, n: _variadic(b, n, "Add"),
 }
 

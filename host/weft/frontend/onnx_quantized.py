@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weft.errors import ModelError, UnsupportedError
-from weft.frontend import onnx_nodes, onnx_shapes
+from weft.frontend import onnx_nodes, onnx_reduce, onnx_shapes
 from weft.frontend.build import Builder
 from weft.frontend.onnx_nodes import Handler, given
 from weft.graph import Array, Quant
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CODES = ("int8", "uint8", "int16", "uint16", "int32")
 ORT = "com.microsoft"
-INNER = {**onnx_nodes.HANDLERS, **onnx_shapes.HANDLERS}
+INNER = {**onnx_nodes.HANDLERS, **onnx_reduce.HANDLERS, **onnx_shapes.HANDLERS}
 
 
 def _parameters(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,14 +11,11 @@ import numpy as np
 from weft.errors import ModelError, ShapeError, UnsupportedError
 from weft.fallback import import_onnx, plain_dtype
 from weft.frontend.build import Builder
-from weft.frontend.onnx_nodes import crop, given, ints
+from weft.frontend.onnx_nodes import Handler, axis_of, crop, given, ints
 from weft.graph import Array, Shape
-from weft.shapes import axis_of
 
 if TYPE_CHECKING:
     from weft.frontend.onnx import OnnxNode
-
-Handler = Callable[[Builder, "OnnxNode"], bool]
 
 
 def constant_value(n: OnnxNode) -> Array:
@@ -120,11 +117,11 @@ def flatten(b: Builder, n: OnnxNode) -> bool:
 
 def squeeze(b: Builder, n: OnnxNode) -> bool:
     """Squeeze with static axes."""
-    x, node = b.shape(n.inputs[0]), _named(n)
+    x = b.shape(n.inputs[0])
     axes = _static(b, n, 1, "axes")
     if axes is None:
         axes = tuple(i for i, d in enumerate(x) if d == 1)
-    gone = {axis_of(node, a, len(x)) for a in axes}
+    gone = {axis_of(n, a, len(x)) for a in axes}
     if any(x[a] != 1 for a in gone):
         raise ShapeError(f"Squeeze {n.name!r}: axes {axes} of {x} are not all 1")
     return _reshape_to(b, n, [d for i, d in enumerate(x) if i not in gone])
@@ -135,14 +132,9 @@ def unsqueeze(b: Builder, n: OnnxNode) -> bool:
     x = list(b.shape(n.inputs[0]))
     axes = _static(b, n, 1, "axes") or ()
     rank = len(x) + len(axes)
-    for axis in sorted(axis_of(_named(n), a, rank) for a in axes):
+    for axis in sorted(axis_of(n, a, rank) for a in axes):
         x.insert(axis, 1)
     return _reshape_to(b, n, x)
-
-
-def _named(n: OnnxNode) -> Any:
-    """An ONNX node where an error message needs op and name."""
-    return n
 
 
 def slice_(b: Builder, n: OnnxNode) -> bool:
@@ -153,7 +145,7 @@ def slice_(b: Builder, n: OnnxNode) -> bool:
         raise ModelError(f"Slice {n.name!r} lacks starts or ends")
     axes = _static(b, n, 3, "axes") or tuple(range(len(starts)))
     steps = _static(b, n, 4, "steps") or (1,) * len(starts)
-    axes = tuple(axis_of(_named(n), a, len(x)) for a in axes)
+    axes = tuple(axis_of(n, a, len(x)) for a in axes)
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise ShapeError(f"Slice {n.name!r}: starts {starts}, ends {ends}, axes {axes}: unequal")
     bounds = [
@@ -186,7 +178,7 @@ def _slice(
 def split(b: Builder, n: OnnxNode) -> bool:
     """Split as one Slice per output."""
     x = b.shape(n.inputs[0])
-    axis = axis_of(_named(n), int(n.attrs.get("axis", 0)), len(x))
+    axis = axis_of(n, int(n.attrs.get("axis", 0)), len(x))
     sizes = _static(b, n, 1, "split")
     if sizes is None:
         count = int(n.attrs.get("num_outputs", len(n.outputs)))
@@ -205,7 +197,7 @@ def split(b: Builder, n: OnnxNode) -> bool:
 def concat(b: Builder, n: OnnxNode) -> bool:
     """Concat; empty constants are left out."""
     rank = len(b.shape(n.inputs[0]))
-    axis = axis_of(_named(n), int(n.attrs["axis"]), rank)
+    axis = axis_of(n, int(n.attrs["axis"]), rank)
     inputs = [name for name in n.inputs if 0 not in b.shape(name)]
     b.emit("Concat", inputs, {"axis": axis}, name=n.name, outputs=n.outputs)
     return True
@@ -224,7 +216,7 @@ def pad(b: Builder, n: OnnxNode) -> bool:
         return False
     if axes is not None:
         full = [0] * (2 * len(x))
-        for i, axis in enumerate(axis_of(_named(n), a, len(x)) for a in axes):
+        for i, axis in enumerate(axis_of(n, a, len(x)) for a in axes):
             full[axis], full[len(x) + axis] = pads[i], pads[len(axes) + i]
         pads = tuple(full)
     if len(pads) != 2 * len(x):
@@ -248,7 +240,7 @@ def resize(b: Builder, n: OnnxNode) -> bool:
     if sizes is None and scales is None:
         return False
     axes = ints(n, "axes", range(len(x)))
-    axes = tuple(axis_of(_named(n), a, len(x)) for a in axes)
+    axes = tuple(axis_of(n, a, len(x)) for a in axes)
     target = sizes if sizes is not None else scales
     if target is None or len(target) != len(axes):
         raise ShapeError(f"{n.op} {n.name!r}: {target} for axes {axes} of {x}")
@@ -353,7 +345,7 @@ def cast(b: Builder, n: OnnxNode) -> bool:
 def gather(b: Builder, n: OnnxNode) -> bool:
     """Gather with constant indices; a single index is a Slice and a Reshape."""
     x = b.shape(n.inputs[0])
-    axis = axis_of(_named(n), int(n.attrs.get("axis", 0)), len(x))
+    axis = axis_of(n, int(n.attrs.get("axis", 0)), len(x))
     indices = b.value(n.inputs[1])
     if indices is None or not indices.size:
         return False

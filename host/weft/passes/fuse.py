@@ -29,18 +29,24 @@ CODES_COMMUTE = ("Relu", "Clip")  # the same before and after rounding to one gr
 def fuse(graph: Graph) -> Graph:
     """The graph with everything merged that leaves its results unchanged; verified."""
     edit = Edit(graph)
+    _apply_rules(edit)
+    for node in edit.snapshot():
+        if node.op == "BatchNormalization":
+            _spread_batch_normalization(edit, node)
+    _apply_rules(edit)
+    for node in edit.snapshot():
+        if node.op in ("Conv", "Linear"):
+            _round_bias(edit, node)
+    return edit.graph().pruned().verify()
+
+
+def _apply_rules(edit: Edit) -> None:
     changed = True
     while changed:
         changed = False
         for rule in RULES:
             for node in edit.snapshot():
                 changed |= edit.alive(node) and rule(edit, node)
-    for node in edit.snapshot():
-        if node.op == "BatchNormalization":
-            _spread_batch_normalization(edit, node)
-        elif node.op in ("Conv", "Linear"):
-            _round_bias(edit, node)
-    return edit.graph().pruned().verify()
 
 
 def _drop_idle(edit: Edit, node: Node) -> bool:
@@ -278,20 +284,20 @@ def _spread_batch_normalization(edit: Edit, node: Node) -> None:
     gain, offset = (v.astype(np.float32) for v in _affine(edit, node))
     x = edit.tensors[node.inputs[0]]
     spatial = len(x.shape) - 2
+    requant = {k: v for k, v in node.attrs.items() if k == "requant"}
+    bias = edit.constant(f"{node.name}.bias", offset)
     if not spatial:
-        g, o = edit.constant(f"{node.name}.gain", gain), edit.constant(f"{node.name}.bias", offset)
-        middle = edit.activation(f"{node.name}.scaled", x.shape)
-        attrs = node.attrs.get("requant")
-        add = Node("Add", node.name, (middle, o), node.outputs, {"requant": attrs} if attrs else {})
+        g, middle = edit.constant(f"{node.name}.gain", gain), edit.activation(node.name, x.shape)
+        add = Node("Add", node.name, (middle, bias), node.outputs, requant)
         edit.put(node, Node("Mul", f"{node.name}.mul", (x.name, g), (middle,)), add)
         return
     w = edit.constant(f"{node.name}.gain", gain.reshape(-1, *[1] * (spatial + 1)))
-    bias = edit.constant(f"{node.name}.bias", offset)
     attrs = {
         "strides": (1,) * spatial,
         "pads": (0,) * 2 * spatial,
         "dilations": (1,) * spatial,
         "group": x.shape[1],
+        **requant,
     }
     edit.put(node, Node("Conv", node.name, (x.name, w, bias), node.outputs, attrs))
 
