@@ -18,6 +18,9 @@ from weft.graph import Array, Shape
 from weft.program import Layout, Region, Rows
 
 LETTERS = ("c", "h", "w")
+_FLOAT, _CODES = np.dtype(np.float32), np.dtype(np.int8)
+# Arrays, not numbers: numpy takes them as they are.
+_LOW, _HIGH = np.asarray(-128, np.float32), np.asarray(127, np.float32)
 
 
 def extents(layout: Layout) -> dict[str, int]:
@@ -59,7 +62,7 @@ class Packer:
         self._elements = layout.channels * layout.height * layout.width
         self._scale = np.asarray(quant.scale, np.float32).reshape(())
         self._zero = np.asarray(quant.zero_point, np.float32)
-        self._low, self._high = np.float32(-128), np.float32(127)
+        self._moved = quant.zero_point != 0
         # Element order and word order agree: a vector, or channels innermost (NHWC).
         innermost = letters == tuple(c for c in ("h", "w", "c") if size[c] > 1)
         full = layout.channels == self._blocks * self.lanes
@@ -78,7 +81,7 @@ class Packer:
                 f"{self._elements} ({self._shape[0]} channels × {self._shape[1]} × "
                 f"{self._shape[2]})"
             )
-        codes = x if x.dtype == np.int8 else self._quantize(x)
+        codes = x if x.dtype == _CODES else self._quantize(x)
         if self._direct:
             return codes.reshape(-1, self.lanes)
         chw = codes.reshape((n, *self._sizes)).transpose(self._axes)
@@ -110,14 +113,15 @@ class Packer:
 
     def _quantize(self, x: Array) -> NDArray[np.int8]:
         """What `Quant.quantize` gives, with fewer temporaries."""
-        q: Any = np.divide(x, self._scale, dtype=np.float32)
-        if not q.ndim:
-            q = q.reshape(1)
-        np.rint(q, out=q)
-        np.add(q, self._zero, out=q)
-        np.maximum(q, self._low, out=q)
-        np.minimum(q, self._high, out=q)
-        return np.asarray(q.astype(np.int8))
+        scale = self._scale
+        q: Any = x / scale if x.dtype == _FLOAT else np.divide(x, scale, dtype=np.float32)
+        np.rint(q, q)
+        if self._moved:
+            np.add(q, self._zero, q)
+        np.maximum(q, _LOW, out=q)
+        np.minimum(q, _HIGH, out=q)
+        codes: NDArray[np.int8] = q.astype(np.int8)
+        return codes
 
     def _unfolded(self, chw: NDArray[np.int8]) -> Rows:
         """Gathers the taps of a shallow convolution into lanes (see `Unfold`)."""

@@ -297,7 +297,7 @@ def lookup_table(graph: Graph, node: Node) -> NDArray[np.int8]:
     operands = [o if o.shape == (256,) else o.reshape(()).astype(np.float32) for o in operands]
     with np.errstate(all="ignore"):
         found = np.asarray(spec.reference(node, operands)[0], np.float32)
-    return y.quant.quantize(np.nan_to_num(found, nan=0.0))
+        return y.quant.quantize(np.where(np.isnan(found), np.float32(0), found))
 
 
 def variable_input(graph: Graph, node: Node) -> str:
