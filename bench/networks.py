@@ -20,6 +20,7 @@ from . import hls4ml_peer
 from .row import Row, absent, at_most, interleaved
 
 BATCH = 1000
+HELD = {"jet_mlp": 1000, "digits": 64}  # samples of one device run: as many as the overlay holds
 FIRST_SAMPLE = """
 import sys, time
 start = time.perf_counter()
@@ -72,7 +73,7 @@ def network_rows(name: str, macs: int, model, x: np.ndarray, folder: Path) -> li
     path, samples = folder / f"{name}.onnx", folder / f"{name}.npy"
     onnx.save(model, str(path))
     np.save(samples, x)
-    program = weft.compile(path, "lab", calibration=x)
+    program = weft.compile(path, "lab", calibration=x, batch=HELD[name])
     program.save(folder / f"{name}.weft")
     title = f"{name}, {macs:,} MACs"
     with weft.open(program, "csim") as session:
