@@ -15,17 +15,20 @@ constexpr int kSimulationTimeout = 101;
 
 }  // namespace
 
+// Everything else is hidden: the libraries of several overlays live in one process.
+#define WEFT_EXPORT __attribute__((visibility("default")))
+
 static_assert(sizeof(weft::Beat) == weft::kBusBytes, "beats are bytes");
 static_assert(sizeof(weft::Int<32>) == 4, "words are 32 bits");
 
 extern "C" {
 
 /// Text of the last simulation error of this thread.
-const char *weft_message() { return message.c_str(); }
+WEFT_EXPORT const char *weft_message() { return message.c_str(); }
 
 /// Runs segments; returns the hardware's status, or 100 for what would hang or corrupt it, 101
 /// where `timeout_s` (if positive) has passed. `memory` is activation memory, read and written.
-int weft_run(const std::int32_t *program, const std::int8_t *weights, std::int8_t *memory, int code,
+WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights, std::int8_t *memory, int code,
              int first, int segments, int batch, unsigned memory_rows, unsigned weight_rows,
              double timeout_s, std::int32_t *report) {
   using namespace weft;

@@ -62,17 +62,23 @@ struct Run {
   }
 };
 
+// The fast simulation keeps one set of memories per host thread, so sessions run side by side. In
+// the exact one the processes are threads that share them: one run at a time.
 #ifdef WEFT_EXACT
-inline Run &run() {
-  static Run instance;
-  return instance;
-}
+#define WEFT_KEPT static
 #else
-inline Run &run() {
-  static thread_local Run instance;
+#define WEFT_KEPT static thread_local
+#endif
+
+/// The T that the hardware keeps between calls; kLine tells several of a type apart. Not inlined:
+/// else every access in a loop would look up the address of the thread's copy anew.
+template <typename T, int kLine, typename... Arguments>
+__attribute__((noinline)) T &kept(Arguments... arguments) {
+  WEFT_KEPT T instance{arguments...};
   return instance;
 }
-#endif
+
+inline Run &run() { return kept<Run, __LINE__>(); }
 
 }  // namespace sim
 }  // namespace weft

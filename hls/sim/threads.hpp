@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -12,13 +13,14 @@
 namespace weft {
 namespace sim {
 
-/// The threads of the running segment. A run is stuck when every live process waits for a stream.
+/// The processes of the running segment. It is stuck when every live one has found its stream not
+/// ready since anything last moved.
 struct Processes {
   std::mutex mutex;
   std::condition_variable changed;
-  std::vector<std::thread> threads;
-  int live = 0, waiting = 0;
+  std::vector<std::function<void()>> calls;
   std::exception_ptr failure;
+  int live = 0;
 
   void fail(std::exception_ptr reason) {
     if (!failure) failure = std::move(reason);
@@ -27,25 +29,27 @@ struct Processes {
   /// Waits until `ready`; called with the mutex held.
   template <typename Ready>
   void wait(std::unique_lock<std::mutex> &lock, const std::string &what, Ready ready) {
-    ++waiting;
-    while (!ready() && !failure) {
-      if (waiting == live && !progress_) {
-        fail(std::make_exception_ptr(Error("deadlock: every process waits; one of them " + what)));
-        break;
+    long seen = -1;
+    while (!failure && !ready()) {
+      if (seen != version_) {
+        seen = version_;
+        if (++stuck_ == live)
+          fail(std::make_exception_ptr(
+              Error("deadlock: every process waits; one of them " + what)));
       }
-      progress_ = false;
-      changed.wait(lock);
+      if (!failure) changed.wait(lock);
     }
-    --waiting;
     if (failure) throw Error("stopped: another process failed");
   }
   void moved() {
-    progress_ = true;
+    ++version_;
+    stuck_ = 0;
     changed.notify_all();
   }
 
  private:
-  bool progress_ = false;
+  long version_ = 0;
+  int stuck_ = 0;
 };
 
 inline Processes &processes() {
@@ -82,28 +86,30 @@ template <typename T> class Stream {
   }
 };
 
-template <typename Call> void process(Call call) {
+template <typename Call> void process(Call call) { processes().calls.emplace_back(call); }
+
+inline void run_process(const std::function<void()> &call) {
   Processes &all = processes();
-  std::lock_guard<std::mutex> lock(all.mutex);
-  ++all.live;
-  all.threads.emplace_back([call, &all] {
-    std::exception_ptr failure;
-    try {
-      call();
-    } catch (...) {
-      failure = std::current_exception();
-    }
-    std::lock_guard<std::mutex> guard(all.mutex);
-    --all.live;
-    if (failure) all.fail(failure);
-    all.moved();
-  });
+  std::exception_ptr failure;
+  try {
+    call();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  std::lock_guard<std::mutex> guard(all.mutex);
+  --all.live;
+  if (failure) all.fail(failure);
+  all.moved();
 }
 
+/// Starts the processes together and waits for all of them.
 inline void join() {
   Processes &all = processes();
-  for (std::thread &thread : all.threads) thread.join();
-  all.threads.clear();
+  all.live = int(all.calls.size());
+  std::vector<std::thread> threads;
+  for (const std::function<void()> &call : all.calls) threads.emplace_back(run_process, call);
+  for (std::thread &thread : threads) thread.join();
+  all.calls.clear();
   std::exception_ptr failure;
   std::swap(failure, all.failure);
   if (failure) std::rethrow_exception(failure);

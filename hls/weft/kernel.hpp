@@ -151,8 +151,8 @@ inline bool takes_activate(const Command &words) {
 inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<Word> &tiles, int batch,
                     int segment, bool fresh, Stream<Word> &stored, Int<32> report[kReportWords]) {
   WEFT_FUNCTION
-  WEFT_STATIC Memories m;
-  WEFT_STATIC Counters counters;
+  WEFT_STATIC(Memories, m);
+  WEFT_STATIC(Counters, counters);
   if (fresh) counters.clear();
   int out_h = 1, out_w = 1;  // of the last MatMul
 compute:

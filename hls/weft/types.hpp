@@ -49,6 +49,17 @@ template <typename T, int kLanes> struct Vec {
   const T &operator[](int i) const { return lane[i]; }
 };
 
+/// A shift register: `in` enters at lane 0, the last lane falls out.
+template <typename T, int kLanes> inline void shift_in(Vec<T, kLanes> &line, T in) {
+  WEFT_INLINE
+  const Vec<T, kLanes> before = line;
+  line[0] = in;
+  for (int i = 1; i < kLanes; ++i) {
+    WEFT_UNROLL
+    line[i] = before[i - 1];
+  }
+}
+
 #ifdef __SYNTHESIS__
 template <typename T> using Stream = hls::stream<T>;
 #else
@@ -59,23 +70,20 @@ template <typename T> using Stream = sim::Stream<T>;
 
 // A process of a DATAFLOW region is a plain call for the vendor tool. Simulations also check there
 // what sequential C++ hides: leftovers in a stream, memory read in the segment that wrote it.
+// WEFT_STATIC declares what the hardware keeps in registers and memories between calls.
 #ifdef __SYNTHESIS__
 #define WEFT_CHANNEL(type, name, fifo_depth) \
   weft::Stream<type> name;                   \
   WEFT_HLS(STREAM variable = name depth = fifo_depth)
+#define WEFT_STATIC(type, name) static type name
 #define WEFT_PROCESS(call) call
 #define WEFT_JOIN
-#define WEFT_STATIC static
 #define WEFT_SIM(statement)
 #else
 #define WEFT_CHANNEL(type, name, fifo_depth) \
-  WEFT_STATIC weft::Stream<type> name(#name, fifo_depth);
+  weft::Stream<type> &name = weft::sim::kept<weft::Stream<type>, __LINE__>(#name, fifo_depth);
+#define WEFT_STATIC(type, name) type &name = weft::sim::kept<type, __LINE__>()
 #define WEFT_PROCESS(call) weft::sim::process([&] { call; })
 #define WEFT_JOIN weft::sim::join()
 #define WEFT_SIM(statement) statement
-#ifdef WEFT_EXACT
-#define WEFT_STATIC static  // processes are threads: one run at a time
-#else
-#define WEFT_STATIC static thread_local  // one set of memories per host thread
-#endif
 #endif

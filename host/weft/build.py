@@ -125,6 +125,7 @@ def command_line(compiler: Compiler, form: str, generated: Path, output: Path) -
     """The compiler call; `generated` holds config.hpp and isa.hpp."""
     hls = data_root() / "hls"
     flags = [*FORMS[form], "-std=c++14", *compiler.native, *WARNINGS, "-shared", "-fPIC"]
+    flags.append("-fvisibility=hidden")
     if form == "exact":
         flags += ["-isystem", str(ap_types())]
         if compiler.is_zig:

@@ -107,12 +107,10 @@ inline void count_clock(const MatMulClocks &c, const MatMul &f, Counters &counte
   }
 }
 
-/// Runs one MatMul; `a` is its Activate where f.last is set.
-inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                   Stream<Word> &weights, Counters &counters) {
+/// The clocks of one MatMul, all stages at once.
+inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArray &array,
+                      Memories &m, Stream<Word> &weights, Counters &counters) {
   WEFT_FUNCTION
-  WEFT_STATIC SystolicArray array;
-  array.clear();
   Walk<MatMul> walk;
   walk.begin(f, batch);
   MatMulClocks clocks;
@@ -150,6 +148,15 @@ clock:
     clocks.input.tick();
     clocks.output.tick();
   }
+}
+
+/// Runs one MatMul; `a` is its Activate where f.last is set.
+inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
+                   Stream<Word> &weights, Counters &counters) {
+  WEFT_INLINE
+  WEFT_STATIC(SystolicArray, array);
+  array.clear();
+  run_folds(f, a, batch, array, m, weights, counters);
 }
 
 }  // namespace weft

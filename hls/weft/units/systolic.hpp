@@ -52,28 +52,33 @@ struct ArrayInput {
   int weight_row; // and which one, or -1
 };
 
+/// A PE's control bits: take the shadow weight, keep the weight that is in the chain.
+constexpr int kSwap = 1, kKeep = 2;
+
 struct SystolicArray {
-  Int<8> act[kRows][kGroups];
-  Int<8> control[kRows][kGroups];  // bit 0: swap, bit 1: keep the weight in the chain
-  Int<8> active[kRows][kCols], shadow[kRows][kCols], chain[kRows][kCols];
-  Int<32> psum[kRows][kCols];
+  Vec<Int<8>, kGroups> act[kRows], control[kRows];
+  Vec<Int<8>, kCols> active[kRows], shadow[kRows], chain[kRows];
+  Vec<Int<32>, kCols> psum[kRows];
   Skew<Int<8>, kRows> in_skew;
   Skew<Int<32>, kCols> out_skew;
   Skew<Int<8>, kCols> weight_skew;
-  Int<8> swap_line[kRows];    // the swap bit on its way down the left edge
-  Int<16> weight_tag[kRows];  // which row the chain's weights belong to
-  int chain_clocks;           // clocks until the chain is empty: its clock enable
+  Vec<Int<8>, kRows> swap_line;    // the swap bit on its way down the left edge
+  Vec<Int<16>, kRows> weight_tag;  // which row the chain's weights belong to
+  // Clock enables: clocks until the last bit or weight has left its shift register.
+  int swap_clocks, chain_clocks;
+  Int<16> control_clocks[kRows];
 
   void clear() {
     in_skew.clear();
     out_skew.clear();
     weight_skew.clear();
-    chain_clocks = 0;
+    swap_clocks = chain_clocks = 0;
   clear_rows:
     for (int r = 0; r < kRows; ++r) {
       WEFT_PIPELINE
       swap_line[r] = 0;
       weight_tag[r] = -1;
+      control_clocks[r] = 0;
       for (int g = 0; g < kGroups; ++g) act[r][g] = control[r][g] = 0;
       for (int c = 0; c < kCols; ++c) active[r][c] = shadow[r][c] = chain[r][c] = psum[r][c] = 0;
     }
@@ -83,56 +88,70 @@ struct SystolicArray {
   void step(const ArrayInput &in, SumWord &sums) {
     WEFT_INLINE
     in_skew.push(in.activations);
-    weight_skew.push(in.weights);
+    if (in.swap) swap_clocks = kRows + 1;
+    if (swap_clocks > 0) shift_in(swap_line, Int<8>(in.swap ? kSwap : 0));
     if (in.weight_row >= 0) chain_clocks = 2 * kRows + kGroups;
     const bool chain_moves = chain_clocks > 0;
+    if (chain_moves) {
+      weight_skew.push(in.weights);
+      shift_in(weight_tag, Int<16>(in.weight_row));
+      move_chain();
+      weight_skew.tick();
+    }
+  // Two loops, not one: reading a row right behind its shift costs a simulating CPU 20 cycles.
+  left_edge:
+    for (int r = kRows - 1; r >= 0; --r) {
+      WEFT_UNROLL
+      shift_in(act[r], Int8::decode(in_skew.delayed(r, r)));
+      const bool keep = chain_moves && weight_tag[r] == r;
+      move_control(r, Int<8>((swap_clocks > 0 ? swap_line[r] : Int<8>(0)) + (keep ? kKeep : 0)));
+    }
   rows:
     for (int r = kRows - 1; r >= 0; --r) {  // from the bottom: each row reads the one above as was
       WEFT_UNROLL
-      swap_line[r] = r > 0 ? swap_line[r > 0 ? r - 1 : 0] : Int<8>(in.swap ? 1 : 0);
-      weight_tag[r] = r > 0 ? weight_tag[r > 0 ? r - 1 : 0] : Int<16>(in.weight_row);
-      if (chain_moves) move_chain(r);
-      move_row(r, Int8::decode(in_skew.delayed(r, r)), weight_tag[r] == r);
+      change_weights(r);
       multiply_row(r);
     }
     collect(sums);
     if (chain_moves) --chain_clocks;
+    if (swap_clocks > 0) --swap_clocks;
     in_skew.tick();
-    weight_skew.tick();
     out_skew.tick();
   }
 
  private:
   /// The weights in the chain move down one row.
-  void move_chain(int r) {
+  void move_chain() {
     WEFT_INLINE
-  chain_row:
+  chain_rows:
+    for (int r = kRows - 1; r > 0; --r) {
+      WEFT_UNROLL
+      chain[r] = chain[r - 1];
+    }
+  chain_top:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      chain[r][c] = r > 0 ? chain[r > 0 ? r - 1 : 0][c] : weight_skew.delayed(c, c / kProductsPerDsp);
+      chain[0][c] = weight_skew.delayed(c, c / kProductsPerDsp);
     }
   }
-  /// Activations and control bits move right one column group; weights change where a bit says so.
-  void move_row(int r, Int<8> activation, bool keep) {
+  /// Control bits move right one column group.
+  void move_control(int r, Int<8> bits) {
     WEFT_INLINE
-    Int<8> any = 0;
-  move:
-    for (int g = kGroups - 1; g > 0; --g) {
-      WEFT_UNROLL
-      act[r][g] = act[r][g - 1];
-      control[r][g] = control[r][g - 1];
-      any |= control[r][g];
-    }
-    act[r][0] = activation;
-    control[r][0] = Int<8>((swap_line[r] != 0 ? 1 : 0) + (keep ? 2 : 0));
-    any |= control[r][0];
-    if (any == 0) return;  // saves the simulation the loop; in hardware each PE sees its own bits
+    if (bits != 0) control_clocks[r] = kGroups + 1;
+    if (control_clocks[r] == 0) return;
+    --control_clocks[r];
+    shift_in(control[r], bits);
+  }
+  /// Weights change where a bit says so.
+  void change_weights(int r) {
+    WEFT_INLINE
+    if (control_clocks[r] == 0) return;  // all bits are 0
   change:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      const Int<8> bits = control[r][c / kProductsPerDsp];
-      active[r][c] = (bits & 1) != 0 ? shadow[r][c] : active[r][c];
-      shadow[r][c] = (bits & 2) != 0 ? chain[r][c] : shadow[r][c];
+      const Int<8> here = control[r][c / kProductsPerDsp];
+      active[r][c] = (here & kSwap) != 0 ? shadow[r][c] : active[r][c];
+      shadow[r][c] = (here & kKeep) != 0 ? chain[r][c] : shadow[r][c];
     }
   }
   /// Partial sums move down one row and take this row's products.
