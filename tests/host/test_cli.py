@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from shutil import copy
 
-import click
 import numpy as np
 import pytest
+from click.shell_completion import BashComplete
 from programs import scaling
 
 import weft
@@ -259,12 +259,20 @@ def test_json_takes_numpy_and_refuses_the_rest(capsys):
         terminal.print_json({"a": object()})
 
 
-def test_completion_is_clicks(monkeypatch, capsys):
-    from click.shell_completion import BashComplete
-
-    words = BashComplete(cli.cli, {}, "weft", "_WEFT_COMPLETE").get_completions([], "e")
-    assert {item.value for item in words} == {"eval", "estimate"}
-    assert isinstance(cli.cli, click.Group)
+@pytest.mark.parametrize(
+    ("line", "start", "found"),
+    [
+        ("", "e", {"eval", "estimate"}),
+        ("list", "bo", {"boards"}),
+        ("compile --overlay", "t", {"tiny"}),
+        ("estimate --board", "KV", {"KV260"}),
+        ("run --device", "g", {"golden"}),
+        ("check --form", "c", {"cycle"}),
+    ],
+)
+def test_completion(line, start, found):
+    words = BashComplete(cli.cli, {}, "weft", "_WEFT_COMPLETE").get_completions(line.split(), start)
+    assert {item.value for item in words} == found
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from weft.cli import terminal
+from weft.listing import KINDS, listing
 
 
 @click.command("list")
-@click.argument("kind", metavar="KIND")
+@click.argument("kind", metavar="KIND", shell_complete=terminal.completing(lambda: KINDS))
 @terminal.json_option
 def list_command(kind: str, as_json: bool) -> None:
     """List what there is: overlays, ops, boards, ...
@@ -18,7 +19,6 @@ def list_command(kind: str, as_json: bool) -> None:
     KIND is one of overlays, ops, formats, units, boards, calibrators, isa.
     """
     from weft import report
-    from weft.listing import KINDS, listing
 
     rows = listing(kind)
     if as_json:

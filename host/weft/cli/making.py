@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from weft.cli import terminal
+from weft.config import overlay_names
 from weft.errors import UsageError
 
 overlay_option = click.option(
@@ -15,6 +16,7 @@ overlay_option = click.option(
     default="lab",
     show_default=True,
     metavar="NAME",
+    shell_complete=terminal.completing(overlay_names),
     help="A name of `weft list overlays`, or a .toml file.",
 )
 shape_option = click.option(

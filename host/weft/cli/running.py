@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from weft.cli import terminal
+from weft.config import board_names, load_board
 from weft.errors import InputError, UsageError
 
 
@@ -121,7 +122,12 @@ def eval_command(program: Path, data: Path, device: str, form: str | None, as_js
 
 @click.command("estimate")
 @terminal.program_argument
-@click.option("--board", metavar="BOARD", help="A name of `weft list boards`; gives seconds.")
+@click.option(
+    "--board",
+    metavar="BOARD",
+    shell_complete=terminal.completing(board_names),
+    help="A name of `weft list boards`; gives seconds.",
+)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @terminal.json_option
 def estimate_command(program: Path, board: str | None, batch: int, as_json: bool) -> None:
@@ -131,7 +137,6 @@ def estimate_command(program: Path, board: str | None, batch: int, as_json: bool
     """
     import weft
     from weft import report
-    from weft.config import load_board
 
     made: Any = weft.estimate(
         weft.load(program), batch=batch, board=load_board(board) if board else None

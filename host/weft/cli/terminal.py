@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,41 @@ import numpy as np
 if TYPE_CHECKING:
     from rich.console import Console
 
+Names = Callable[[], Iterable[str]]
+
+
+def completing(names: Names) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """For `shell_complete`: the names that begin with what is typed."""
+    return lambda ctx, parameter, start: [name for name in names() if name.startswith(start)]
+
+
+def device_names() -> Iterable[str]:
+    """Names of the devices."""
+    from weft.device import DEVICES
+
+    return DEVICES
+
+
+def form_names() -> Iterable[str]:
+    """Names of the forms of csim."""
+    from weft.build import FORMS
+
+    return FORMS
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 device_option = click.option(
     "--device",
     default="csim",
     show_default=True,
     metavar="NAME",
+    shell_complete=completing(device_names),
     help="Where to run: csim, golden.",
 )
 form_option = click.option(
     "--form",
     metavar="FORM",
+    shell_complete=completing(form_names),
     help="Of csim: functional (fast), cycle (register by register) or exact (ap_int).",
 )
 timeout_option = click.option(
