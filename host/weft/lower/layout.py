@@ -81,6 +81,14 @@ def transposed(layout: Layout, perm: Sequence[int]) -> Layout:
     return replace(layout, dims=tuple(layout.dims[axis] for axis in perm))
 
 
+def ranked(layout: Layout, shape: Shape) -> Layout:
+    """`layout` with dimensions of 1 in front, where `shape` has more of them."""
+    extra = len(shape) - len(layout.dims)
+    if extra < 0:
+        raise HostOnlyError("an operand of more dimensions than the output")
+    return replace(layout, dims=((),) * extra + layout.dims)
+
+
 def relabeled(layout: Layout, node: Node, shape: Shape) -> Layout:
     """Layout of the output of a Reshape or Transpose, whose output has `shape`."""
     if shape[:1] != (1,):

@@ -28,8 +28,8 @@ from weft.lower.stage import (
     Value,
     VectorOp,
     Window,
+    plain_window,
 )
-from weft.lower.vector import plain_window
 from weft.pack import extents
 from weft.program import Layout
 

@@ -11,6 +11,13 @@ from weft.graph import Graph, Node
 from weft.lower.context import Context
 from weft.lower.conv import lower_conv, lower_linear
 from weft.lower.epilogue import check_activation
+from weft.lower.function import (
+    lookup_table,
+    lower_prelu,
+    lower_unary,
+    variable_input,
+    with_lookup,
+)
 from weft.lower.layout import RELABELS
 from weft.lower.movement import (
     lower_concat,
@@ -20,15 +27,7 @@ from weft.lower.movement import (
     lower_slice,
 )
 from weft.lower.stage import HostOnlyError, Stage
-from weft.lower.vector import (
-    lookup_table,
-    lower_binary,
-    lower_pool,
-    lower_prelu,
-    lower_unary,
-    variable_input,
-    with_lookup,
-)
+from weft.lower.vector import lower_binary, lower_pool
 
 LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "Conv": lower_conv,

@@ -117,6 +117,11 @@ class Rect:
     x1: int
 
 
+def plain_window(layout: Layout) -> Window:
+    """Every position of a map, one by one."""
+    return Window(layout.height, layout.width, layout.height, layout.width)
+
+
 @dataclass(frozen=True)
 class Target:
     """Where output position (y, x), block k goes: (block0 + k, y0 + y·step_y, x0 + x·step_x)."""
