@@ -1,0 +1,161 @@
+"""What a program will take, before anything runs: cycles, bytes, utilization, time on a board.
+
+Cycles are those of the units' own clock formulas (weft.units), summed in program order: the C
+simulation counts the same number. Time on a board adds the memory: a layer takes as long as its
+clocks or as long as its bytes at the board's bandwidth, whichever is more (roofline: Williams et
+al., CACM 2009). Host segments are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from weft import isa
+from weft.config import Board, load_board
+from weft.errors import InputError
+from weft.program import AcceleratorSegment, Program
+from weft.units import BY_OPCODE, transfer
+from weft.units.state import COUNTERS, ISSUE_CLOCKS, Clocks, Fields
+
+
+@dataclass(frozen=True)
+class InstructionEstimate:
+    """One instruction: its segment and number there, name, layer, clocks by cause, bytes moved."""
+
+    segment: int
+    number: int
+    name: str
+    layer: int
+    clocks: Clocks
+    bytes: int
+
+
+@dataclass
+class LayerEstimate:
+    """One layer for `batch` samples: true MACs, clocks (also by cause), bytes from and to memory.
+
+    `wall_s` and `bound` need a board; without one they are None and "compute".
+    """
+
+    name: str
+    op: str
+    engine: str
+    macs: int
+    multipliers: int
+    cycles: int = 0
+    bytes: int = 0
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    wall_s: float | None = None
+    bound: str = "compute"
+
+    @property
+    def utilization(self) -> float:
+        """True MACs as a fraction of what the array could do in these clocks."""
+        return self.macs / (self.cycles * self.multipliers) if self.cycles else 0.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A whole run of `batch` samples."""
+
+    program: str
+    batch: int
+    cycles: int
+    bytes: int
+    counters: dict[str, int]
+    layers: tuple[LayerEstimate, ...]
+    board: Board | None = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the model, without padding."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds on the board; None without one."""
+        if self.board is None:
+            return None
+        return sum(layer.wall_s or 0.0 for layer in self.layers)
+
+    @property
+    def utilization(self) -> float:
+        """True MACs as a fraction of what the array could do in all clocks."""
+        multipliers = self.layers[0].multipliers if self.layers else 1
+        return self.macs / (self.cycles * multipliers) if self.cycles else 0.0
+
+
+def instructions(program: Program, batch: int = 1) -> Iterator[InstructionEstimate]:
+    """Every instruction of the accelerator segments, in order."""
+    overlay = program.overlay
+    for index, segment in enumerate(program.segments):
+        if not isinstance(segment, AcceleratorSegment):
+            continue
+        before: Fields = {}
+        for number, words in enumerate(segment.words):
+            kind, fields = isa.decode(words)
+            clocks, moved = Clocks(issue=ISSUE_CLOCKS), 4 * isa.WORDS
+            if kind is not isa.BARRIER:
+                clocks = BY_OPCODE[kind.opcode].clocks(fields, overlay, batch, before)
+                moved += overlay.lanes * _rows(kind, fields, batch)
+            layer = int(segment.layers[number])
+            yield InstructionEstimate(index, number, kind.name, layer, clocks, moved)
+            if kind is isa.ACTIVATE:
+                before = {**before, **fields}
+            elif kind in (isa.MAT_MUL, isa.VECTOR):
+                before = fields
+
+
+def estimate(program: Program, batch: int = 1, board: Board | str | None = None) -> Estimate:
+    """Cycles, bytes and, with a board, seconds of one run of `batch` samples.
+
+    Raises InputError for a batch outside 1..program.batch, UsageError for an unknown board.
+    """
+    if not 1 <= batch <= program.batch:
+        raise InputError(
+            f"batch {batch} is outside 1..{program.batch}, what {program.name!r} was compiled for"
+        )
+    if isinstance(board, str):
+        board = load_board(board)
+    overlay = program.overlay
+    multipliers = overlay.rows * overlay.cols
+    layers = [
+        LayerEstimate(layer.name, layer.op, layer.engine, layer.macs * batch, multipliers)
+        for layer in program.layers
+    ]
+    for item in instructions(program, batch):
+        layer = layers[item.layer]
+        layer.cycles += item.clocks.total
+        layer.bytes += item.bytes
+        for name in COUNTERS:
+            layer.counters[name] += getattr(item.clocks, name)
+    if board is not None:
+        for layer in layers:
+            _place(layer, board)
+    return Estimate(
+        program=program.name,
+        batch=batch,
+        cycles=sum(layer.cycles for layer in layers),
+        bytes=sum(layer.bytes for layer in layers),
+        counters={name: sum(layer.counters[name] for layer in layers) for name in COUNTERS},
+        layers=tuple(layers),
+        board=board,
+    )
+
+
+def _rows(kind: isa.Instruction, fields: Fields, batch: int) -> int:
+    """Memory rows that an instruction moves."""
+    if kind in (isa.READ_HOST, isa.WRITE_HOST):
+        return transfer.rows_moved(fields, batch)
+    return fields["rows"] if kind is isa.READ_WEIGHTS else 0
+
+
+def _place(layer: LayerEstimate, board: Board) -> None:
+    """A layer's time on a board, and which roof it meets."""
+    clock = board.clock_mhz * 1e6
+    ports = board.axi_ports * board.axi_bits / 8 * clock
+    compute = layer.cycles / clock
+    memory = layer.bytes / min(board.ddr_bytes_per_s, ports)
+    layer.wall_s = max(compute, memory)
+    layer.bound = "memory" if memory > compute else "compute"
