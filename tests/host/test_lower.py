@@ -383,3 +383,36 @@ def test_sum_that_could_overflow_is_refused() -> None:
     y = net.node("Linear", [*operands, ""], (1, 1), quant(0.1))
     with pytest.raises(CapacityError, match=f"Linear_0.*K = {k}"):
         lower(net.graph(y), WIDE)
+
+
+DYNAMIC = [(None, 2), (("Relu",), 2), (("PRelu", (0.1, 0.2, 0.3, 0.4, 0.5)), 3), (None, 4)]
+
+
+@pytest.mark.parametrize(("activation", "rank"), DYNAMIC)
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda o: o.name)
+def test_dynamic_linear(activation: Any, rank: int, overlay: Any) -> None:
+    """Rows find their own scales; the sums reach float32 whole, and rounded once."""
+    data, w_quant = weights(700, 5, axis=1)
+    data = np.abs(data)  # all of one sign: sums beyond 2**24 / 127
+    rng = np.random.default_rng(rank)
+    x = rng.normal(0, 1, (3, *(2, 2)[: rank - 2], 700)).astype(np.float32)
+    x[0], x[1] = 1, -3
+    x[2].flat[:700] = 0
+    bias = rng.normal(0, 1, 5).astype(np.float32)
+    net = Net()
+    name = net.input("x", (1, *x.shape[1:]), None)  # type: ignore[arg-type]
+    operands = [name, net.constant("w", data, w_quant), net.constant("b", bias)]
+    y = net.node(
+        "Linear", operands, (1, *x.shape[1:-1], 5), None, dynamic=True, activation=activation
+    )
+    (found,), program = outputs(net.graph(y), overlay, {"x": x})  # type: ignore[dict-item]
+    scales = np.maximum(np.abs(x).max(axis=-1, keepdims=True) / np.float32(127), 2.0**-60)
+    q = np.rint(x / scales.astype(np.float32)).astype(np.int64)
+    sums = q @ data.astype(np.int64)
+    assert np.abs(sums).max() > 1 << 22
+    expected = sums.astype(np.float32) * scales.astype(np.float32) * w_quant.scale + bias
+    if activation:
+        slopes = np.float32(0) if activation[0] == "Relu" else np.float32(activation[1])
+        expected = np.where(expected < 0, expected * slopes, expected)
+    np.testing.assert_array_equal(found, expected)
+    assert [layer.macs for layer in program.layers] == [700 * 5 * 2 ** (rank - 2)]

@@ -13,6 +13,7 @@ import numpy as np
 from weft.config import Overlay
 from weft.errors import CapacityError, UsageError
 from weft.graph import Graph, Node
+from weft.lower.dynamic import expand_dynamic
 from weft.lower.emit import Emitter
 from weft.lower.partition import Partition, Placement, partition
 from weft.lower.provisional import provisional
@@ -59,7 +60,7 @@ def lower(
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch = {batch}: a run holds at least one sample")
-    graph.verify()
+    graph = expand_dynamic(graph.verify(), overlay.lanes)
     found = partition(graph, overlay)
     parts, size = _parts(found, batch)
     rows, memory_rows = _memory(found, parts, size)
@@ -91,7 +92,8 @@ def lower(
 
 def preflight(graph: Graph, overlay: Overlay) -> list[Placement]:
     """Where each node would run, on which engine, and why; a float graph as if quantized."""
-    return partition(provisional(graph.verify()), overlay).placements
+    expanded = expand_dynamic(provisional(graph.verify()), overlay.lanes)
+    return partition(expanded, overlay).placements
 
 
 def _parts(found: Partition, batch: int | None) -> tuple[list[Part], int]:

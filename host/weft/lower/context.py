@@ -16,6 +16,11 @@ from weft.pack import extents
 from weft.program import Layer, Layout, Unfold
 
 
+def key_of(node: Node) -> str:
+    """What tells a node from all others: its first output. Names need not be unique."""
+    return next(name for name in node.outputs if name)
+
+
 @dataclass
 class Context:
     """The graph, the overlay, and the values and maps found so far.
@@ -148,4 +153,4 @@ class Context:
         self.values[out] = Value(out, layout, y)
         self.maps[out] = self.map_of(layout)
         layer = Layer(node.name or out, node.op, engine, int(macs), int(weight_bytes))
-        return Stage(out, ops, layer, (node.name,))
+        return Stage(out, ops, layer, (key_of(node),))

@@ -63,10 +63,35 @@ def lower_conv(ctx: Context, node: Node) -> Stage:
 
 def lower_linear(ctx: Context, node: Node) -> Stage:
     """Linear: a convolution whose kernel covers the axes that the last dimension holds."""
-    if node.attrs.get("dynamic"):
-        raise HostOnlyError("Linear with dynamic quantization")
     x, y = ctx.value(node.inputs[0]), ctx.quant(node.outputs[0])
     w = ctx.weights(node, 1)
+    taps, window, out = _as_convolution(ctx, node, x, w)
+    values = _values(ctx, node, x.quant, y, w.shape[1])
+    return _stage(ctx, node, x, out, _Kernel(taps, window, 1, values))
+
+
+def lower_linear_bytes(ctx: Context, node: Node) -> Stage:
+    """The int32 sums of a Linear as four planes of bytes, one behind the other (see dynamic.py)."""
+    x, y = ctx.value(node.inputs[0]), ctx.quant(node.outputs[0])
+    w = ctx.weights(node, 1)
+    kernel, window, layout = _as_convolution(ctx, node, x, w)
+    tiles = -(-w.shape[1] // ctx.lanes)
+    layout = replace(layout, channels=4 * tiles * ctx.lanes)
+    done = epilogue(node, scaling(node, 1.0, 1.0, y), y, ctx.lanes, step=0)
+    full = weight_tiles(int8_parts(kernel)[0], ctx.lanes)
+    ops = tuple(
+        MatrixOp((Pass(x.root, window, full[t : t + 1]),), done, Target(block0=t), tiles)
+        for t in range(tiles)
+    )
+    macs = w.size * window.out_h * window.out_w
+    stage = ctx.stage(node, y, layout, ops, engine="systolic", macs=macs, weight_bytes=w.size)
+    return replace(stage, layer=replace(stage.layer, op="Linear"))
+
+
+def _as_convolution(
+    ctx: Context, node: Node, x: Value, w: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Window, Layout]:
+    """Weights [K, N] as a kernel [N, c, h, w], its window, and the layout of the output."""
     layout, size = x.layout, extents(x.layout)
     letters = kept(layout, len(layout.dims) - 1)
     if "c" not in letters and size["c"] > 1:
@@ -80,12 +105,17 @@ def lower_linear(ctx: Context, node: Node) -> Stage:
     taps = taps.reshape(w.shape[1], -1, kernel_h, kernel_w)
     out_h, out_w = layout.height // kernel_h, layout.width // kernel_w
     window = Window(layout.height, layout.width, out_h, out_w, kernel_h, kernel_w)
-    values = _values(ctx, node, x.quant, y, w.shape[1])
+    if taps.shape[1] * window.taps >= LARGEST_K:
+        raise _overflow(node, taps.shape[1] * window.taps)
     positions = tuple(kept(layout, axis) for axis in range(len(layout.dims) - 1))
-    out = Layout(w.shape[1], out_h, out_w, (*positions, ("c",)))
-    if len(layout.dims) != len(ctx.graph[node.inputs[0]].shape):
-        out = Layout(w.shape[1], out_h, out_w, ((), ("c",)))
-    return _stage(ctx, node, x, out, _Kernel(taps, window, 1, values))
+    return taps, window, Layout(w.shape[1], out_h, out_w, (*positions, ("c",)))
+
+
+def _overflow(node: Node, k: int) -> CapacityError:
+    return CapacityError(
+        f"{node.op} {node.name!r}: K = {k} products per output could overflow the int32 "
+        f"accumulators (limit {LARGEST_K - 1}); split the layer in two"
+    )
 
 
 def _values(ctx: Context, node: Node, x: Quant, y: Quant, channels: int) -> Scaling:
@@ -158,10 +188,7 @@ def _stage(ctx: Context, node: Node, x: Value, layout: Layout, kernel: _Kernel) 
         ops: tuple[Op, ...] = (_depthwise(ctx, node, x, y, kernel),)
         return ctx.stage(node, y, layout, ops, engine="vector", macs=macs, weight_bytes=w.size)
     if depth * window.taps >= LARGEST_K:
-        raise CapacityError(
-            f"{node.op} {node.name!r}: K = {depth * window.taps} products per output could "
-            f"overflow the int32 accumulators (limit {LARGEST_K - 1}); split the layer in two"
-        )
+        raise _overflow(node, depth * window.taps)
     unfolded = ctx.unfoldable(node.inputs[0]) and _unfold(ctx, x, kernel)
     if unfolded:
         w, window = unfolded

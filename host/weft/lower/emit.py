@@ -143,7 +143,12 @@ class Emitter:
                         overlap=int(self.overlap),
                     )
                 )
-            self._activate(op.epilogue, parameter, op.target, rect, tile, target)
+            if not op.byte_blocks:
+                self._activate(op.epilogue, parameter, op.target, rect, tile, target)
+            for byte in range(4 if op.byte_blocks else 0):
+                raw = replace(op.epilogue, mode=isa.RAW_BYTE + byte)
+                block = tile + byte * op.byte_blocks
+                self._activate(raw, parameter, op.target, rect, block, target)
 
     def _vector(self, op: VectorOp, rect: Rect, places: Places, target: Place) -> None:
         overlay = self.context.overlay

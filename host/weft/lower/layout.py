@@ -134,7 +134,7 @@ def _natural(graph: Graph, consumers: Mapping[str, list[Node]], name: str) -> La
         reader = _reader(consumers, seen)
         if reader is None:
             break
-        if reader.op == "Linear":
+        if reader.op in ("Linear", "LinearBytes"):
             return channels_last(shape)
         if reader.op in _SPATIAL:
             return channels_first(shape)

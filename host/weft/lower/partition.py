@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from weft import ops
 from weft.config import Overlay
 from weft.graph import Graph, Node
-from weft.lower.context import Context
-from weft.lower.conv import lower_conv, lower_linear
+from weft.lower.context import Context, key_of
+from weft.lower.conv import lower_conv, lower_linear, lower_linear_bytes
 from weft.lower.epilogue import check_activation
 from weft.lower.function import (
     lookup_table,
@@ -32,6 +32,7 @@ from weft.lower.vector import lower_binary, lower_pool
 LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "Conv": lower_conv,
     "Linear": lower_linear,
+    "LinearBytes": lower_linear_bytes,
     "MaxPool": lower_pool,
     "AveragePool": lower_pool,
     "GlobalAveragePool": lower_pool,
@@ -78,8 +79,8 @@ class Partition:
 
     @property
     def hosted(self) -> set[str]:
-        """Names of the nodes that the host runs."""
-        return {p.node.name for p in self.placements if p.where == "host"}
+        """Keys of the nodes that the host runs."""
+        return {key_of(p.node) for p in self.placements if p.where == "host"}
 
 
 def partition(graph: Graph, overlay: Overlay) -> Partition:
@@ -153,7 +154,7 @@ def _merge(found: Partition, node: Node) -> Placement | None:
         return None
     changed = tuple(replace(op, epilogue=with_lookup(op.epilogue, table)) for op in stage.ops)
     del found.stages[name]
-    found.stages[out] = replace(stage, target=out, ops=changed, nodes=(*stage.nodes, node.name))
+    found.stages[out] = replace(stage, target=out, ops=changed, nodes=(*stage.nodes, key_of(node)))
     quant = context.quant(out)
     context.values[out] = replace(context.values.pop(name), root=out, quant=quant)
     context.maps[out] = context.maps.pop(name)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from weft.graph import Node
-from weft.lower.context import Context
+from weft.lower.context import Context, key_of
 from weft.lower.partition import Partition
 from weft.lower.stage import Stage
 from weft.memory import Plan, Request, plan
@@ -47,17 +47,17 @@ def order(found: Partition) -> list[Run | HostRun]:
     """Runs as long as dependencies allow, accelerator and host by turns."""
     graph, hosted = found.context.graph, found.hosted
     stage_of = {name: stage for stage in found.stages.values() for name in stage.nodes}
-    why = {p.node.name: p.why for p in found.placements}
+    why = {key_of(p.node): p.why for p in found.placements}
     waiting = list(graph.nodes)
     ready = {*graph.inputs, *(n for n, t in graph.tensors.items() if t.data is not None)}
     runs: list[Run | HostRun] = []
     on_host = False
     while waiting:
-        nodes = _take(waiting, ready, hosted if on_host else None, hosted)
+        nodes = _take(waiting, ready, hosted, on_host)
         if nodes and on_host:
             runs.append(HostRun(tuple(nodes), _reasons(nodes, why)))
         elif nodes:
-            stages = dict.fromkeys(stage_of[n.name] for n in nodes if n.name in stage_of)
+            stages = dict.fromkeys(stage_of[k] for k in map(key_of, nodes) if k in stage_of)
             if stages:
                 runs.append(Run(tuple(stages)))
         on_host = not on_host
@@ -65,19 +65,19 @@ def order(found: Partition) -> list[Run | HostRun]:
 
 
 def _reasons(nodes: Iterable[Node], why: dict[str, str]) -> str:
-    return "; ".join(dict.fromkeys(f"{n.op} {n.name!r}: {why[n.name]}" for n in nodes))
+    told = list(dict.fromkeys(f"{n.op} {n.name!r}: {why[key_of(n)]}" for n in nodes))
+    more = [f"and {len(told) - 3} more"] if len(told) > 4 else []
+    return "; ".join(told[:3] + more if more else told)
 
 
-def _take(
-    waiting: list[Node], ready: set[str], wanted: set[str] | None, hosted: set[str]
-) -> list[Node]:
-    """Moves out of `waiting` what can run now: nodes in `wanted`, or (None) those not `hosted`."""
+def _take(waiting: list[Node], ready: set[str], hosted: set[str], on_host: bool) -> list[Node]:
+    """Moves out of `waiting` what can run now, on the host or on the accelerator."""
     taken: list[Node] = []
     moved = True
     while moved:
         moved = False
         for node in list(waiting):
-            fits = node.name in wanted if wanted is not None else node.name not in hosted
+            fits = key_of(node) in hosted if on_host else key_of(node) not in hosted
             if fits and ready.issuperset(n for n in node.inputs if n):
                 waiting.remove(node)
                 taken.append(node)
@@ -117,7 +117,7 @@ def _with_relabels(found: Partition, runs: list[Run | HostRun]) -> list[Run | Ho
 def _chains(context: Context, names: Iterable[str]) -> list[Node]:
     found: dict[str, Node] = {}
     for name in names:
-        found.update({node.name: node for node in relabel_chain(context, name)})
+        found.update({key_of(node): node for node in relabel_chain(context, name)})
     return list(found.values())
 
 

@@ -172,12 +172,15 @@ class Pass:
 class MatrixOp:
     """Column tiles that accumulate over one or more passes, then leave through the epilogue.
 
-    More than one pass needs a single tile: partial sums of only one tile can stay.
+    More than one pass needs a single tile: partial sums of only one tile can stay. With
+    `byte_blocks`, byte i of the int32 sums leaves, i·byte_blocks channel blocks further on, in
+    place of a code; that needs a single tile, too.
     """
 
     passes: tuple[Pass, ...]
     epilogue: Epilogue
     target: Target = HERE
+    byte_blocks: int = 0
 
     @property
     def window(self) -> Window:
@@ -254,7 +257,7 @@ Op = MatrixOp | VectorOp
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """Everything that writes one map."""
+    """Everything that writes one map; `nodes` are the keys of the nodes that it stands for."""
 
     target: str
     ops: tuple[Op, ...]

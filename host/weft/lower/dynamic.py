@@ -1,0 +1,120 @@
+"""Linear with ranges found at run time: the host quantizes each row, the accelerator multiplies.
+
+    s = max |x| / 127 per row        q = round(x / s)
+    y = (q · W) · s · weight scale + bias
+
+The sums leave the accelerator whole, as four planes of bytes, and the host puts them together:
+byte 3 is signed, the others are not. Added up from the lowest, the sum is rounded to float32 once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from weft.formats.int8 import HIGH, SMALLEST_SCALE
+from weft.graph import Graph, Node, Quant, Shape, Tensor
+
+CODES = Quant(np.asarray(1, np.float32))  # real values that are the codes themselves
+
+
+def expand_dynamic(graph: Graph, lanes: int) -> Graph:
+    """Replaces every Linear with the attribute `dynamic` by quantization, LinearBytes and sums."""
+    if not any(node.attrs.get("dynamic") for node in graph):
+        return graph
+    tensors, nodes = dict(graph.tensors), []
+    for node in graph:
+        if node.op == "Linear" and node.attrs.get("dynamic"):
+            parts = _Parts(tensors, node.name or node.outputs[0])
+            _expand(parts, node, lanes)
+            nodes += parts.nodes
+        else:
+            nodes.append(node)
+    return graph.replace(tensors=tensors, nodes=tuple(nodes)).verify()
+
+
+@dataclass
+class _Parts:
+    """Nodes that take the place of one, and the tensors between them."""
+
+    tensors: dict[str, Tensor]
+    prefix: str
+    nodes: list[Node] = field(default_factory=list)
+
+    def constant(self, value: Any) -> str:
+        name = f"{self.prefix}/c{len(self.tensors)}"
+        data = np.asarray(value, np.float32)
+        self.tensors[name] = Tensor(name, data.shape, "float32", data)
+        return name
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        shape: Shape,
+        *,
+        quant: Quant | None = None,
+        out: str = "",
+        dtype: str = "float32",
+        **attrs: Any,
+    ) -> str:
+        name = out or f"{self.prefix}/t{len(self.tensors)}"
+        if not out:
+            self.tensors[name] = Tensor(name, shape, dtype, quant=quant)
+        self.nodes.append(
+            Node(op, f"{self.prefix}/{op}{len(self.nodes)}", tuple(inputs), (name,), attrs)
+        )
+        return name
+
+
+def _expand(parts: _Parts, node: Node, lanes: int) -> None:
+    x, w = parts.tensors[node.inputs[0]], parts.tensors[node.inputs[1]]
+    assert w.quant is not None, "a dynamic Linear has quantized weights"
+    rows: Shape = (*x.shape[:-1], 1)
+    last = len(x.shape) - 1
+    size = parts.node("Abs", [x.name], x.shape)
+    size = parts.node("ReduceMax", [size], rows, axes=[last], keepdims=1)
+    scale = parts.node("Div", [size, parts.constant(HIGH)], rows)
+    scale = parts.node("Max", [scale, parts.constant(SMALLEST_SCALE)], rows)
+    codes = parts.node("Div", [x.name, scale], x.shape)
+    codes = parts.node("Round", [codes], x.shape, quant=CODES)
+    wide = -(-w.shape[1] // lanes) * lanes
+    planes = parts.node("LinearBytes", [codes, w.name], (*x.shape[:-1], 4 * wide), quant=CODES)
+    parts.nodes[-1] = replace(parts.nodes[-1], name=node.name)
+    sums = _sums(parts, planes, (*x.shape[:-1], w.shape[1]), wide)
+    shape = parts.tensors[sums].shape
+    sums = parts.node("Mul", [sums, scale], shape)
+    bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else parts.constant(0)
+    sums = parts.node("Mul", [sums, parts.constant(w.quant.scale)], shape)
+    _finish(parts, node, [sums, bias], shape)
+
+
+def _finish(parts: _Parts, node: Node, operands: list[str], shape: Shape) -> None:
+    """Bias and activation; slopes per channel run along the last dimension."""
+    activation = node.attrs.get("activation")
+    if activation and activation[0] == "PRelu":
+        y = parts.node("Add", operands, shape)
+        slopes = parts.constant(activation[1])
+        parts.node("PRelu", [y, slopes], shape, out=node.outputs[0])
+        return
+    attrs: dict[str, Any] = {"activation": activation} if activation else {}
+    parts.node("Add", operands, shape, out=node.outputs[0], **attrs)
+
+
+def _sums(parts: _Parts, planes: str, shape: Shape, wide: int) -> str:
+    """The int32 sums, as float32, of byte planes `wide` columns apart."""
+    axis, total = len(shape) - 1, ""
+    for byte in range(4):
+        cut: dict[str, Any] = {"starts": [byte * wide], "ends": [byte * wide + shape[-1]]}
+        part = parts.node("Slice", [planes], shape, axes=[axis], steps=[1], **cut)
+        if byte < 3:
+            below = parts.node("Less", [part, parts.constant(0)], shape, dtype="bool")
+            higher = parts.node("Add", [part, parts.constant(256)], shape)
+            part = parts.node("Where", [below, higher, part], shape)
+        if byte:
+            part = parts.node("Mul", [part, parts.constant(256.0**byte)], shape)
+        total = parts.node("Add", [total, part], shape) if total else part
+    return total
