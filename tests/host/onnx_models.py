@@ -59,7 +59,7 @@ class Net:
 
 
 def run_onnx(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
-    """Outputs of ONNX Runtime, without its graph optimizations (pad fusion is wrong for MaxPool)."""
+    """Outputs of ONNX Runtime, without graph optimizations (pad fusion is wrong for MaxPool)."""
     options = onnxruntime.SessionOptions()
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_DISABLE_ALL

@@ -360,6 +360,12 @@ def test_one_operator_agrees_with_onnxruntime(case: str, data: Any) -> None:
         return
     graph = load_onnx(model)
     for candidate in (graph, fuse(graph)):
-        (result,) = evaluate(candidate, {"x": x}).values()
+        written = [name for node in candidate for name in node.outputs]
+        values = evaluate(candidate, {"x": x}, keep=written)
+        for name in written:
+            declared = candidate[name]
+            assert values[name].shape == (2 * declared.shape[0], *declared.shape[1:])
+            assert values[name].dtype == declared.dtype
+        result = values[candidate.outputs[0]]
         assert result.shape == expected.shape
         np.testing.assert_allclose(result, expected, rtol=2e-5, atol=2e-6)

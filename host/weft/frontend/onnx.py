@@ -69,7 +69,8 @@ def _import(model: Any, folder: Path | None, shapes: dict[str, Sequence[int]]) -
     proto = model.graph
     if proto.sparse_initializer:
         raise UnsupportedError("the model has sparse initializers; export it with dense ones")
-    b = Builder(proto.name or "model")
+    onnx_read.check_names(proto)
+    b = Builder(str(proto.name or "model"))
     for tensor in proto.initializer:
         b.constant(tensor.name, onnx_read.read_tensor(tensor, folder))
     _add_inputs(b, proto, shapes)

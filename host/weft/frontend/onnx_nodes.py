@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weft.errors import ShapeError, UnsupportedError
+from weft.errors import ModelError, ShapeError, UnsupportedError
 from weft.fallback import import_onnx
 from weft.frontend.build import Builder
 from weft.reference import BINARY, UNARY
@@ -45,7 +45,7 @@ def _window_attrs(n: OnnxNode, size: Sequence[int], kernel: Sequence[int]) -> di
     strides = ints(n, "strides", [1] * rank)
     dilations = ints(n, "dilations", [1] * rank)
     pads = ints(n, "pads", [0] * 2 * rank)
-    auto = n.attrs.get("auto_pad", "NOTSET")
+    auto = _auto_pad(n)
     lengths = (len(kernel), len(strides), len(dilations), len(pads) / 2)
     if lengths != (rank,) * 4 or min((*strides, *dilations, *kernel), default=1) < 1:
         raise ShapeError(
@@ -62,6 +62,14 @@ def _window_attrs(n: OnnxNode, size: Sequence[int], kernel: Sequence[int]) -> di
         small, large = [m // 2 for m in missing], [m - m // 2 for m in missing]
         pads = (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
     return {"strides": strides, "pads": pads, "dilations": dilations}
+
+
+def _auto_pad(n: OnnxNode) -> str:
+    auto = str(n.attrs.get("auto_pad", "NOTSET"))
+    known = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+    if auto not in known:
+        raise ModelError(f"{n.op} {n.name!r}: auto_pad = {auto!r} is none of {', '.join(known)}")
+    return auto
 
 
 def _shifted(pads: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -107,7 +115,7 @@ def conv_transpose(b: Builder, n: OnnxNode) -> bool:
     dilations = ints(n, "dilations", [1] * rank)
     extra = ints(n, "output_padding", [0] * rank)
     pads = ints(n, "pads", [0] * 2 * rank)
-    auto = n.attrs.get("auto_pad", "NOTSET")
+    auto = _auto_pad(n)
     target = ints(n, "output_shape", ())
     if auto.startswith("SAME") and not target:
         target = tuple(d * s for d, s in zip(size, strides, strict=True))
@@ -185,20 +193,33 @@ def gemm(b: Builder, n: OnnxNode) -> bool:
         x = b.emit("Transpose", [x], {"perm": (1, 0)})
     if n.attrs.get("transB", 0):
         w = transposed(b, w, (1, 0))
-    bias = _gemm_bias(b, c, b.shape(w)[1]) if beta == 1.0 else ""
-    linear = b.tensors[w].data is not None and alpha == 1.0
-    inputs = [x, w, bias] if linear else [x, w]
-    rest = bool(c) and (not linear or not bias)
-    last = n.outputs if not rest and alpha == 1.0 else ()
-    y = b.emit("Linear" if linear else "MatMul", inputs, name=n.name, outputs=last)
-    if alpha != 1.0:
-        factor = b.constant(b.fresh(n.name), np.float32(alpha))
-        y = b.emit("Mul", [y, factor], outputs=() if rest else n.outputs)
-    if rest:
-        if beta != 1.0:
-            c = b.emit("Mul", [c, b.constant(b.fresh(n.name), np.float32(beta))])
+    c = _times(b, c, beta) if c else ""
+    if b.tensors[w].data is None:
+        y = b.emit("MatMul", [x, w], name=n.name, outputs=() if c or alpha != 1 else n.outputs)
+        if alpha != 1:
+            y = b.emit("Mul", [y, _factor(b, alpha)], outputs=() if c else n.outputs)
+        bias = ""
+    else:
+        bias = _gemm_bias(b, c, b.shape(w)[1])
+        inputs = [x, _times(b, w, alpha), bias]
+        y = b.emit("Linear", inputs, name=n.name, outputs=() if c and not bias else n.outputs)
+    if c and not bias:
         b.emit("Add", [y, c], outputs=n.outputs)
     return True
+
+
+def _factor(b: Builder, value: float) -> str:
+    return b.constant(b.fresh("factor"), np.float32(value))
+
+
+def _times(b: Builder, name: str, factor: float) -> str:
+    """`name` times a number: computed now if it is constant."""
+    tensor = b.tensors[name]
+    if factor == 1:
+        return name
+    if tensor.data is None:
+        return b.emit("Mul", [name, _factor(b, factor)])
+    return b.constant(b.fresh(name), tensor.real() * np.float32(factor))
 
 
 def _gemm_bias(b: Builder, c: str, width: int) -> str:

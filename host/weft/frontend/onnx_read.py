@@ -41,6 +41,19 @@ def read_model(source: Any) -> tuple[Any, Path | None]:
     return model, folder
 
 
+def check_names(graph: Any) -> None:
+    """Raises ModelError if a name in the graph is not text (damaged UTF-8 is read as bytes)."""
+    for node in graph.node:
+        attributes = (attribute.name for attribute in node.attribute)
+        words = (node.op_type, node.domain, node.name, *node.input, *node.output)
+        for name in (*words, *attributes):
+            if not isinstance(name, str):
+                raise ModelError(f"damaged file: the name {name!r} of a node is not text")
+    for part in (*graph.initializer, *graph.input, *graph.output):
+        if not isinstance(part.name, str):
+            raise ModelError(f"damaged file: the name {part.name!r} of a tensor is not text")
+
+
 def read_tensor(tensor: Any, folder: Path | None) -> Array:
     """A TensorProto's values, floats as float32.
 
