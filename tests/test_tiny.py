@@ -53,6 +53,7 @@ def test_model_to_result(tmp_path, overlay):
         with weft.open(tmp_path / "small.weft", device) as session:
             results[device], took = session.run(x, detail=True)
         assert took.samples == 9
+        assert took.cycles == sum(layer["cycles"] for layer in took.layers)
     np.testing.assert_array_equal(results["golden"], results["csim"])
 
     real = weft.load_model(model)

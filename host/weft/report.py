@@ -10,6 +10,7 @@ from weft.program import AcceleratorSegment, HostSegment, Program
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from weft.estimate import Estimate
     from weft.lower import Placement
 
 UNITS = ("", "k", "M", "G", "T")
@@ -48,24 +49,24 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 def layer_table(layers: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Cycles, work and traffic per layer, from `layer_rows`."""
+    """Cycles, work and traffic per layer, from `layer_rows`; time where a board is known."""
     total = sum(layer["cycles"] for layer in layers) or 1
-    return table(
-        title,
-        ("layer", "operator", "engine", "#MACs", "#cycles", "#share", "#bytes"),
-        [
-            (
-                layer["name"],
-                layer["op"],
-                layer["engine"],
-                amount(layer["macs"]),
-                layer["cycles"],
-                f"{layer['cycles'] / total:.1%}",
-                layer["bytes"],
-            )
-            for layer in layers
-        ],
-    )
+    timed = all("wall_s" in layer for layer in layers)
+    columns = ("layer", "operator", "engine", "#MACs", "#cycles", "#share", "#array busy", "#bytes")
+    rows = []
+    for layer in layers:
+        row = [
+            layer["name"],
+            layer["op"],
+            layer["engine"],
+            amount(layer["macs"]),
+            layer["cycles"],
+            f"{layer['cycles'] / total:.1%}",
+            f"{layer['utilization']:.1%}" if layer["macs"] else "",
+            layer["bytes"],
+        ]
+        rows.append([*row, seconds(layer["wall_s"]), layer["bound"]] if timed else row)
+    return table(title, (*columns, "#time", "bound by") if timed else columns, rows)
 
 
 def program_rows(program: Program) -> list[dict[str, Any]]:
@@ -159,34 +160,37 @@ def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
     return table(title, ("", ""), rows)
 
 
-def layer_rows(chunks: Iterable[tuple[int, Any]]) -> list[dict[str, Any]]:
-    """One row per layer, summed over (how many, estimate) of the device runs."""
-    rows: list[dict[str, Any]] = []
+def layer_rows(chunks: Iterable[tuple[int, Estimate]]) -> list[dict[str, Any]]:
+    """One row per layer, summed over (how many, estimate) of the device runs.
+
+    `utilization` is the model's multiplications as a fraction of what the array could do in the
+    layer's clocks. With a board there are `wall_s` and `bound` ("compute" or "memory"), too.
+    """
+    rows: dict[int, dict[str, Any]] = {}
     for count, made in chunks:
         for index, layer in enumerate(made.layers):
-            if index == len(rows):
-                rows.append(
-                    {
-                        "name": layer.name,
-                        "op": layer.op,
-                        "engine": layer.engine,
-                        "macs": 0,
-                        "cycles": 0,
-                        "bytes": 0,
-                    }
-                )
-            for key in ("macs", "cycles", "bytes"):
-                rows[index][key] += count * int(getattr(layer, key))
-    return rows
+            named = {"name": layer.name, "op": layer.op, "engine": layer.engine}
+            row = rows.setdefault(index, {**named, "macs": 0, "cycles": 0, "bytes": 0})
+            row["macs"] += count * layer.macs
+            row["cycles"] += count * layer.cycles
+            row["bytes"] += count * layer.bytes
+            possible = row["cycles"] * layer.multipliers
+            row["utilization"] = row["macs"] / possible if possible else 0.0
+            if made.board:
+                row["wall_s"] = row.get("wall_s", 0.0) + count * (layer.wall_s or 0.0)
+                row["bound"] = layer.bound
+    return list(rows.values())
 
 
-def estimate_facts(made: Any) -> dict[str, Any]:
+def estimate_facts(made: Estimate) -> dict[str, Any]:
     """An estimate as plain values; wall_s is None without a board."""
-    layers = layer_rows([(1, made)])
     return {
-        "cycles": int(made.cycles),
+        "batch": made.batch,
+        "board": made.board.name if made.board else None,
+        "cycles": made.cycles,
         "wall_s": made.wall_s,
-        "macs": sum(layer["macs"] for layer in layers),
-        "bytes": int(made.bytes),
-        "layers": layers,
+        "macs": made.macs,
+        "bytes": made.bytes,
+        "utilization": made.utilization,
+        "layers": layer_rows([(1, made)]),
     }

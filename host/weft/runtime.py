@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from weft.errors import DeviceError, InputError
 from weft.graph import Array, Graph, Shape
 from weft.pack import Packer
 from weft.program import HostSegment, Program, TensorInfo
+
+if TYPE_CHECKING:
+    from weft.estimate import Estimate
 
 Arrays = Array | Mapping[str, Array]
 Progress = Callable[[int, int], None]
@@ -49,7 +52,7 @@ class Run:
         return self.samples * sum(layer.macs for layer in self.program.layers)
 
     @cached_property
-    def _chunks(self) -> list[tuple[int, Any]]:
+    def _chunks(self) -> list[tuple[int, Estimate]]:
         """(how many, estimate of one) for the full chunks and for the rest."""
         from weft.estimate import estimate
 
@@ -60,11 +63,11 @@ class Run:
     @property
     def bytes(self) -> int:
         """Bytes between memory and the accelerator."""
-        return sum(count * int(chunk.bytes) for count, chunk in self._chunks)
+        return sum(count * chunk.bytes for count, chunk in self._chunks)
 
     @property
     def layers(self) -> list[dict[str, Any]]:
-        """One row per layer: name, op, engine, macs, cycles and bytes of the whole run."""
+        """One row per layer: name, op, engine, macs, cycles, bytes, utilization of the array."""
         from weft.report import layer_rows
 
         return layer_rows(self._chunks)

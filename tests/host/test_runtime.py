@@ -198,3 +198,22 @@ def test_top1_needs_one_output():
     program = with_host_tail(scaling())
     with pytest.raises(InputError, match="one output"):
         weft.evaluate(program, samples(3, 5), np.zeros(3, int), "golden")
+
+
+def test_a_session_per_thread_runs_in_parallel():
+    program = scaling()
+    inputs = [samples(40, 5) for _ in range(4)]
+    results: dict[int, np.ndarray] = {}
+
+    def work(number: int) -> None:
+        with weft.open(program, "csim") as own:
+            for _ in range(20):
+                results[number] = own.run(inputs[number])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, x in enumerate(inputs):
+        np.testing.assert_array_equal(results[number], expected(x))

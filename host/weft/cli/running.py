@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from weft.cli import terminal
-from weft.config import board_names, load_board
+from weft.config import board_names
 from weft.errors import InputError, UsageError
 
 
@@ -138,10 +137,7 @@ def estimate_command(program: Path, board: str | None, batch: int, as_json: bool
     import weft
     from weft import report
 
-    made: Any = weft.estimate(
-        weft.load(program), batch=batch, board=load_board(board) if board else None
-    )
-    facts = report.estimate_facts(made)
+    facts = report.estimate_facts(weft.estimate(weft.load(program), batch, board))
     if as_json:
         terminal.print_json(facts)
         return
