@@ -288,7 +288,7 @@ def test_maps_too_large_for_the_buffer_are_cut_into_bands(size: int) -> None:
 
 def test_row_too_large_names_the_layer_and_the_words() -> None:
     graph, _ = chain(size=90)
-    with pytest.raises(CapacityError, match=r"Conv_0.* 720 words.*'4x4' has 512.*720"):
+    with pytest.raises(CapacityError, match=r"Conv_0.* 720 words.*'4x4' has 512.*720.*edge, lab"):
         lower(graph, SMALL)
 
 
@@ -296,6 +296,8 @@ def test_batch_too_large_says_what_fits() -> None:
     graph, _ = chain(size=8)
     with pytest.raises(CapacityError, match=r"batch = 9.*512.*batch=\d"):
         lower(graph, SMALL, batch=9)
+    with pytest.raises(CapacityError, match=r"batch = 65.*64 rows"):
+        lower(graph, SMALL, batch=65)
     with pytest.raises(UsageError, match="batch = 0"):
         lower(graph, SMALL, batch=0)
 

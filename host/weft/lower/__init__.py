@@ -106,15 +106,9 @@ def _parts(found: Partition, batch: int | None) -> tuple[list[Part], int]:
         if isinstance(run, Run)
     ]
     size = batch or largest_batch(context, whole)
-    words, limit = context.overlay.buffer_words, context.overlay.accumulator_rows
+    words = context.overlay.buffer_words
     peak = max((p.plan.peak for p in whole if p.plan), default=0)
-    if size > 1 and (size * peak > words or size > limit):
-        fits = min(words // peak, limit)
-        raise CapacityError(
-            f"batch = {size}: the activations take {size * peak} words of the {words} of the "
-            f"unified buffer of overlay {context.overlay.name!r} ({peak} per sample); "
-            f"use batch={max(fits, 1)} or less"
-        )
+    _check_batch(context.overlay, size, peak)
     parts: list[Part] = []
     for i, run in enumerate(runs):
         if isinstance(run, HostRun):
@@ -126,6 +120,22 @@ def _parts(found: Partition, batch: int | None) -> tuple[list[Part], int]:
         fits_whole = size * piece.plan.peak <= words
         parts += [piece] if fits_whole else cut(context, run.stages, later)
     return parts, size
+
+
+def _check_batch(overlay: Overlay, batch: int, peak: int) -> None:
+    """Raises CapacityError if `batch` samples of `peak` words don't fit; one is cut if need be."""
+    words, rows = overlay.buffer_words, overlay.accumulator_rows
+    if batch > rows:
+        raise CapacityError(
+            f"batch = {batch}: the accumulators of overlay {overlay.name!r} hold {rows} rows, and "
+            f"a sample takes at least one; use batch={rows} or less"
+        )
+    if batch > 1 and batch * peak > words:
+        raise CapacityError(
+            f"batch = {batch}: the activations take {batch * peak} words of the {words} of the "
+            f"unified buffer of overlay {overlay.name!r} ({peak} per sample); "
+            f"use batch={max(words // peak, 1)} or less"
+        )
 
 
 def _memory(found: Partition, parts: Sequence[Part], batch: int) -> tuple[dict[str, int], int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from weft.config import Overlay, load_overlay, overlay_names
 from weft.errors import CapacityError
 from weft.lower.context import Context
 from weft.lower.stage import Place, Stage, union
@@ -57,9 +59,29 @@ def _needs(stage: Stage, rows: tuple[int, int]) -> Iterator[tuple[str, tuple[int
 
 def _too_large(context: Context, stage: Stage, need: int) -> str:
     overlay = context.overlay
+    fitting = [o.name for o in _overlays() if _least_words(context, stage, o) <= o.buffer_words]
+    known = f"; of those that come with weft: {', '.join(fitting)}" if fitting else ""
     return (
         f"layer {stage.layer.name!r} ({stage.layer.op}): one row of its output and the rows that "
         f"it reads take {need} words of the unified buffer; overlay {overlay.name!r} has "
         f"{overlay.buffer_words}. An overlay of {overlay.rows} rows with buffer_words of {need} "
-        "or more would do"
+        f"or more would do{known}"
+    )
+
+
+def _overlays() -> list[Overlay]:
+    return [load_overlay(name) for name in overlay_names()]
+
+
+def _least_words(context: Context, stage: Stage, overlay: Overlay) -> int:
+    """Words that the largest one-row band of `stage` takes on an overlay of another width."""
+    ratio = context.lanes / overlay.lanes
+    height = context.maps[stage.target].height
+    found = [_band(context, stage, (y, y + 1)) for y in range(height)]
+    return max(
+        sum(
+            math.ceil(context.maps[name].blocks * ratio) * place.block
+            for name, place in band.places.items()
+        )
+        for band in found
     )
