@@ -38,6 +38,11 @@ class Compiler:
     native: tuple[str, ...]  # flags for this machine's instruction set
 
     @property
+    def is_gcc(self) -> bool:
+        """Whether it is GCC."""
+        return "Free Software Foundation" in self.version or "g++" in self.version
+
+    @property
     def is_zig(self) -> bool:
         """Whether it is the ziglang wheel's, which brings libc++."""
         return "ziglang" in self.command
@@ -126,6 +131,9 @@ def command_line(compiler: Compiler, form: str, generated: Path, output: Path) -
     hls = data_root() / "hls"
     flags = [*FORMS[form], "-std=c++14", *compiler.native, *WARNINGS, "-shared", "-fPIC"]
     flags.append("-fvisibility=hidden")
+    if compiler.is_gcc:
+        # GCC unrolls loops of up to 16 lanes before it could vectorise them.
+        flags += ["--param", "max-completely-peel-times=7"]
     if form == "exact":
         flags += ["-isystem", str(ap_types())]
         if compiler.is_zig:

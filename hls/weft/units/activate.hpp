@@ -9,14 +9,21 @@ namespace weft {
 template <Int<32> (*kScale)(Int<32>, Int<32>, Int<8>)>
 inline void scale_lanes(const SumWord &x, const ParameterWord &p, SumWord &y) {
   WEFT_INLINE
-lanes:
+  SumWord multiplier;
+  Vec<Int<8>, kCols> shift;
+choose:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
     // LeakyReLU and PReLU take another scale below zero; a multiplexer, not a second multiplier.
-    const bool below = x[c] < 0;
-    const Int<32> multiplier = below ? p.negative_multiplier[c] : p.multiplier[c];
-    const Int<8> shift = below ? p.negative_shift[c] : p.shift[c];
-    y[c] = kScale(x[c], multiplier, shift);
+    const Int<32> above = p.multiplier[c], below = p.negative_multiplier[c];
+    const Int<8> above_shift = p.shift[c], below_shift = p.negative_shift[c];
+    multiplier[c] = x[c] < 0 ? below : above;
+    shift[c] = x[c] < 0 ? below_shift : above_shift;
+  }
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    y[c] = kScale(x[c], multiplier[c], shift[c]);
   }
 }
 
@@ -50,14 +57,14 @@ bias:
     scale_lanes<float_even>(x, p, y);
   }
   Word codes;
-  const Int<32> low = Int<32>(f.low), high = Int<32>(f.high), zero = Int<32>(f.zero_point);
+  // Bounds moved by the zero point: y + zero could overflow, low − zero can't.
+  const Int<32> zero = Int<32>(f.zero_point);
+  const Int<32> least = Int<32>(f.low) - zero, most = Int<32>(f.high) - zero;
 clamp:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    // Bounds moved by the zero point: y + zero could overflow, low − zero can't.
-    const Int<32> least = low - zero, most = high - zero;
-    const Int<32> v = y[c] < least ? least : y[c] > most ? most : y[c];
-    codes[c] = Int<8>(v + zero);
+    const Int<32> v = y[c] < least ? least : y[c];
+    codes[c] = Int<8>((v > most ? most : v) + zero);
   }
   if (f.lookup != 0) {
   look:

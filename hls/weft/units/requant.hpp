@@ -10,21 +10,28 @@
 
 namespace weft {
 
+#if defined(__SYNTHESIS__) || defined(WEFT_EXACT)
+using Shift = int;
+#else
+using Shift = Int<64>;  // as wide as what it shifts: else g++ does not vectorise the lanes
+#endif
+
 inline Int<32> saturate32(Int<64> x) {
   const Int<64> most = 0x7fffffffLL, least = -most - 1;
-  return Int<32>(x > most ? most : x < least ? least : x);
+  const Int<64> below = x > most ? most : x;
+  return Int<32>(below < least ? least : below);
 }
 
 /// (x·q + half) >> (31 − s): one rounding, ties toward +infinity.
 inline Int<32> single_round(Int<32> x, Int<32> q, Int<8> s) {
-  const int right = 31 - int(s);  // 1..62
+  const Shift right = Shift(31 - int(s));  // 1..62
   const Int<64> half = Int<64>(1) << (right - 1);
   return saturate32((Int<64>(x) * Int<64>(q) + half) >> right);
 }
 
 /// gemmlowp: x << left saturates; the doubling high product rounds; the right shift rounds again.
 inline Int<32> double_round(Int<32> x, Int<32> q, Int<8> s) {
-  const int left = s > 0 ? int(s) : 0, right = s < 0 ? -int(s) : 0;
+  const Shift left = Shift(s > 0 ? int(s) : 0), right = Shift(s < 0 ? -int(s) : 0);
   const Int<32> shifted = saturate32(Int<64>(x) << left);
   const Int<64> p = Int<64>(shifted) * Int<64>(q);
   const Int<64> nudge = p >= 0 ? Int<64>(1LL << 30) : Int<64>(1 - (1LL << 30));
