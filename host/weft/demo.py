@@ -28,9 +28,9 @@ TARGETS: Mapping[str, str | None] = {"tiny": "Pynq-Z2", "edge": "KV260", "lab": 
 
 @dataclass(frozen=True)
 class Result:
-    """One overlay: accuracy in percent, clocks per image in a full batch, seconds on its board.
+    """One overlay: accuracy in percent, clocks per image, predicted seconds per image on its board.
 
-    `utilization` is the share of the array's multiplications that each layer's clocks use.
+    `utilization` is the share, in percent, of the array's multiplications that each layer uses.
     """
 
     overlay: str
@@ -117,23 +117,17 @@ def run_overlay(overlay: str, board: str | None, data: Data) -> Result:
             f"overlay {overlay!r}: simulation and golden model differ in {len(scores) - equal} of "
             f"{len(scores)} images; `weft check` names the first layer that differs"
         )
+    held = weft.estimate(program, batch=program.batch, board=board)
     hardware = program.overlay
-    peak = hardware.rows * hardware.cols
-    used = {
-        row["name"]: 100.0 * row["macs"] / (row["cycles"] * peak)
-        for row in run.layers
-        if row["macs"] and row["cycles"]
-    }
-    cycles = run.cycles / run.samples
     return Result(
         overlay,
         board,
         f"{hardware.rows}×{hardware.cols}",
         top1(scores, data.labels),
-        cycles,
-        cycles / (weft.load_board(board).clock_mhz * 1e6) if board else None,
+        run.cycles / run.samples,
+        None if held.wall_s is None else held.wall_s / held.batch,
         equal,
-        used,
+        {layer.name: 100.0 * layer.utilization for layer in held.layers if layer.macs},
     )
 
 
