@@ -186,3 +186,39 @@ def test_slice_backwards_and_channel_padding_stay_with_the_host() -> None:
         y = net.node(op, [net.input("x", (1, 4, 3, 3), Q)], shape, Q, **attrs)
         program = lower(net.graph(y), SMALL)
         assert [type(s) for s in program.segments] == [HostSegment]
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda o: o.name)
+def test_concat_of_results_takes_no_copy(axis: int, overlay: Any) -> None:
+    """Branches write straight into the joined map; an input, or what others read, is copied."""
+    x = codes(2, 16, 4, 3)
+    net = Net()
+    name = net.input("x", (1, 16, 4, 3), Q)
+    a = net.node("Neg", [name], (1, 16, 4, 3), Q)
+    b = net.node("Relu", [name], (1, 16, 4, 3), Q)
+    shape = [1, 16, 4, 3]
+    shape[axis] *= 2
+    inner = net.node("Concat", [a, b], tuple(shape), Q, axis=axis)
+    shape[axis] = 16 if axis == 1 else shape[axis] // 2
+    other = net.node("Abs", [name], tuple(shape), Q)
+    shape[axis] *= 3
+    y = net.node("Concat", [inner, other], tuple(shape), Q, axis=axis)
+    (found,), program = outputs(net.graph(y), overlay, {"x": x})
+    v = x.astype(np.int64) + 5
+    parts = [np.clip(part - 5, -128, 127) for part in (-v, np.maximum(v, 0), np.abs(v))]
+    np.testing.assert_array_equal(found, np.concatenate(parts, axis=axis))
+    assert [layer.op for layer in program.layers] == ["Neg", "Relu", "Abs"]
+
+
+def test_concat_copies_what_others_read() -> None:
+    x = codes(2, 4, 4, 3)
+    net = Net()
+    name = net.input("x", (1, 4, 4, 3), Q)
+    a = net.node("Relu", [name], (1, 4, 4, 3), Q)
+    y = net.node("Concat", [a, name, a], (1, 12, 4, 3), Q, axis=1)
+    (first, second), program = outputs(net.graph(y, a), SMALL, {"x": x})
+    relu = np.maximum(x, -5)
+    np.testing.assert_array_equal(second, relu)
+    np.testing.assert_array_equal(first, np.concatenate([relu, x, relu], axis=1))
+    assert [layer.op for layer in program.layers] == ["Relu", "Concat"]

@@ -336,3 +336,20 @@ def test_add_in_bands(shape: tuple[int, ...]) -> None:
     (found,), program = outputs(net.graph(y), SMALL, {"a": a, "b": b})
     assert program.notes["banded_layers"] == 1
     np.testing.assert_array_equal(found, np.clip(a.astype(int) - b + 2, -128, 127))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_clamp_needs_no_table(merged: bool) -> None:
+    q = quant(0.1, 3)
+    x = np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16)
+    net = Net()
+    name = net.input("x", (1, 16, 16), q)
+    if merged:
+        name = net.node("Clip", [name], (1, 16, 16), q, min=-2.0, max=0.5)
+    y = net.node("Relu", [name], (1, 16, 16), q)
+    (found,), program = outputs(net.graph(y), WIDE, {"x": x})
+    np.testing.assert_array_equal(found, np.clip(x, 3, 8 if merged else 127))
+    (segment,) = program.segments
+    assert isinstance(segment, AcceleratorSegment)
+    tables = [f["target"] for k, f in map(isa.decode, segment.words) if k is isa.SET_TABLE]
+    assert tables == [0]

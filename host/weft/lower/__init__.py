@@ -15,6 +15,7 @@ from weft.errors import CapacityError, UsageError
 from weft.graph import Graph, Node
 from weft.lower.dynamic import expand_dynamic
 from weft.lower.emit import Emitter
+from weft.lower.inplace import without_copies
 from weft.lower.partition import Partition, Placement, partition
 from weft.lower.provisional import provisional
 from weft.lower.schedule import (
@@ -87,7 +88,7 @@ def lower(
         inputs=_infos(graph, graph.inputs),
         outputs=_infos(graph, graph.outputs),
         notes=_notes(parts, size),
-    )
+    ).verify()
 
 
 def preflight(graph: Graph, overlay: Overlay) -> list[Placement]:
@@ -100,11 +101,11 @@ def _parts(found: Partition, batch: int | None) -> tuple[list[Part], int]:
     """Segments in order, and the batch."""
     context, runs = found.context, order(found)
     kept = set(needed_later(found, runs))
-    whole = [
-        make_piece(context, run.stages, kept | read_after(runs, i))
-        for i, run in enumerate(runs)
-        if isinstance(run, Run)
-    ]
+    whole = []
+    for i, run in enumerate(runs):
+        if isinstance(run, Run):
+            later = kept | read_after(runs, i)
+            whole.append(make_piece(context, without_copies(context, run.stages, later), later))
     size = batch or largest_batch(context, whole)
     words = context.overlay.buffer_words
     peak = max((p.plan.peak for p in whole if p.plan), default=0)

@@ -101,9 +101,13 @@ def channel_values(ctx: Context, node: Node, x: Value, constant: Array) -> NDArr
 
 
 def with_lookup(done: Epilogue, table: NDArray[np.int8]) -> Epilogue:
-    """The epilogue followed by a table [256]; two tables become one."""
+    """The epilogue followed by a table [256]; two tables become one, and a clamp needs none."""
     if done.lookup is not None:
         table = table[done.lookup.astype(np.int64) + 128]
+    first, last = int(table[0]), int(table[-1])
+    if np.array_equal(table, np.clip(np.arange(-128, 128), first, last)):
+        low, high = (min(max(bound, first), last) for bound in (done.low, done.high))
+        return replace(done, lookup=None, low=low, high=high)
     return replace(done, lookup=table)
 
 
