@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weft.device.base import Device, RunResult
-from weft.errors import DeviceError, InputError
+from weft.errors import DeviceError, InputError, UsageError
 from weft.graph import Array, Graph, Shape
 from weft.pack import Packer
 from weft.program import HostSegment, Program, TensorInfo
@@ -159,7 +159,7 @@ class Session:
     def __init__(self, program: Program, device: Device, timeout_s: float | None = None) -> None:
         self.program = program
         self.device = device
-        self.timeout_s = timeout_s
+        self.timeout_s = _checked_limit(timeout_s)
         self.last: Run | None = None
         self._lock = threading.Lock()
         self._open = True
@@ -184,12 +184,12 @@ class Session:
         (the session's own if None). `progress` hears (samples done, samples in all).
 
         Raises InputError for wrong names, shapes, dtypes or values that are not finite,
-        DeviceTimeout and DeviceError.
+        UsageError for a limit that is not positive, DeviceTimeout and DeviceError.
         """
         start = time.perf_counter()
         values = self.checked(inputs)
         samples = len(next(iter(values.values())))
-        limit = self.timeout_s if timeout_s is None else timeout_s
+        limit = self.timeout_s if timeout_s is None else _checked_limit(timeout_s)
         with self._lock:
             if not self._open:
                 raise DeviceError("this session is closed; open another one: weft.open(program)")
@@ -273,6 +273,12 @@ class Session:
         if len(set(counts.values())) > 1:
             raise InputError(f"inputs with different numbers of samples: {counts}")
         return values
+
+
+def _checked_limit(timeout_s: float | None) -> float | None:
+    if timeout_s is not None and not timeout_s > 0:
+        raise UsageError(f"timeout_s = {timeout_s}: more than 0 seconds, or None for no limit")
+    return timeout_s
 
 
 def check_input(info: TensorInfo, x: Any) -> Array:

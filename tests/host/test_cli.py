@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from shutil import copy
 
@@ -147,6 +148,7 @@ def test_doctor(call):
         ("run p.weft in.npz -o out.npz --device golden --form cycle", 2, "form"),
         ("run p.weft absent.npz -o out.npz --device golden", 6, "absent.npz: no such file"),
         ("run p.weft p.weft -o out.npz --device golden", 6, "not an .npz"),
+        ("run p.weft in.npz -o out.npz --timeout 0", 2, "--timeout"),
         ("run in.npz in.npz -o out.npz --device golden", 5, "in.npz"),
         ("run absent.weft in.npz -o out.npz", 5, "absent.weft: no such file"),
         ("run p.weft in.npz -o no/out.npz --device golden", 1, "folder no"),
@@ -205,21 +207,32 @@ def test_help_and_version(call):
     assert call("--version")[1].strip().endswith(weft.__version__)
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 1)])
-def test_interruptions(monkeypatch, capsys, error, code):
-    class Quiet:
-        def close(self) -> None: ...
-
-        def write(self, text: str) -> None: ...
-
-        def flush(self) -> None: ...
-
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (PermissionError(13, "Permission denied", "secret.npz"), 1, "secret.npz: Permission"),
+    ],
+)
+def test_interruptions_and_files_out_of_reach(monkeypatch, call, error, code, words):
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
     monkeypatch.setattr(cli.cli, "main", fail)
-    monkeypatch.setattr("sys.stderr", Quiet())
-    assert cli.run([]) == code
+    got, _, err = call("doctor")
+    assert got == code
+    assert words in err
+
+
+def test_a_closed_pipe_is_silent(monkeypatch):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise BrokenPipeError
+
+    shown = io.StringIO()
+    monkeypatch.setattr(cli.cli, "main", fail)
+    monkeypatch.setattr("sys.stderr", shown)
+    assert cli.run([]) == 1
+    assert shown.closed
 
 
 def test_main_leaves_with_the_code(capsys):
@@ -237,8 +250,6 @@ def test_shapes_are_parsed():
 
 
 def test_progress_shows_on_a_terminal_only(monkeypatch):
-    import io
-
     from rich.console import Console
 
     for is_terminal in (False, True):

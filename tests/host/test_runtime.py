@@ -154,10 +154,13 @@ def test_closed_session_says_so(session):
 
 
 def test_timeout_is_the_devices():
-    with weft.open(scaling(), "golden", timeout_s=0) as session:
+    with weft.open(scaling(), "golden", timeout_s=1e-9) as session:
         with pytest.raises(DeviceTimeout):
             session.run(samples(1, 5))
         session.run(samples(1, 5), timeout_s=60)
+        for limit in (0, -1, float("nan")):
+            with pytest.raises(UsageError, match="timeout_s"):
+                session.run(samples(1, 5), timeout_s=limit)
 
 
 def test_unknown_names_are_usage_errors(tmp_path):

@@ -90,3 +90,8 @@ def run(args: list[str]) -> int:
     except BrokenPipeError:  # `weft list ops | head`
         sys.stderr.close()
         return 1
+    except OSError as error:  # a file or folder of the user's, where no closer message was found
+        if "--debug" in args:
+            raise
+        click.echo(f"{error.filename or 'weft'}: {error.strerror or error}", err=True)
+        return 1

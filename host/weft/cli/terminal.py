@@ -52,7 +52,11 @@ form_option = click.option(
     help="Of csim: functional (fast), cycle (register by register) or exact (ap_int).",
 )
 timeout_option = click.option(
-    "--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of each device run."
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Limit of each device run.",
 )
 program_argument = click.argument("program", type=click.Path(path_type=Path))
 
