@@ -27,22 +27,22 @@ extern "C" {
 WEFT_EXPORT const char *weft_message() { return message.c_str(); }
 
 /// Runs segments; returns the hardware's status, or 100 for what would hang or corrupt it, 101
-/// where `timeout_s` (if positive) has passed. `memory` is activation memory, read and written.
-WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights, std::int8_t *memory, int code,
-             int first, int segments, int batch, unsigned memory_rows, unsigned weight_rows,
-             double timeout_s, std::int32_t *report) {
+/// where `timeout_s` (if not negative) has passed. `memory` is activation memory, read and written.
+WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights,
+                         std::int8_t *memory, int code, int first, int segments, int batch,
+                         unsigned memory_rows, unsigned weight_rows, double timeout_s,
+                         std::int32_t *report) {
   using namespace weft;
   sim::Run &run = sim::run();
-  run.limited = timeout_s > 0;
+  run.limited = timeout_s >= 0;
   if (run.limited)
     run.deadline = sim::Clock::now() + std::chrono::duration_cast<sim::Clock::duration>(
                                            std::chrono::duration<double>(timeout_s));
   Int<32> words[kReportWords] = {};
   try {
-    weft_kernel(reinterpret_cast<const Int<32> *>(program),
-                reinterpret_cast<const Beat *>(weights), reinterpret_cast<const Beat *>(memory),
-                reinterpret_cast<Beat *>(memory), code, first, segments, batch, memory_rows,
-                weight_rows, words);
+    weft_kernel(reinterpret_cast<const Int<32> *>(program), reinterpret_cast<const Beat *>(weights),
+                reinterpret_cast<const Beat *>(memory), reinterpret_cast<Beat *>(memory), code,
+                first, segments, batch, memory_rows, weight_rows, words);
   } catch (const sim::Timeout &error) {
     message = error.what();
     return kSimulationTimeout;

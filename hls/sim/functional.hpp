@@ -19,8 +19,8 @@ constexpr int kRowBlock = 8;
 
 /// Work space of one thread; grows, never shrinks.
 struct Space {
-  std::vector<std::uint8_t> x;     // [rows, k], codes + 128: the instruction wants one unsigned side
-  std::vector<std::int8_t> w;      // [k / 4, cols, 4]
+  std::vector<std::uint8_t> x;  // [rows, k], codes + 128: the instruction wants one unsigned side
+  std::vector<std::int8_t> w;   // [k / 4, cols, 4]
   std::vector<std::int32_t> sums;  // [rows, cols]
 };
 
@@ -31,7 +31,7 @@ inline void gather(const MatMul &f, int batch, const Memories &m, int k, std::ui
   const int rows = walk.at.count(), folds = k / kRows;
   const Word pad = filled(f.pad);
   for (int fold = 0; fold < folds; ++fold) {
-    std::uint8_t *to = x + fold * kRows;
+    std::uint8_t *to = x + std::ptrdiff_t(fold) * kRows;
     for (int row = 0; row < rows; ++row, to += k) {
       const Word &word = walk.inside() ? m.buffer[walk.address()] : pad;
       for (int lane = 0; lane < kRows; ++lane) to[lane] = std::uint8_t(word[lane]) ^ 0x80u;
@@ -56,7 +56,7 @@ inline void take_tile(Stream<Word> &weights, int k, std::int8_t *w, std::int32_t
       for (int j = 0; j < kQuad; ++j) w[c * kQuad + j] = (*rows[j])[c];
     for (int c = 0; c < kCols; ++c) {
       const int sum = (*rows[0])[c] + (*rows[1])[c] + (*rows[2])[c] + (*rows[3])[c];
-      correction[c] -= 128 * sum;
+      correction[c] = std::int32_t(std::uint32_t(correction[c]) - std::uint32_t(128 * sum));
     }
     w += kCols * kQuad;
   }
@@ -99,10 +99,10 @@ inline void multiply_lanes(const std::uint8_t *x, int rows, int k, const std::in
   for (int c = 0; c < kCols; c += kLanes) {
     int row = 0;
     for (; row + kRowBlock <= rows; row += kRowBlock)
-      multiply_rows<Lanes, kRowBlock>(x + row * k, k, w + c * kQuad, correction + c,
+      multiply_rows<Lanes, kRowBlock>(x + std::ptrdiff_t(row) * k, k, w + c * kQuad, correction + c,
                                       sums + row * kCols + c);
     for (; row < rows; ++row)
-      multiply_rows<Lanes, 1>(x + row * k, k, w + c * kQuad, correction + c,
+      multiply_rows<Lanes, 1>(x + std::ptrdiff_t(row) * k, k, w + c * kQuad, correction + c,
                               sums + row * kCols + c);
   }
 }
@@ -116,13 +116,14 @@ inline void multiply(const std::uint8_t *x, int rows, int k, const std::int8_t *
   if (kCols % 8 == 0) return multiply_lanes<__m256i>(x, rows, k, w, correction, sums);
 #endif
   for (int row = 0; row < rows; ++row, x += k, sums += kCols) {
-    std::int32_t acc[kCols];
-    for (int c = 0; c < kCols; ++c) acc[c] = correction[c];
+    std::uint32_t acc[kCols];  // wraps, as the hardware's registers do
+    for (int c = 0; c < kCols; ++c) acc[c] = std::uint32_t(correction[c]);
     const std::int8_t *quad = w;
     for (int q = 0; q < k; q += kQuad, quad += kCols * kQuad)
       for (int c = 0; c < kCols; ++c)
-        for (int j = 0; j < kQuad; ++j) acc[c] += int(x[q + j]) * int(quad[c * kQuad + j]);
-    for (int c = 0; c < kCols; ++c) sums[c] = acc[c];
+        for (int j = 0; j < kQuad; ++j)
+          acc[c] += std::uint32_t(int(x[q + j]) * int(quad[c * kQuad + j]));
+    for (int c = 0; c < kCols; ++c) sums[c] = std::int32_t(acc[c]);
   }
 }
 
@@ -130,8 +131,8 @@ inline void multiply(const std::uint8_t *x, int rows, int k, const std::int8_t *
 inline void count(const MatMul &f, int batch, int taps, Counters &counters) {
   MatMulClocks clocks;
   clocks.begin(f, batch, taps);
-  const int busy = clocks.folds * clocks.rows;
-  const int flush = f.overlap != 0 ? kFlushClocks : clocks.folds * kFlushClocks;
+  const Clock busy = Clock(clocks.folds) * clocks.rows;
+  const Clock flush = f.overlap != 0 ? Clock(kFlushClocks) : Clock(clocks.folds) * kFlushClocks;
   counters.matrix += busy;
   counters.drain += flush;
   counters.weight_shift += clocks.total - busy - flush;

@@ -16,7 +16,8 @@ template <typename T> class Stream {
  public:
   Stream(const char *name, int) : name_(name) {}
   const T &read() {
-    if (next_ == items_.size()) throw Error(std::string("stream '") + name_ + "' is read when empty");
+    if (next_ == items_.size())
+      throw Error(std::string("stream '") + name_ + "' is read when empty");
     return items_[next_++];
   }
   void write(const T &value) { items_.push_back(value); }

@@ -4,6 +4,7 @@
 /// needed; it finds reads of an empty stream and leftovers. The exact one runs each process as a
 /// thread on streams of their real depth, so it also finds deadlocks.
 #pragma once
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <stdexcept>
@@ -37,6 +38,18 @@ struct Ranges {
     else
       all.push_back({row, row + rows - 1});
   }
+  /// In order, without overlaps.
+  std::vector<Range> merged() const {
+    std::vector<Range> sorted = all, result;
+    std::sort(sorted.begin(), sorted.end(),
+              [](const Range &a, const Range &b) { return a.first < b.first; });
+    for (const Range &range : sorted)
+      if (!result.empty() && range.first <= result.back().last + 1)
+        result.back().last = std::max(result.back().last, range.last);
+      else
+        result.push_back(range);
+    return result;
+  }
 };
 
 /// Facts of the current run that the hardware does not know.
@@ -51,11 +64,15 @@ struct Run {
   }
   /// Loads and stores of one segment run at the same time: what one writes no other may read.
   void end_segment() const {
-    for (const Ranges::Range &w : writes.all)
-      for (const Ranges::Range &r : reads.all)
-        if (w.first <= r.last && r.first <= w.last)
-          throw Error("memory rows " + std::to_string(r.first) + ".." + std::to_string(r.last) +
-                      " are read in the segment that writes them");
+    const std::vector<Ranges::Range> read = reads.merged(), written = writes.merged();
+    for (std::size_t r = 0, w = 0; r < read.size() && w < written.size();) {
+      const std::int64_t first = std::max(read[r].first, written[w].first);
+      const std::int64_t last = std::min(read[r].last, written[w].last);
+      if (first <= last)
+        throw Error("memory rows " + std::to_string(first) + ".." + std::to_string(last) +
+                    " are read in the segment that writes them");
+      read[r].last < written[w].last ? ++r : ++w;
+    }
   }
   void poll() const {
     if (limited && Clock::now() > deadline) throw Timeout("the simulation ran out of time");
@@ -98,10 +115,11 @@ template <typename... Streams> void begin_segment(Streams &...streams) {
   static_cast<void>(each);
 }
 
-template <typename... Streams> void end_segment(Streams &...streams) {
+/// `done` is false where a bad instruction ended the segment: then its status says why.
+template <typename... Streams> void end_segment(bool done, Streams &...streams) {
   const int each[] = {(streams.end(), 0)...};
   static_cast<void>(each);
-  run().end_segment();
+  if (done) run().end_segment();
 }
 
 }  // namespace sim

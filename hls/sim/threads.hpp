@@ -34,8 +34,8 @@ struct Processes {
       if (seen != version_) {
         seen = version_;
         if (++stuck_ == live)
-          fail(std::make_exception_ptr(
-              Error("deadlock: every process waits; one of them " + what)));
+          fail(
+              std::make_exception_ptr(Error("deadlock: every process waits; one of them " + what)));
       }
       if (!failure) changed.wait(lock);
     }

@@ -21,6 +21,7 @@ enum Status {
 };
 
 constexpr int kMaxQueued = 8;  // ReadWeights ahead of their use; below the depth of their FIFO
+constexpr Int<64> kMaxReach = 1 << 30;  // positions from the window's first to its last, one axis
 
 /// What the host gives with a run.
 struct Limits {
@@ -37,12 +38,12 @@ inline bool in_buffer(const Range &r) { return r.first >= 0 && r.last < kBufferW
 
 class Checker {
   Limits limits_;
-  bool pending_, repeat_;   // sums wait for their Activate; they may be drained again
+  bool pending_, repeat_;       // sums wait for their Activate; they may be drained again
   int blocks_, out_h_, out_w_;  // of those sums
-  Range first_, second_;    // what was read to make them
-  int open_rows_;           // partial sums of a MatMul without `last`
-  Int<64> stream_rows_;     // rows in the weight stream,
-  Int<64> pending_rows_;    // and those that the MatMul waiting for its Activate takes
+  Range first_, second_;        // what was read to make them
+  int open_rows_;               // partial sums of a MatMul without `last`
+  Int<64> stream_rows_;         // rows in the weight stream,
+  Int<64> pending_rows_;        // and those that the MatMul waiting for its Activate takes
   int queued_;
 
  public:
@@ -72,23 +73,23 @@ class Checker {
     if (opcode == kReadWeights) return read_weights(ReadWeights::decode(words));
     if (opcode == kSetTable)
       return SetTable::legal(words) ? set_table(SetTable::decode(words)) : kBadField;
-    if (opcode == kMatMul)
-      return MatMul::legal(words) ? matmul(MatMul::decode(words)) : kBadField;
+    if (opcode == kMatMul) return MatMul::legal(words) ? matmul(MatMul::decode(words)) : kBadField;
     if (opcode == kActivate)
       return Activate::legal(words) ? activate(Activate::decode(words)) : kBadField;
-    if (opcode == kVector)
-      return Vector::legal(words) ? vector(Vector::decode(words)) : kBadField;
+    if (opcode == kVector) return Vector::legal(words) ? vector(Vector::decode(words)) : kBadField;
     return stream_rows_ == 0 ? kDone : kBadStream;
   }
 
  private:
   template <typename Transfer> Status transfer(const Transfer &f) const {
     if (f.words == 0 || f.chunks == 0) return kBadField;
+    if (Int<64>(limits_.batch) * Int<64>(f.chunks) * Int<64>(f.words) > kBufferWords)
+      return kBadField;
     const Int<64> b = limits_.batch - 1, c = Int<64>(f.chunks) - 1, w = Int<64>(f.words) - 1;
-    const Range buffer = {0, Int<64>(f.buffer) + b * Int<64>(f.buffer_sample) +
-                                 c * Int<64>(f.buffer_step) + w};
-    const Int<64> row = Int<64>(f.memory) + b * Int<64>(f.memory_sample) +
-                        c * Int<64>(f.memory_step) + w;
+    const Range buffer = {
+        0, Int<64>(f.buffer) + b * Int<64>(f.buffer_sample) + c * Int<64>(f.buffer_step) + w};
+    const Int<64> row =
+        Int<64>(f.memory) + b * Int<64>(f.memory_sample) + c * Int<64>(f.memory_step) + w;
     if (!in_buffer(buffer)) return kBadBuffer;
     return row < Int<64>(limits_.memory_rows) ? kDone : kBadMemory;
   }
@@ -112,10 +113,17 @@ class Checker {
     const int planes = f.target == kParametersTable ? kParameterRows : 1;
     return takes(Int<64>(f.count) * planes) ? kDone : kBadStream;
   }
+  /// Positions from the first one to the last, along one axis.
+  static Int<64> reach(Int<64> out, Int<64> stride, Int<64> kernel, Int<64> dilation) {
+    return Int<64>((out - 1) * stride) + Int<64>((kernel - 1) * dilation);
+  }
   /// Sizes of a window and the words it can touch.
   template <typename Windowed> Status window(const Windowed &f, Range &source) const {
     if (f.height == 0 || f.width == 0 || f.kernel_h == 0 || f.kernel_w == 0 || f.out_h == 0 ||
         f.out_w == 0 || f.blocks == 0)
+      return kBadField;
+    if (reach(f.out_h, f.stride_y, f.kernel_h, f.dilation_y) > kMaxReach ||
+        reach(f.out_w, f.stride_x, f.kernel_w, f.dilation_x) > kMaxReach)
       return kBadField;
     source.first = Int<64>(f.source);
     source.last = source.first + Int<64>(limits_.batch - 1) * Int<64>(f.source_sample) +
@@ -141,8 +149,9 @@ class Checker {
     open_rows_ = f.last != 0 ? 0 : int(rows);
     repeat_ = false;
     if (f.last != 0) keep(f, int(f.tiles), f.tiles == 1);
-    const Int<64> folds = Int<64>(f.tiles) * Int<64>(f.blocks) * Int<64>(f.kernel_h);
-    pending_rows_ = folds * Int<64>(f.kernel_w) * kRows;
+    const Int<64> part = Int<64>(f.tiles) * Int<64>(f.blocks) * Int<64>(f.kernel_h);
+    if (part > stream_rows_) return kBadStream;  // so that the product below stays in 64 bits
+    pending_rows_ = part * Int<64>(f.kernel_w) * kRows;
     return takes(pending_rows_) ? kDone : kBadStream;
   }
   Status vector(const Vector &f) {
@@ -151,8 +160,13 @@ class Checker {
     second_ = first_;
     if (f.operation > kDepthwise) return kBadField;
     const Int<64> taps = Int<64>(f.kernel_h) * Int<64>(f.kernel_w);
+    const Int<64> words = Int<64>(limits_.batch) * Int<64>(f.out_h) * Int<64>(f.out_w);
+    if (taps > kBufferWords || words > kBufferWords || words * Int<64>(f.blocks) > kBufferWords)
+      return kBadField;
     if (has_second(f)) {
-      if (taps != 1 || f.pad_y != 0 || f.pad_x != 0 || f.out_h > f.height || f.out_w > f.width)
+      if (taps != 1 || f.pad_y != 0 || f.pad_x != 0 ||
+          reach(f.out_h, f.stride_y, 1, 0) >= Int<64>(f.height) ||
+          reach(f.out_w, f.stride_x, 1, 0) >= Int<64>(f.width))
         return kBadField;
       second_.first = Int<64>(f.second);
       second_.last = second_.first + Int<64>(limits_.batch - 1) * Int<64>(f.second_sample) +

@@ -12,9 +12,9 @@
 
 namespace weft {
 
-constexpr int kCommandDepth = 16;                // more than kMaxQueued
+constexpr int kCommandDepth = 16;                 // more than kMaxQueued
 constexpr int kTileDepth = kWeightTiles * kRows;  // rows of the weight FIFO
-constexpr int kTransferDepth = 64;               // rows on the way from and to memory
+constexpr int kTransferDepth = 64;                // rows on the way from and to memory
 
 constexpr int kReportWords = 32;
 enum ReportWord { kStatusWord, kInstructionWord, kSegmentWord, kDesignWord, kCountersWord = 6 };
@@ -114,8 +114,8 @@ store:
 /// Counters and status for the host, as 32-bit words.
 inline void write_report(const Counters &c, const Command &end, int segment,
                          Int<32> report[kReportWords]) {
-  const Int<64> values[7] = {c.issue, c.matrix, c.weight_shift, c.drain,
-                             c.vector, c.table, c.transfer};
+  const Int<64> values[7] = {c.issue,  c.matrix, c.weight_shift, c.drain,
+                             c.vector, c.table,  c.transfer};
   report[kStatusWord] = end[1];
   report[kInstructionWord] = end[2];
   report[kSegmentWord] = segment;
@@ -201,14 +201,14 @@ inline void run_segment(const Int<32> *program, const Beat *weight_memory, const
   WEFT_CHANNEL(Word, tiles, kTileDepth)
   WEFT_CHANNEL(Word, stored, kTransferDepth)
   WEFT_SIM(sim::begin_segment(to_load, to_weights, to_compute, to_store, loaded, tiles, stored));
-  WEFT_PROCESS(
-      fetch(program, code, segment, limits, to_load, to_weights, to_compute, to_store));
+  WEFT_PROCESS(fetch(program, code, segment, limits, to_load, to_weights, to_compute, to_store));
   WEFT_PROCESS(load(to_load, loads, limits.batch, loaded));
   WEFT_PROCESS(weights(to_weights, weight_memory, tiles));
   WEFT_PROCESS(compute(to_compute, loaded, tiles, limits.batch, segment, fresh, stored, report));
   WEFT_PROCESS(store(to_store, stored, limits.batch, stores));
   WEFT_JOIN;
-  WEFT_SIM(sim::end_segment(to_load, to_weights, to_compute, to_store, loaded, tiles, stored));
+  WEFT_SIM(sim::end_segment(report[kStatusWord] == kDone, to_load, to_weights, to_compute, to_store,
+                            loaded, tiles, stored));
 }
 
 }  // namespace weft

@@ -6,8 +6,8 @@
 
 namespace weft {
 
-using Word = Vec<Int<8>, kRows>;       // unified-buffer word, memory row, weight-stream row
-using Beat = Vec<Int<8>, kBusBytes>;   // what a memory port moves in a clock
+using Word = Vec<Int<8>, kRows>;      // unified-buffer word, memory row, weight-stream row
+using Beat = Vec<Int<8>, kBusBytes>;  // what a memory port moves in a clock
 using SumWord = Vec<Int<32>, kCols>;
 constexpr int kBeats = kRows / kBusBytes;
 

@@ -8,22 +8,25 @@ extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weig
                             const weft::Beat *loads, weft::Beat *stores, int code, int first,
                             int segments, int batch, unsigned memory_rows, unsigned weight_rows,
                             weft::Int<32> report[weft::kReportWords]) {
-#pragma HLS INTERFACE mode=m_axi port=program bundle=gmem0 offset=slave
-#pragma HLS INTERFACE mode=m_axi port=weights bundle=gmem1 offset=slave max_read_burst_length=64
-#pragma HLS INTERFACE mode=m_axi port=loads bundle=gmem2 offset=slave max_read_burst_length=64
-#pragma HLS INTERFACE mode=m_axi port=stores bundle=gmem3 offset=slave max_write_burst_length=64
-#pragma HLS INTERFACE mode=s_axilite port=program bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=weights bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=loads bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=stores bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=code bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=first bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=segments bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=batch bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=memory_rows bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=weight_rows bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=report bundle=control
-#pragma HLS INTERFACE mode=s_axilite port=return bundle=control
+#pragma HLS INTERFACE mode = m_axi port = program bundle = gmem0 offset = slave
+#pragma HLS INTERFACE mode = m_axi port = weights bundle = gmem1 offset = \
+    slave max_read_burst_length = 64
+#pragma HLS INTERFACE mode = m_axi port = loads bundle = gmem2 offset = \
+    slave max_read_burst_length = 64
+#pragma HLS INTERFACE mode = m_axi port = stores bundle = gmem3 offset = \
+    slave max_write_burst_length = 64
+#pragma HLS INTERFACE mode = s_axilite port = program bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = weights bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = loads bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = stores bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = code bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = first bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = segments bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = batch bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = memory_rows bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = weight_rows bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = report bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   const weft::Limits limits = {batch, weft::UInt<32>(memory_rows), weft::UInt<32>(weight_rows)};
 segments:
   for (int s = 0; s < segments; ++s) {

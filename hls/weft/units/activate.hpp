@@ -103,8 +103,8 @@ struct Writer {
 
  private:
   void restart() {
-    word.begin(int(f.target) + tile * int(f.target_block), int(f.target_sample),
-               int(f.target_row), int(f.target_col));
+    word.begin(int(f.target) + tile * int(f.target_block), int(f.target_sample), int(f.target_row),
+               int(f.target_col));
   }
 };
 
@@ -119,8 +119,7 @@ drain:
   for (int row = 0; row < rows; ++row) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
-    m.buffer[out.address()] =
-        activate(m.finished[row], m.parameters[out.parameter()], f, m.lookup);
+    m.buffer[out.address()] = activate(m.finished[row], m.parameters[out.parameter()], f, m.lookup);
     out.next();
   }
   counters.vector += rows;

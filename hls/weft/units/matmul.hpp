@@ -5,7 +5,9 @@
 
 namespace weft {
 
-constexpr int kDrainLag = 4;  // clocks from writing a finished sum to reading it back
+constexpr int kDrainLag = 3;  // clocks from writing a finished sum to reading it back
+static_assert(kDrainLag < kRows, "a tile's sums are read before the next tile's take their place");
+using Clock = Int<64>;  // folds × rows of a large layer leave 32 bits
 
 /// Where a stage stands: which fold, and the clock within it. A fold has `rows` busy clocks from
 /// `start` on, and the next one begins after `period` clocks (the first after `first_period`).
@@ -13,9 +15,7 @@ struct Schedule {
   int wait, start, rows, period, first_period, folds;
   int fold, clock;
 
-  bool busy() const {
-    return wait == 0 && fold < folds && clock >= start && clock - start < rows;
-  }
+  bool busy() const { return wait == 0 && fold < folds && clock >= start && clock - start < rows; }
   int row() const { return clock - start; }
   bool last_row() const { return busy() && row() == rows - 1; }
   void tick() {
@@ -31,7 +31,8 @@ struct Schedule {
 /// The clocks of one MatMul: weights in, activations in, sums out, finished sums to the epilogue.
 struct MatMulClocks {
   Schedule weights, input, output;
-  int rows, folds, total;
+  int rows, folds;
+  Clock total;
 
   void begin(const MatMul &f, int batch, int taps) {
     rows = batch * int(f.out_h) * int(f.out_w);
@@ -43,7 +44,7 @@ struct MatMulClocks {
     weights = {0, 0, load, period, overlap ? load : period, folds, 0, 0};
     input = {wait, start, rows, period, period, folds, 0, 0};
     output = {wait + kFlushClocks, start, rows, period, period, folds, 0, 0};
-    total = wait + (folds - 1) * period + start + rows + kFlushClocks;
+    total = Clock(folds - 1) * period + (wait + start + rows + kFlushClocks);
   }
 };
 
@@ -121,7 +122,7 @@ inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArr
   const Word pad = filled(f.pad), none = filled(0);
   SumWord sums;
 clock:
-  for (int t = 0; t < clocks.total + kDrainLag; ++t) {
+  for (Clock t = 0; t < clocks.total + kDrainLag; ++t) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
     ArrayInput in = {none, false, none, -1};

@@ -1,5 +1,5 @@
-/// int32 sums times a real scale, rounded, in three modes: TFLite, gemmlowp and ONNX Runtime differ.
-/// Golden model: host/weft/units/requant.py.
+/// int32 sums times a real scale, rounded, in three modes: TFLite, gemmlowp and ONNX Runtime
+/// differ. Golden model: host/weft/units/requant.py.
 #pragma once
 #include "isa.hpp"
 #include "types.hpp"
@@ -15,6 +15,8 @@ using Shift = int;
 #else
 using Shift = Int<64>;  // as wide as what it shifts: else g++ does not vectorise the lanes
 #endif
+
+constexpr int kShiftLow = -31, kShiftHigh = 30;
 
 inline Int<32> saturate32(Int<64> x) {
   const Int<64> most = 0x7fffffffLL, least = -most - 1;
@@ -66,7 +68,8 @@ leading_one:
 }
 
 /// rint(float32(x)·float32(M)) in integers: no floating-point core, and the same in every tool.
-/// `bits` is M as float32; it is 0 or at least 2^-32 in magnitude, never subnormal.
+/// `bits` is M as float32; it is 0 or at least 2^-32 in magnitude, never subnormal. The codes of
+/// infinities and NaNs are taken for large numbers: what is not 0 saturates.
 inline Int<32> float_even(Int<32> x, Int<32> bits, Int<8>) {
   const UInt<32> pattern = UInt<32>(bits);
   const int exponent = int((pattern >> 23) & 255) - 150;
@@ -92,8 +95,10 @@ inline Int<32> float_even(Int<32> x, Int<32> bits, Int<8>) {
 #else
 /// The same on the simulating machine's float unit, which rounds to nearest even.
 inline Int<32> float_even(Int<32> x, Int<32> bits, Int<8>) {
+  const UInt<32> pattern = UInt<32>(bits), infinite = 0x7f800000;
+  const UInt<32> finite = (pattern & infinite) == infinite ? pattern - 0x800000 : pattern;
   float scale;
-  std::memcpy(&scale, &bits, sizeof scale);
+  std::memcpy(&scale, &finite, sizeof scale);
   const float y = std::nearbyintf(float(x) * scale);
   return y >= 2147483648.0f ? 0x7fffffff : y < -2147483648.0f ? -0x7fffffff - 1 : Int<32>(y);
 }

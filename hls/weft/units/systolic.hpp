@@ -3,9 +3,9 @@
 /// PE(r, c) holds weight (r, c) of the present tile. Activations move one column group per clock,
 /// partial sums one row. Everything that belongs to a fold reaches PE(r, c) r + c clocks after
 /// PE(0, 0), also the change to the next tile: a swap bit rides with the fold's first activation.
-/// Meanwhile the next tile rides down a chain of registers, row by row; the PE whose row it is keeps
-/// the weight in its shadow register. Each wire ends at a neighbour: no broadcast limits the clock.
-/// (On DSP48E2 chain, shadow and active are the B cascade and its two registers.)
+/// Meanwhile the next tile rides down a chain of registers, row by row; the PE whose row it is
+/// keeps the weight in its shadow register. Each wire ends at a neighbour: no broadcast limits the
+/// clock. (On DSP48E2 chain, shadow and active are the B cascade and its two registers.)
 #pragma once
 #include "formats/int8.hpp"
 #include "memories.hpp"
@@ -13,7 +13,7 @@
 
 namespace weft {
 
-constexpr int kGroups = kCols / kProductsPerDsp;  // columns that share a DSP share the activation
+constexpr int kGroups = kCols / kProductsPerDsp;   // columns that share a DSP share the activation
 constexpr int kFlushClocks = kRows + kGroups - 2;  // from a row's activations to its last sum
 constexpr int kAccumulatorDistance = 4;            // read, add, write of the accumulator RAM
 static_assert((kRows & (kRows - 1)) == 0, "delay lines wrap by a mask");
@@ -47,9 +47,26 @@ template <typename T, int kLanes> struct Skew {
 /// What a clock brings to the array.
 struct ArrayInput {
   Word activations;
-  bool swap;      // they are the first of a fold
-  Word weights;   // a row of the next tile,
-  int weight_row; // and which one, or -1
+  bool swap;       // they are the first of a fold
+  Word weights;    // a row of the next tile,
+  int weight_row;  // and which one, or -1
+};
+
+/// What each column sees of a value per column group; wires only.
+template <int kShare> struct Columns {
+  static Vec<Int<8>, kCols> of(const Vec<Int<8>, kCols / kShare> &groups) {
+    WEFT_INLINE
+    Vec<Int<8>, kCols> columns;
+  groups:
+    for (int g = 0; g < kCols / kShare; ++g) {
+      WEFT_UNROLL
+      for (int d = 0; d < kShare; ++d) columns[g * kShare + d] = groups[g];
+    }
+    return columns;
+  }
+};
+template <> struct Columns<1> {
+  static const Vec<Int<8>, kCols> &of(const Vec<Int<8>, kCols> &groups) { return groups; }
 };
 
 /// A PE's control bits: take the shadow weight, keep the weight that is in the chain.
@@ -146,10 +163,11 @@ struct SystolicArray {
   void change_weights(int r) {
     WEFT_INLINE
     if (control_clocks[r] == 0) return;  // all bits are 0
+    const Vec<Int<8>, kCols> &bits = Columns<kProductsPerDsp>::of(control[r]);
   change:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      const Int<8> here = control[r][c / kProductsPerDsp];
+      const Int<8> here = bits[c];
       active[r][c] = (here & kSwap) != 0 ? shadow[r][c] : active[r][c];
       shadow[r][c] = (here & kKeep) != 0 ? chain[r][c] : shadow[r][c];
     }
@@ -171,10 +189,11 @@ struct SystolicArray {
       return;
     }
 #endif
+    const Vec<Int<8>, kCols> &activations = Columns<kProductsPerDsp>::of(act[r]);
   macs:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      psum[r][c] = above(r, c) + product(act[r][c / kProductsPerDsp], active[r][c]);
+      psum[r][c] = above(r, c) + product(activations[c], active[r][c]);
     }
   }
   Int<32> above(int r, int c) const { return r > 0 ? psum[r > 0 ? r - 1 : 0][c] : Int<32>(0); }

@@ -1,6 +1,8 @@
 /// What moves data: memory ports to streams, streams to the on-chip memories.
 #pragma once
 #include "memories.hpp"
+#include "units/requant.hpp"
+#include "units/window.hpp"
 
 namespace weft {
 
@@ -116,6 +118,11 @@ write_host:
   counters.transfer += Int<64>(words) * kBeats;
 }
 
+/// Shifts that requantization knows; a table's others become the nearest of them.
+inline Int<8> legal_shift(Int<8> s) {
+  return s < kShiftLow ? Int<8>(kShiftLow) : s > kShiftHigh ? Int<8>(kShiftHigh) : s;
+}
+
 /// Puts byte plane `plane` of a parameter block in its place (host/weft/units/requant.py).
 inline void set_plane(ParameterWord &p, int plane, const Word &row) {
   WEFT_INLINE
@@ -123,18 +130,18 @@ lanes:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
     const Int<32> byte = Int<32>(UInt<32>(row[c]) & 0xff);
-    const Int<32> placed = Int<32>(UInt<32>(byte) << (8 * (plane < 8 ? plane & 3 : (plane - 9) & 3)));
+    const Int<32> placed =
+        Int<32>(UInt<32>(byte) << (8 * (plane < 8 ? plane & 3 : (plane - 9) & 3)));
     if (plane < 4) {
       p.bias[c] = plane == 0 ? placed : Int<32>(p.bias[c] | placed);
     } else if (plane < 8) {
       p.multiplier[c] = plane == 4 ? placed : Int<32>(p.multiplier[c] | placed);
     } else if (plane == 8) {
-      p.shift[c] = row[c];
+      p.shift[c] = legal_shift(row[c]);
     } else if (plane < 13) {
-      p.negative_multiplier[c] =
-          plane == 9 ? placed : Int<32>(p.negative_multiplier[c] | placed);
+      p.negative_multiplier[c] = plane == 9 ? placed : Int<32>(p.negative_multiplier[c] | placed);
     } else {
-      p.negative_shift[c] = row[c];
+      p.negative_shift[c] = legal_shift(row[c]);
     }
   }
 }

@@ -24,14 +24,16 @@ lanes:
     const Int<16> weight = operation == kDepthwise ? Int<16>(factor[c])
                            : operation == kAdd     ? scale
                                                    : Int<16>(1);
-    const Int<32> before =
-        step != 0 ? sums[c] : operation == kMax ? Int<32>(kEmptyMax) : Int<32>(0);
+    const Int<32> before = step != 0           ? sums[c]
+                           : operation == kMax ? Int<32>(kEmptyMax)
+                                               : Int<32>(0);
     if (operation == kMax) {
       sums[c] = valid && Int<32>(value) > before ? Int<32>(value) : before;
     } else if (operation == kMul && step == 1) {
       sums[c] = Int<32>(before * Int<32>(value));
     } else {
-      sums[c] = valid ? Int<32>(before + Int<32>(value) * Int<32>(weight)) : before;
+      const Int<32> term = Int<32>(Int<32>(value) * Int<32>(weight));
+      sums[c] = valid ? Int<32>(UInt<32>(before) + UInt<32>(term)) : before;  // wraps
     }
   }
 }
@@ -42,7 +44,7 @@ struct VectorWalk {
   Vector f;
   Walk<Vector> first;
   Strided second;
-  int step, steps, origin_y, origin_x;
+  int step, steps;
 
   void begin(const Vector &fields, int batch) {
     f = fields;
@@ -60,8 +62,9 @@ struct VectorWalk {
   }
   int address() const {
     if (has_second(f) && step == 1) return second.address();
-    return first.address() + first.ky * int(f.dilation_y) * int(f.source_row) +
-           first.kx * int(f.dilation_x) * int(f.source_col);
+    const unsigned down = unsigned(first.ky) * unsigned(f.dilation_y) * unsigned(f.source_row);
+    const unsigned right = unsigned(first.kx) * unsigned(f.dilation_x) * unsigned(f.source_col);
+    return int(unsigned(first.address()) + down + right);
   }
   int tap_word() const { return int(f.tap) + first.block * steps + step; }
   bool last_step() const { return step == steps - 1; }
@@ -97,17 +100,16 @@ struct VectorWalk {
 };
 
 /// A whole Vector with its Activate.
-inline void vector(const Vector &f, const Activate &a, int batch, Memories &m,
-                   Counters &counters) {
+inline void vector(const Vector &f, const Activate &a, int batch, Memories &m, Counters &counters) {
   WEFT_FUNCTION
   VectorWalk walk;
   walk.begin(f, batch);
   Writer out;
   out.begin(a, batch, int(f.out_h), int(f.out_w));
-  const int clocks = walk.first.at.count() * int(f.blocks) * walk.steps;
+  const Int<64> clocks = Int<64>(walk.first.at.count()) * int(f.blocks) * walk.steps;
   SumWord sums;
 clock:
-  for (int t = 0; t < clocks; ++t) {
+  for (Int<64> t = 0; t < clocks; ++t) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kBufferWords)
     const bool valid = walk.valid();

@@ -32,15 +32,16 @@ struct Positions {
 };
 
 /// Unified-buffer address of a position under strides; running sums instead of multipliers.
+/// Unsigned: outside the map they may leave 32 bits and come back (nobody reads there).
 struct Strided {
-  int step_sample, step_y, step_x;
-  int at_sample, at_y, at_x;
+  unsigned step_sample, step_y, step_x;
+  unsigned at_sample, at_y, at_x;
 
-  void begin(int base, int sample, int row, int col) {
+  void begin(unsigned base, unsigned sample, unsigned row, unsigned col) {
     step_sample = sample, step_y = row, step_x = col;
     at_sample = at_y = at_x = base;
   }
-  int address() const { return at_x; }
+  int address() const { return int(at_x); }
   /// Moves with `positions`, which must not have moved yet. Past the last sample it runs on:
   /// `restart` then gives the base of the next tile or fold.
   void next(const Positions &positions) {
@@ -106,10 +107,11 @@ template <typename Instruction> struct Walk {
   void restart() {
     iy = top();
     ix = left();
-    const int base = int(f.source) + block * int(f.source_block) + iy * int(f.source_row) +
-                     ix * int(f.source_col);
-    word.begin(base, int(f.source_sample), int(f.stride_y) * int(f.source_row),
-               int(f.stride_x) * int(f.source_col));
+    const unsigned row = unsigned(f.source_row), col = unsigned(f.source_col);
+    const unsigned base = unsigned(f.source) + unsigned(block) * unsigned(f.source_block) +
+                          unsigned(iy) * row + unsigned(ix) * col;
+    word.begin(base, unsigned(f.source_sample), unsigned(f.stride_y) * row,
+               unsigned(f.stride_x) * col);
   }
 };
 
