@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from weft import fallback, reference, samples, shapes
-from weft.errors import InputError, UnsupportedError, unknown
+from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
 Infer = Callable[[Node, Sequence[Tensor | None]], list[Shape]]
@@ -304,9 +304,11 @@ def describe_outputs(node: Node, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     if "opset" in node.attrs:
         return fallback.describe(node, inputs)
     spec = spec_of(node)
-    dtype = spec.dtype or _output_dtype(node, inputs)
+    dtypes = [spec.dtype or _output_dtype(node, inputs), "int64"]  # the second: MaxPool's indices
     found = spec.infer_shape(node, inputs)
-    return [Tensor(n, s, dtype) for n, s in zip(node.outputs, found, strict=False)]
+    if len(node.outputs) > len(found):
+        raise ShapeError(f"{node.op} {node.name!r} has {len(node.outputs)} outputs")
+    return [Tensor(*each) for each in zip(node.outputs, found, dtypes, strict=False) if each[0]]
 
 
 def _output_dtype(node: Node, inputs: Sequence[Tensor | None]) -> str:

@@ -244,15 +244,26 @@ def _taps(x: Array, node: Node) -> Iterator[Array]:
 
 
 def max_pool(node: Node, inputs: Arrays) -> Arrays:
-    """Maximum over a window; what lies outside the map is left out."""
+    """Maximum over a window; what lies outside the map is left out.
+
+    A second output holds where in the sample (channel, y, x flattened) the first maximum lies.
+    """
     x = inputs[0]
+    pads = spatial_pads(node.attrs["pads"])
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-    padded = np.pad(x, spatial_pads(node.attrs["pads"]), constant_values=lowest)
-    taps = _taps(padded, node)
+    taps = _taps(np.pad(x, pads, constant_values=lowest), node)
     y = next(taps).copy()
-    for tap in taps:
-        np.maximum(y, tap, out=y)
-    return [activate(y, node.attrs.get("activation"))]
+    if len(node.outputs) == 1:
+        for tap in taps:
+            np.maximum(y, tap, out=y)
+        return [activate(y, node.attrs.get("activation"))]
+    places = np.arange(x[0].size, dtype=np.int64).reshape(1, *x.shape[1:])
+    spots = _taps(np.pad(places, pads, constant_values=-1), node)
+    at = np.broadcast_to(next(spots), y.shape)
+    for tap, spot in zip(taps, spots, strict=True):
+        better = (tap > y) | (at < 0)
+        y, at = np.where(better, tap, y), np.where(better, spot, at)
+    return [y, at]
 
 
 def average_pool(node: Node, inputs: Arrays) -> Arrays:

@@ -149,7 +149,8 @@ def pool(node: Node, inputs: Inputs) -> list[Shape]:
     x = first(node, inputs).shape
     if len(x) < 3:
         raise ShapeError(f"{node.op} {node.name!r}: input {x} has no spatial axes")
-    return [(*x[:2], *window(node, x[2:], node.attrs["kernel_shape"], node.attrs["pads"]))]
+    shape = (*x[:2], *window(node, x[2:], node.attrs["kernel_shape"], node.attrs["pads"]))
+    return [shape] * len(node.outputs)
 
 
 def global_pool(node: Node, inputs: Inputs) -> list[Shape]:

@@ -55,7 +55,7 @@ class Net:
         )
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        return onnx.shape_inference.infer_shapes(model)
+        return onnx.shape_inference.infer_shapes(model) if outputs else model
 
 
 def run_onnx(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:

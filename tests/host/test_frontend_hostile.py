@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from onnx_models import Net, cnn
+from onnx_models import Net
 
 from weft.errors import ModelError, ShapeError, UnsupportedError, UsageError, WeftError
 from weft.frontend.onnx import load_onnx
@@ -233,6 +229,33 @@ def test_unknown_operators_and_domains() -> None:
     refused(net.model(y), "FancyAttention", "com.microsoft", error=UnsupportedError)
 
 
+def with_functions(*bodies: list[str]) -> onnx.ModelProto:
+    """Function F<i> calls the functions in bodies[i] one after another; the graph calls F0."""
+    opset = helper.make_opsetid("mine", 1)
+    net = Net("n", 4)
+    y = net.op("F0", "x", domain="mine")
+    model = net.model()
+    model.graph.output.append(onnx.ValueInfoProto(name=y))
+    model.opset_import.append(opset)
+    for i, calls in enumerate(bodies):
+        names = ["a", *(f"v{j}" for j in range(len(calls) - 1)), "b"]
+        nodes = [
+            helper.make_node(op, [names[j]], [names[j + 1]], domain="mine" if op[0] == "F" else "")
+            for j, op in enumerate(calls)
+        ]
+        opsets = [helper.make_opsetid("", 17), opset]
+        made = helper.make_function("mine", f"F{i}", ["a"], ["b"], nodes, opsets)
+        model.functions.append(made)
+    return model
+
+
+def test_functions_that_call_themselves_or_explode() -> None:
+    refused(with_functions(["F1"], ["F0"]), "calls itself")
+    laughs = [[f"F{i + 1}"] * 10 for i in range(30)]
+    refused(with_functions(*laughs, ["Relu"]), "expand")
+    assert [n.op for n in load_onnx(with_functions(["F1", "F1"], ["Relu"]))] == ["Relu"] * 2
+
+
 def test_old_and_missing_opsets() -> None:
     net = Net("n", 4, opset=6)
     model = net.model(net.op("Relu", "x"))
@@ -313,63 +336,3 @@ def test_shapes_that_do_not_fit_name_the_node() -> None:
 def _graph(net: Net, output: str) -> onnx.GraphProto:
     outputs = [onnx.ValueInfoProto(name=output)]
     return helper.make_graph(net.nodes, "g", net.inputs, outputs, net.constants)
-
-
-def loads_or_refuses(data: bytes) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # damaged floats overflow
-        with contextlib.suppress(WeftError):
-            load_onnx(data)
-
-
-def quantized_model() -> onnx.ModelProto:
-    net = Net("n", 3, 4, 4)
-    s, z = net.const(0.05), net.const(3, np.int8)
-    w, ws, wz = net.const(np.ones((2, 3, 3, 3)), np.int8), net.const(0.1), net.const(0, np.int8)
-    q = net.op("QuantizeLinear", "x", s, z)
-    y = net.op("QLinearConv", q, s, z, w, ws, wz, s, z)
-    return net.model(net.op("DequantizeLinear", y, s, z))
-
-
-def shape_model() -> onnx.ModelProto:
-    net = Net("n", 3, 4)
-    n = net.op("Slice", net.op("Shape", "x"), *[net.const([v], np.int64) for v in (0, 1)])
-    shape = net.op("Concat", n, net.const([-1], np.int64), axis=0)
-    y = net.op("Reshape", net.op("Clip", "x", net.const(0.0), net.const(6.0)), shape)
-    y = net.op("Gemm", y, net.weights(12, 3), net.weights(3))
-    a, b = net.op("Split", y, net.const([1, 2], np.int64), outputs=2, axis=1)
-    return net.model(net.op("Softmax", net.op("Concat", b, a, axis=1)))
-
-
-SEEDS = [m.SerializeToString() for m in (small_model(), quantized_model(), shape_model(), cnn())]
-
-
-@pytest.mark.parametrize("seed", range(len(SEEDS)))
-@settings(max_examples=12, deadline=None)
-@given(data=st.data())
-def test_a_damaged_file_loads_or_is_refused(seed: int, data: st.DataObject) -> None:
-    _damage(SEEDS[seed], data)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(len(SEEDS)))
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_many_damaged_files_load_or_are_refused(seed: int, data: st.DataObject) -> None:
-    _damage(SEEDS[seed], data)
-
-
-def _damage(source: bytes, data: st.DataObject) -> None:
-    damaged = bytearray(source)
-    kind = data.draw(st.sampled_from(["flip", "flip", "flip", "cut", "insert", "remove"]))
-    if kind == "cut":
-        damaged = damaged[: data.draw(st.integers(0, len(damaged) - 1))]
-    for _ in range(data.draw(st.integers(1, 4)) if kind != "cut" else 0):
-        at = data.draw(st.integers(0, len(damaged) - 1))
-        if kind == "flip":
-            damaged[at] = data.draw(st.integers(0, 255))
-        elif kind == "insert":
-            damaged[at:at] = data.draw(st.binary(min_size=1, max_size=4))
-        else:
-            del damaged[at]
-    loads_or_refuses(bytes(damaged))

@@ -23,6 +23,8 @@ from weft.graph import Array, Graph, Node, Shape, Tensor
 OPSETS = (7, 99)
 STANDARD = ("", "ai.onnx")
 FOLD_LIMIT = 1 << 27  # elements of a constant that is computed while importing
+SLOW_FOLD_LIMIT = 1 << 20  # the same for what onnx computes element by element
+SLOW = ("Resize", "Upsample", "GridSample", "RoiAlign")
 RANDOM = {"Bernoulli", "Multinomial"} | {
     f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")
 }
@@ -64,9 +66,7 @@ def load_onnx(
 
 def _import(model: Any, folder: Path | None, shapes: dict[str, Sequence[int]]) -> Graph:
     opsets = _opsets(model)
-    if model.functions:
-        model = fallback.import_onnx().inliner.inline_local_functions(model)
-    proto = model.graph
+    proto = onnx_read.inlined(model).graph
     if proto.sparse_initializer:
         raise UnsupportedError("the model has sparse initializers; export it with dense ones")
     onnx_read.check_names(proto)
@@ -74,23 +74,10 @@ def _import(model: Any, folder: Path | None, shapes: dict[str, Sequence[int]]) -
     for tensor in proto.initializer:
         b.constant(tensor.name, onnx_read.read_tensor(tensor, folder))
     _add_inputs(b, proto, shapes)
+    read = {name for node in proto.node for name in node.input if name}
+    read.update(info.name for info in proto.output)
     for node in _ordered(proto, set(b.tensors)):
-        version = opsets.get(node.domain if node.domain not in STANDARD else "", 1)
-        attrs = onnx_read.read_attributes(node, folder)
-        domain = "" if node.domain in STANDARD else node.domain
-        name = node.name or next((n for n in node.output if n), node.op_type)
-        _add_node(
-            b,
-            OnnxNode(
-                node.op_type,
-                name,
-                domain,
-                version,
-                tuple(node.input),
-                _outputs(node),
-                attrs,
-            ),
-        )
+        _add_node(b, _parsed(node, opsets, read, folder))
     outputs = list(dict.fromkeys(info.name for info in proto.output))
     if not outputs:
         raise ModelError("the model has no outputs")
@@ -113,9 +100,19 @@ def _opsets(model: Any) -> dict[str, int]:
     return opsets
 
 
-def _outputs(node: Any) -> tuple[str, ...]:
+def _parsed(node: Any, opsets: dict[str, int], read: set[str], folder: Path | None) -> OnnxNode:
+    domain = "" if node.domain in STANDARD else node.domain
+    name = node.name or next((n for n in node.output if n), node.op_type)
+    attrs = onnx_read.read_attributes(node, folder)
+    outputs = _outputs(node, read)
+    version = opsets.get(domain, 1)
+    return OnnxNode(node.op_type, name, domain, version, tuple(node.input), outputs, attrs)
+
+
+def _outputs(node: Any, read: set[str]) -> tuple[str, ...]:
+    """The node's outputs, without those at the end that nobody reads."""
     outputs = list(node.output)
-    while outputs and not outputs[-1]:
+    while len(outputs) > 1 and outputs[-1] not in read:
         outputs.pop()
     return tuple(outputs)
 
@@ -274,9 +271,13 @@ def _check_fold_size(node: Node, tensors: Sequence[Tensor | None]) -> None:
         sizes = [_range_size(tensors)] if node.op == "Range" else []
     else:
         sizes = [t.size for t in fallback.describe(node, tensors)]
+    limit = SLOW_FOLD_LIMIT if node.op in SLOW else FOLD_LIMIT
     for size in sizes:
-        if size > FOLD_LIMIT:
-            raise ModelError(f"{node.op} {node.name!r} is a constant of {size} elements")
+        if size > limit:
+            raise ModelError(
+                f"{node.op} {node.name!r} is a constant of {size} elements, the limit is {limit}: "
+                "store it in the model as an initializer"
+            )
 
 
 def _range_size(tensors: Sequence[Tensor | None]) -> float:

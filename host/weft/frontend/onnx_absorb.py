@@ -122,7 +122,7 @@ class _Absorb:
 
     def _move(self, node: Node) -> bool:
         found = [self.codes.get(n) for n in node.inputs if n and self.tensors[n].data is None]
-        if not found or "opset" in node.attrs:
+        if not found or "opset" in node.attrs or len(node.outputs) > 1:
             return False
         first = found[0]
         if first is None or any(c is None or not same_quant(c.quant, first.quant) for c in found):
@@ -193,7 +193,7 @@ def _spread(tensors: dict[str, Tensor], nodes: list[Node], fixed: set[str]) -> d
     def activations(node: Node) -> list[Tensor]:
         return [tensors[n] for n in node.inputs if n and tensors[n].data is None]
 
-    movers = [n for n in nodes if n.op in MOVES and "opset" not in n.attrs and n.op != "Identity"]
+    movers = [n for n in nodes if n.op in MOVES and n.op != "Identity" and len(n.outputs) == 1]
     for node in movers:
         out, found = tensors[node.outputs[0]], activations(node)
         same = found and all(same_quant(t.quant, found[0].quant) for t in found)

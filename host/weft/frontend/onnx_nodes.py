@@ -146,8 +146,8 @@ def conv_transpose(b: Builder, n: OnnxNode) -> bool:
 
 def pool(b: Builder, n: OnnxNode) -> bool:
     """MaxPool and AveragePool; ceil_mode becomes pads at the end."""
-    if len(n.outputs) > 1:
-        return False  # the indices of the maxima
+    if n.attrs.get("storage_order", 0):
+        raise UnsupportedError(f"{n.op} {n.name!r}: indices in column order (storage_order = 1)")
     x = n.inputs[0]
     size = b.shape(x)[2:]
     kernel = ints(n, "kernel_shape", ())

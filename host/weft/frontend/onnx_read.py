@@ -13,6 +13,7 @@ from weft.fallback import import_onnx, plain_dtype
 from weft.graph import Array
 
 ELEMENT_LIMIT = 1 << 31  # elements of all tensors of a model together
+NODE_LIMIT = 1 << 20  # nodes after the model's own functions are expanded
 
 
 def read_model(source: Any) -> tuple[Any, Path | None]:
@@ -52,6 +53,34 @@ def check_names(graph: Any) -> None:
     for part in (*graph.initializer, *graph.input, *graph.output):
         if not isinstance(part.name, str):
             raise ModelError(f"damaged file: the name {part.name!r} of a tensor is not text")
+
+
+def inlined(model: Any) -> Any:
+    """The model with its own functions put in the place of their calls.
+
+    Raises ModelError for functions that call themselves, or grow beyond all measure.
+    """
+    if not model.functions:
+        return model
+    bodies = {(f.domain, f.name): f.node for f in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size(nodes: Any, within: tuple[Any, ...]) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in within:
+                raise ModelError(f"function {key[1]!r} of the model calls itself")
+            if key in bodies and key not in sizes:
+                sizes[key] = size(bodies[key], (*within, key))
+            total += sizes.get(key, 1)
+        return total
+
+    if size(model.graph.node, ()) > NODE_LIMIT:
+        raise ModelError(f"the model's functions expand to more than {NODE_LIMIT} nodes")
+    from onnx import inliner
+
+    return inliner.inline_local_functions(model)
 
 
 def read_tensor(tensor: Any, folder: Path | None) -> Array:
