@@ -19,7 +19,8 @@ import numpy as np
 
 from weft.device.base import Device, RunResult
 from weft.errors import DeviceError, InputError, UsageError
-from weft.graph import Array, Graph, Shape
+from weft.graph import Array, Shape
+from weft.host import HostRunner
 from weft.pack import Packer
 from weft.program import HostSegment, Program, TensorInfo
 
@@ -103,15 +104,12 @@ class _OnDevice:
 class _OnHost:
     """Evaluates a host segment with numpy."""
 
-    graph: Graph
+    runner: HostRunner
 
     def run(
         self, values: dict[str, Array], samples: int, timeout_s: float | None, took: list[RunResult]
     ) -> None:
-        from weft.ops import evaluate
-
-        graph = self.graph
-        values.update(evaluate(graph, {name: values[name] for name in graph.inputs}))
+        self.runner.run(values, samples)
 
 
 def _steps(program: Program, device: Device) -> list[_OnDevice | _OnHost]:
@@ -131,7 +129,7 @@ def _steps(program: Program, device: Device) -> list[_OnDevice | _OnHost]:
     steps: list[_OnDevice | _OnHost] = []
     for number, segment in enumerate(program.segments):
         if isinstance(segment, HostSegment):
-            steps.append(_OnHost(segment.graph))
+            steps.append(_OnHost(HostRunner(segment.graph)))
             continue
         step = _OnDevice(device, number, [], [])
         for name in segment.inputs:
