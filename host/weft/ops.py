@@ -345,7 +345,8 @@ def evaluate(
         values[name] = samples.rounded(graph[name], values[name], fake_quant)
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs if name}
     for i, node in enumerate(graph.nodes):
-        results = samples.run(spec_of(node), graph, node, values, count)
+        with np.errstate(all="ignore"):  # infinities and NaN pass on, as anywhere in float32
+            results = samples.run(spec_of(node), graph, node, values, count)
         for name, result in zip(node.outputs, results, strict=False):
             if name:
                 values[name] = samples.rounded(graph[name], result, fake_quant)

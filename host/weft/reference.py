@@ -111,6 +111,7 @@ UNARY: dict[str, Callable[..., Array]] = {
     "Softplus": softplus,
     "Softsign": lambda x: x / (1 + np.abs(x)),
     "Sqrt": np.sqrt,
+    "Swish": lambda x, alpha=1.0: x * sigmoid(x * np.asarray(alpha, x.dtype)),
     "Tanh": np.tanh,
     "ThresholdedRelu": lambda x, alpha=1.0: np.where(x > alpha, x, np.zeros_like(x)),
 }

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_models import Net, cnn, images, run_onnx
 
+from weft.errors import ModelError
 from weft.frontend.onnx import load_onnx
 from weft.graph import Graph, Node, Quant, Tensor
 from weft.ops import evaluate
@@ -169,6 +170,76 @@ def test_prelu_keeps_one_slope_per_channel_and_one_slope_is_leaky() -> None:
     net = Net("n", 3)
     y = net.op("PRelu", net.op("Gemm", "x", net.weights(3, 3)), net.const([0.25]))
     assert fused(net, y).nodes[0].attrs["activation"] == ("LeakyRelu", 0.25)
+
+
+def written_out(kind: str, net: Net) -> str:
+    """The ways in which exporters write activations."""
+    if kind == "swish":
+        return str(net.op("Mul", "x", net.op("Sigmoid", "x")))
+    if kind == "hard_swish":
+        return str(net.op("Mul", net.op("HardSigmoid", "x", alpha=1 / 6), "x"))
+    if kind.startswith("relu6"):
+        gate = net.op("Add", "x", net.const(3.0))
+        gate = net.op("Clip", gate, net.const(0.0), net.const(6.0))
+        if kind == "relu6 first":
+            return str(net.op("Mul", "x", net.op("Div", gate, net.const(6.0))))
+        return str(net.op("Div", net.op("Mul", "x", gate), net.const([6.0])))
+    gate = net.op("Erf", net.op("Div", "x", net.const(np.sqrt(2.0))))
+    gate = net.op("Add", gate, net.const(1.0))
+    if kind == "gelu half first":
+        return str(net.op("Mul", net.op("Mul", "x", net.const(0.5)), gate))
+    return str(net.op("Mul", net.op("Mul", "x", gate), net.const(0.5)))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("kind", "op"),
+    [
+        ("swish", "Swish"),
+        ("hard_swish", "HardSwish"),
+        ("relu6 first", "HardSwish"),
+        ("relu6 last", "HardSwish"),
+        ("gelu", "Gelu"),
+        ("gelu half first", "Gelu"),
+    ],
+)
+def test_activations_that_are_written_out_become_one_node(kind: str, op: str) -> None:
+    net = Net("n", 3, 5)
+    model = net.model(written_out(kind, net))
+    graph = fuse(load_onnx(model))
+    assert ops(graph) == [op]
+    x = images((9, 3, 5)) * 3
+    (result,) = evaluate(graph, {"x": x}).values()
+    np.testing.assert_allclose(result, run_onnx(model, {"x": x})[0], rtol=1e-5, atol=1e-6)
+
+
+def test_what_only_looks_like_an_activation_stays() -> None:
+    for slope in (0.2, 0.16):
+        net = Net("n", 3)
+        graph = fused(net, net.op("Mul", "x", net.op("HardSigmoid", "x", alpha=slope)))
+        assert ops(graph) == ["HardSigmoid", "Mul"]
+    net = Net("n", 3)
+    gate = net.op("Sigmoid", "x")
+    assert ops(fused(net, net.op("Mul", "x", net.op("Add", gate, gate)))) == [
+        "Sigmoid",
+        "Add",
+        "Mul",
+    ]
+    net = Net("n", 3)
+    net.add_input("z", "n", 3)
+    assert ops(fused(net, net.op("Mul", "z", net.op("Sigmoid", "x")))) == ["Sigmoid", "Mul"]
+    net = Net("n", 3)
+    gate = net.op("Clip", net.op("Add", "x", net.const(2.0)), net.const(0.0), net.const(6.0))
+    assert "HardSwish" not in ops(
+        fused(net, net.op("Div", net.op("Mul", "x", gate), net.const(6.0)))
+    )
+
+
+def test_statistics_that_give_no_finite_factor_are_refused() -> None:
+    net = Net("n", 3, 4, 4)
+    stats = [net.const([v] * 3) for v in (1.0, 1.0, 1.0, -2.0)]
+    with pytest.raises(ModelError, match="variance -2"):
+        fused(net, net.op("BatchNormalization", "x", *stats))
 
 
 def test_a_result_that_is_read_twice_is_not_fused_into() -> None:

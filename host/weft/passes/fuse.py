@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from weft.errors import ModelError
 from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes.bias import integer_bias
 from weft.passes.edit import Edit
+from weft.passes.patterns import join_activation
 from weft.reference import slices
 
 Rule = Callable[[Edit, Node], bool]
 
 WEIGHTED = ("Conv", "ConvTranspose", "Linear")
 ACTIVATING = (*WEIGHTED, "Add", "Sub", "Mul", "AveragePool", "GlobalAveragePool", "MaxPool")
+FLOAT_MAX = float(np.finfo(np.float32).max)
 CODES_COMMUTE = ("Relu", "Clip")  # the same before and after rounding to one grid
 
 
@@ -176,8 +179,15 @@ def _affine(edit: Edit, node: Node) -> tuple[Array, Array]:
     scale, bias, mean, variance = (
         edit.tensors[name].real().astype(np.float64) for name in node.inputs[1:]
     )
-    gain = scale / np.sqrt(variance + node.attrs["epsilon"])
-    return gain, bias - mean * gain
+    with np.errstate(all="ignore"):
+        gain = scale / np.sqrt(variance + node.attrs["epsilon"])
+        offset = bias - mean * gain
+    if not np.all(np.abs([gain, offset]) < FLOAT_MAX):
+        raise ModelError(
+            f"BatchNormalization {node.name!r}: variance, scale and bias give factors that are not "
+            f"finite (smallest variance {variance.min()}, epsilon {node.attrs['epsilon']})"
+        )
+    return gain, offset
 
 
 def _fold_constant(edit: Edit, node: Node) -> bool:
@@ -208,9 +218,11 @@ def _scale_and_shift(edit: Edit, before: Node, node: Node, gain: Array, offset: 
     bias_name = before.inputs[2] if len(before.inputs) > 2 else ""
     bias = edit.tensors[bias_name].real() if bias_name else np.zeros(channels, np.float32)
     w_name, merged = weights.name, bias.astype(np.float64) * gain + offset
+    if np.abs(merged).max() > FLOAT_MAX:
+        return False
     if not np.all(gain == 1):
         scaled = weights.real() * _along_outputs(before, weights.shape, gain)
-        if not np.all(np.isfinite(scaled)):
+        if np.abs(scaled).max() > FLOAT_MAX:
             return False
         w_name = edit.constant(weights.name, scaled.astype(np.float32))
     b_name = edit.constant(bias_name or f"{before.name}.bias", merged.astype(np.float32))
@@ -318,6 +330,7 @@ def _round_bias(edit: Edit, node: Node) -> None:
 RULES: tuple[Rule, ...] = (
     _drop_idle,
     _join_moves,
+    join_activation,
     _merge_pad,
     _fold_batch_normalization,
     _fold_constant,
