@@ -45,7 +45,10 @@ def show(rows: list[dict]) -> None:
         values = [_shown(row[name]) for name in ("ours", "peer")]
         met = {True: "[green]yes", False: "[red]NO", None: "–"}[row["met"]]
         table.add_row(row["metric"], *values, row["unit"], _shown(row["target"]), met)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe has room
+    console.print(table)
 
 
 def _shown(value: float | str | None) -> str:
