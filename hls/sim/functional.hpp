@@ -33,7 +33,7 @@ inline void gather(const MatMul &f, int batch, const Memories &m, int k, std::ui
   for (int fold = 0; fold < folds; ++fold) {
     std::uint8_t *to = x + std::ptrdiff_t(fold) * kRows;
     for (int row = 0; row < rows; ++row, to += k) {
-      const Word &word = walk.inside() ? m.buffer[walk.address()] : pad;
+      const Word word = walk.inside() ? value_of(m.buffer[walk.address()]) : pad;
       for (int lane = 0; lane < kRows; ++lane) to[lane] = std::uint8_t(word[lane]) ^ 0x80u;
       walk.next_position();
     }
@@ -148,11 +148,11 @@ inline void put_tile(const MatMul &f, const Activate &a, const std::int32_t *sum
       total[c] = std::int32_t(before + std::uint32_t(sums[c]));
     }
     if (f.last == 0) {
-      m.partial[row] = total;
+      put(m.partial[row], total);
       continue;
     }
-    if (f.tiles == 1) m.finished[row] = total;  // a further Activate may drain it again
-    m.buffer[out.address()] = activate(total, m.parameters[out.parameter()], a, m.lookup);
+    if (f.tiles == 1) put(m.finished[row], total);  // a further Activate may drain it again
+    put(m.buffer[out.address()], activate(total, m.parameters.read(out.parameter()), a, m.lookup));
     out.next();
   }
 }

@@ -152,6 +152,7 @@ inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<Word
                     int segment, bool fresh, Stream<Word> &stored, Int<32> report[kReportWords]) {
   WEFT_FUNCTION
   WEFT_STATIC(Memories, m);
+  WEFT_PARTITION_MEMORIES(m)
   WEFT_STATIC(Counters, counters);
   if (fresh) counters.clear();
   int out_h = 1, out_w = 1;  // of the last MatMul

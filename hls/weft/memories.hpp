@@ -17,19 +17,57 @@ struct ParameterWord {
   Vec<Int<8>, kCols> shift, negative_shift;
 };
 
+struct ParameterTable {
+  Int<32> bias[kParameterBlocks][kCols], multiplier[kParameterBlocks][kCols];
+  Int<32> negative_multiplier[kParameterBlocks][kCols];
+  Int<8> shift[kParameterBlocks][kCols], negative_shift[kParameterBlocks][kCols];
+
+  ParameterWord read(int block) const {
+    WEFT_INLINE
+    return {value_of(bias[block]), value_of(multiplier[block]),
+            value_of(negative_multiplier[block]), value_of(shift[block]),
+            value_of(negative_shift[block])};
+  }
+  void write(int block, const ParameterWord &p) {
+    WEFT_INLINE
+    put(bias[block], p.bias);
+    put(multiplier[block], p.multiplier);
+    put(negative_multiplier[block], p.negative_multiplier);
+    put(shift[block], p.shift);
+    put(negative_shift[block], p.negative_shift);
+  }
+};
+
+using Lookup = Int<8>[kCols][kLookupEntries];  // a table per lane: no crossing wires
+
 /// One read and one write port each is all that the II=1 loops need:
 /// - `buffer` is read by the window walk and written by the epilogue;
 /// - `partial` is read and written by the accumulators, one row per clock;
 /// - `finished` takes the sums of a tile's last fold, the epilogue reads it a few clocks behind, so
 ///   a tile drains while the next one accumulates.
 struct Memories {
-  Word buffer[kBufferWords];
-  SumWord partial[kAccumulatorRows];
-  SumWord finished[kAccumulatorRows];
-  ParameterWord parameters[kParameterBlocks];
-  Word taps[kTapWords];
-  Word lookup[kLookupEntries];  // lane-local tables: no crossing wires
+  Int<8> buffer[kBufferWords][kRows];
+  Int<32> partial[kAccumulatorRows][kCols];
+  Int<32> finished[kAccumulatorRows][kCols];
+  ParameterTable parameters;
+  Int<8> taps[kTapWords][kRows];
+  Lookup lookup;
 };
+
+// Words that are read whole become one wide RAM (RESHAPE packs the lanes of a row side by side);
+// the accumulators stay a RAM per column, as each column has its own adder.
+#define WEFT_PARTITION_MEMORIES(m)                                                            \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.buffer type = complete dim = 2)                         \
+  WEFT_HLS(BIND_STORAGE variable = m.buffer type = ram_s2p)                                   \
+  WEFT_HLS(ARRAY_PARTITION variable = m.partial type = complete dim = 2)                      \
+  WEFT_HLS(ARRAY_PARTITION variable = m.finished type = complete dim = 2)                     \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.parameters.bias type = complete dim = 2)                \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.parameters.multiplier type = complete dim = 2)          \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.parameters.negative_multiplier type = complete dim = 2) \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.parameters.shift type = complete dim = 2)               \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.parameters.negative_shift type = complete dim = 2)      \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.taps type = complete dim = 2)                           \
+  WEFT_HLS(ARRAY_PARTITION variable = m.lookup type = complete dim = 1)
 
 /// Clocks by cause (weft.units.state.Clocks), counted where the loops run.
 struct Counters {

@@ -49,10 +49,30 @@ template <typename T, int kLanes> struct Vec {
   const T &operator[](int i) const { return lane[i]; }
 };
 
-/// A shift register: `in` enters at lane 0, the last lane falls out.
-template <typename T, int kLanes> inline void shift_in(Vec<T, kLanes> &line, T in) {
+/// A row of a memory as a value.
+template <typename T, int kLanes> inline Vec<T, kLanes> value_of(const T (&row)[kLanes]) {
   WEFT_INLINE
-  const Vec<T, kLanes> before = line;
+  Vec<T, kLanes> value;
+  for (int i = 0; i < kLanes; ++i) {
+    WEFT_UNROLL
+    value[i] = row[i];
+  }
+  return value;
+}
+
+/// Writes a value to a row of a memory.
+template <typename T, int kLanes> inline void put(T (&row)[kLanes], const Vec<T, kLanes> &value) {
+  WEFT_INLINE
+  for (int i = 0; i < kLanes; ++i) {
+    WEFT_UNROLL
+    row[i] = value[i];
+  }
+}
+
+/// A shift register: `in` enters at lane 0, the last lane falls out.
+template <typename T, int kLanes> inline void shift_in(T (&line)[kLanes], T in) {
+  WEFT_INLINE
+  const Vec<T, kLanes> before = value_of(line);
   line[0] = in;
   for (int i = 1; i < kLanes; ++i) {
     WEFT_UNROLL

@@ -40,7 +40,7 @@ raw:
 
 /// Codes of one word of sums.
 inline Word activate(const SumWord &sums, const ParameterWord &p, const Activate &f,
-                     const Word (&lookup)[kLookupEntries]) {
+                     const Lookup &lookup) {
   SumWord x, y;
 bias:
   for (int c = 0; c < kCols; ++c) {
@@ -70,7 +70,7 @@ clamp:
   look:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      codes[c] = lookup[int(codes[c]) + 128][c];
+      codes[c] = lookup[c][int(codes[c]) + 128];
     }
   }
   return codes;
@@ -119,7 +119,8 @@ drain:
   for (int row = 0; row < rows; ++row) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
-    m.buffer[out.address()] = activate(m.finished[row], m.parameters[out.parameter()], f, m.lookup);
+    put(m.buffer[out.address()],
+        activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), f, m.lookup));
     out.next();
   }
   counters.vector += rows;

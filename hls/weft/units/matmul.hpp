@@ -56,7 +56,7 @@ struct Accumulator {
   void add(const MatMul &f, int row, const SumWord &sums, Memories &m) {
     WEFT_INLINE
     const bool fresh = fold == 0 && f.first != 0;
-    const SumWord before = m.partial[row];
+    const SumWord before = value_of(m.partial[row]);
     SumWord total;
   lanes:
     for (int c = 0; c < kCols; ++c) {
@@ -64,9 +64,9 @@ struct Accumulator {
       total[c] = Int<32>(UInt<32>(fresh ? Int<32>(0) : before[c]) + UInt<32>(sums[c]));
     }
     if (finishes(f)) {
-      m.finished[row] = total;
+      put(m.finished[row], total);
     } else {
-      m.partial[row] = total;
+      put(m.partial[row], total);
     }
   }
   bool finishes(const MatMul &f) const { return f.last != 0 && fold == folds_per_tile - 1; }
@@ -88,8 +88,8 @@ struct Drain {
   void step(const Activate &a, bool finished, Memories &m) {
     WEFT_INLINE
     if (((ready >> (kDrainLag - 1)) & 1) != 0) {
-      m.buffer[out.address()] =
-          activate(m.finished[row], m.parameters[out.parameter()], a, m.lookup);
+      put(m.buffer[out.address()],
+          activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), a, m.lookup));
       out.next();
       row = row == rows - 1 ? 0 : row + 1;
     }
@@ -131,7 +131,7 @@ clock:
       in.weight_row = clocks.weights.row() / kBeats;
     }
     if (clocks.input.busy()) {
-      in.activations = walk.inside() ? m.buffer[walk.address()] : pad;
+      in.activations = walk.inside() ? value_of(m.buffer[walk.address()]) : pad;
       in.swap = clocks.input.row() == 0;
       walk.next_position();
       if (clocks.input.last_row()) walk.next_fold();
@@ -156,6 +156,7 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
                    Stream<Word> &weights, Counters &counters) {
   WEFT_INLINE
   WEFT_STATIC(SystolicArray, array);
+  WEFT_PARTITION_ARRAY(array)
   array.clear();
   run_folds(f, a, batch, array, m, weights, counters);
 }

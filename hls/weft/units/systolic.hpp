@@ -54,7 +54,7 @@ struct ArrayInput {
 
 /// What each column sees of a value per column group; wires only.
 template <int kShare> struct Columns {
-  static Vec<Int<8>, kCols> of(const Vec<Int<8>, kCols / kShare> &groups) {
+  static Vec<Int<8>, kCols> of(const Int<8> (&groups)[kCols / kShare]) {
     WEFT_INLINE
     Vec<Int<8>, kCols> columns;
   groups:
@@ -66,21 +66,21 @@ template <int kShare> struct Columns {
   }
 };
 template <> struct Columns<1> {
-  static const Vec<Int<8>, kCols> &of(const Vec<Int<8>, kCols> &groups) { return groups; }
+  static Vec<Int<8>, kCols> of(const Int<8> (&groups)[kCols]) { return value_of(groups); }
 };
 
 /// A PE's control bits: take the shadow weight, keep the weight that is in the chain.
 constexpr int kSwap = 1, kKeep = 2;
 
 struct SystolicArray {
-  Vec<Int<8>, kGroups> act[kRows], control[kRows];
-  Vec<Int<8>, kCols> active[kRows], shadow[kRows], chain[kRows];
-  Vec<Int<32>, kCols> psum[kRows];
+  Int<8> act[kRows][kGroups], control[kRows][kGroups];
+  Int<8> active[kRows][kCols], shadow[kRows][kCols], chain[kRows][kCols];
+  Int<32> psum[kRows][kCols];
   Skew<Int<8>, kRows> in_skew;
   Skew<Int<32>, kCols> out_skew;
   Skew<Int<8>, kCols> weight_skew;
-  Vec<Int<8>, kRows> swap_line;    // the swap bit on its way down the left edge
-  Vec<Int<16>, kRows> weight_tag;  // which row the chain's weights belong to
+  Int<8> swap_line[kRows];    // the swap bit on its way down the left edge
+  Int<16> weight_tag[kRows];  // which row the chain's weights belong to
   // Clock enables: clocks until the last bit or weight has left its shift register.
   int swap_clocks, chain_clocks;
   Int<16> control_clocks[kRows];
@@ -143,7 +143,7 @@ struct SystolicArray {
   chain_rows:
     for (int r = kRows - 1; r > 0; --r) {
       WEFT_UNROLL
-      chain[r] = chain[r - 1];
+      put(chain[r], value_of(chain[r - 1]));
     }
   chain_top:
     for (int c = 0; c < kCols; ++c) {
@@ -163,7 +163,7 @@ struct SystolicArray {
   void change_weights(int r) {
     WEFT_INLINE
     if (control_clocks[r] == 0) return;  // all bits are 0
-    const Vec<Int<8>, kCols> &bits = Columns<kProductsPerDsp>::of(control[r]);
+    const Vec<Int<8>, kCols> bits = Columns<kProductsPerDsp>::of(control[r]);
   change:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
@@ -189,7 +189,7 @@ struct SystolicArray {
       return;
     }
 #endif
-    const Vec<Int<8>, kCols> &activations = Columns<kProductsPerDsp>::of(act[r]);
+    const Vec<Int<8>, kCols> activations = Columns<kProductsPerDsp>::of(act[r]);
   macs:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
@@ -214,5 +214,20 @@ struct SystolicArray {
     }
   }
 };
+
+// Everything in the array is registers; the delay lines are a small RAM per lane.
+#define WEFT_PARTITION_ARRAY(array)                                                 \
+  WEFT_HLS(ARRAY_PARTITION variable = array.act type = complete dim = 0)            \
+  WEFT_HLS(ARRAY_PARTITION variable = array.control type = complete dim = 0)        \
+  WEFT_HLS(ARRAY_PARTITION variable = array.active type = complete dim = 0)         \
+  WEFT_HLS(ARRAY_PARTITION variable = array.shadow type = complete dim = 0)         \
+  WEFT_HLS(ARRAY_PARTITION variable = array.chain type = complete dim = 0)          \
+  WEFT_HLS(ARRAY_PARTITION variable = array.psum type = complete dim = 0)           \
+  WEFT_HLS(ARRAY_PARTITION variable = array.swap_line type = complete dim = 0)      \
+  WEFT_HLS(ARRAY_PARTITION variable = array.weight_tag type = complete dim = 0)     \
+  WEFT_HLS(ARRAY_PARTITION variable = array.control_clocks type = complete dim = 0) \
+  WEFT_HLS(ARRAY_PARTITION variable = array.in_skew.line type = complete dim = 2)   \
+  WEFT_HLS(ARRAY_PARTITION variable = array.out_skew.line type = complete dim = 2)  \
+  WEFT_HLS(ARRAY_PARTITION variable = array.weight_skew.line type = complete dim = 2)
 
 }  // namespace weft

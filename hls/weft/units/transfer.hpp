@@ -76,8 +76,9 @@ template <typename Transfer> struct BufferWalk {
   Strided word;
   void begin(const Transfer &f, int batch) {
     at.begin(batch, int(f.chunks), int(f.words));
-    word.begin(int(f.buffer), int(f.buffer_sample), int(f.buffer_step), 1);
+    word.begin(unsigned(f.buffer), unsigned(f.buffer_sample), unsigned(f.buffer_step), 1);
   }
+  Int<64> count() const { return Int<64>(at.batch) * (at.out_h * at.out_w); }
   void next() {
     word.next(at);
     at.next();
@@ -90,15 +91,15 @@ inline void read_host(const ReadHost &f, int batch, Stream<Word> &loaded, Memori
   WEFT_FUNCTION
   BufferWalk<ReadHost> walk;
   walk.begin(f, batch);
-  const int words = walk.at.count();
+  const Int<64> words = walk.count();
 read_host:
-  for (int i = 0; i < words; ++i) {
+  for (Int<64> i = 0; i < words; ++i) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kBufferWords)
-    m.buffer[walk.word.address()] = loaded.read();
+    put(m.buffer[walk.word.address()], loaded.read());
     walk.next();
   }
-  counters.transfer += Int<64>(words) * kBeats;
+  counters.transfer += words * kBeats;
 }
 
 /// WriteHost in the compute process: unified buffer → stream.
@@ -107,15 +108,15 @@ inline void write_host(const WriteHost &f, int batch, Stream<Word> &stored, cons
   WEFT_FUNCTION
   BufferWalk<WriteHost> walk;
   walk.begin(f, batch);
-  const int words = walk.at.count();
+  const Int<64> words = walk.count();
 write_host:
-  for (int i = 0; i < words; ++i) {
+  for (Int<64> i = 0; i < words; ++i) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kBufferWords)
-    stored.write(m.buffer[walk.word.address()]);
+    stored.write(value_of(m.buffer[walk.word.address()]));
     walk.next();
   }
-  counters.transfer += Int<64>(words) * kBeats;
+  counters.transfer += words * kBeats;
 }
 
 /// Shifts that requantization knows; a table's others become the nearest of them.
@@ -160,11 +161,15 @@ table:
     const Word row = weights.read();
     if (f.target == kParametersTable) {
       set_plane(block, plane, row);
-      if (plane == kParameterRows - 1) m.parameters[entry] = block;
+      if (plane == kParameterRows - 1) m.parameters.write(entry, block);
     } else if (f.target == kTapsTable) {
-      m.taps[entry] = row;
+      put(m.taps[entry], row);
     } else {
-      m.lookup[entry] = row;
+    lookup:
+      for (int c = 0; c < kCols; ++c) {
+        WEFT_UNROLL
+        m.lookup[c][entry] = row[c];
+      }
     }
     plane = plane == planes - 1 ? 0 : plane + 1;
     if (plane == 0) ++entry;
