@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from quantized import OVERLAYS, SMALL, WIDE, Net, codes, on_accelerator, outputs
 from quantized import scale as quant
 
-from weft import ops
+from weft import isa, ops
 from weft.graph import Node, Quant
 from weft.lower import lower
 from weft.program import AcceleratorSegment, HostSegment
@@ -209,6 +209,10 @@ def test_concat_of_results_takes_no_copy(axis: int, overlay: Any) -> None:
     parts = [np.clip(part - 5, -128, 127) for part in (-v, np.maximum(v, 0), np.abs(v))]
     np.testing.assert_array_equal(found, np.concatenate(parts, axis=axis))
     assert [layer.op for layer in program.layers] == ["Neg", "Relu", "Abs"]
+    (segment,) = program.segments
+    assert isinstance(segment, AcceleratorSegment)
+    assert segment.outputs == (y,)
+    assert list(segment.words[:, 0]).count(isa.WRITE_HOST.opcode) == 1
 
 
 def test_concat_copies_what_others_read() -> None:
@@ -222,3 +226,16 @@ def test_concat_copies_what_others_read() -> None:
     np.testing.assert_array_equal(second, relu)
     np.testing.assert_array_equal(first, np.concatenate([relu, x, relu], axis=1))
     assert [layer.op for layer in program.layers] == ["Relu", "Concat"]
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_concat_in_bands(axis: int) -> None:
+    """Some bands read only one of the inputs."""
+    a, b = codes(1, 4, 14, 14), codes(1, 4, 14, 14)
+    net = Net()
+    names = [net.input("a", (1, 4, 14, 14), Q), net.input("b", (1, 4, 14, 14), Q)]
+    shape = (1, 8, 14, 14) if axis == 1 else (1, 4, 28, 14)
+    y = net.node("Concat", names, shape, Q, axis=axis)
+    (found,), program = outputs(net.graph(y), SMALL, {"a": a, "b": b})
+    assert program.notes["banded_layers"] == 1
+    np.testing.assert_array_equal(found, np.concatenate([a, b], axis=axis))

@@ -76,7 +76,7 @@ class Emitter:
     ) -> None:
         """Target rows [low, high) of a stage, with what it reads from memory and writes there."""
         for name in stage.sources:
-            if name in piece.reads and name not in seen:
+            if name in places and name in piece.reads and name not in seen:
                 seen.add(name)
                 self._transfer(isa.READ_HOST, name, places[name])
         for op in stage.ops:
@@ -85,7 +85,7 @@ class Emitter:
                     self._matrix(op, rect, places, places[stage.target])
                 else:
                     self._vector(op, rect, places, places[stage.target])
-        if stage.target in piece.writes:
+        if stage.target in piece.writes and stage is piece.last_writer(stage.target):
             self._transfer(isa.WRITE_HOST, stage.target, places[stage.target])
         self._flush()
 

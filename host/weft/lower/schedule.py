@@ -42,6 +42,10 @@ class Piece:
     writes: tuple[str, ...]
     plan: Plan | None
 
+    def last_writer(self, name: str) -> Stage:
+        """The stage behind which the map is complete."""
+        return next(stage for stage in reversed(self.stages) if stage.target == name)
+
 
 def order(found: Partition) -> list[Run | HostRun]:
     """Runs as long as dependencies allow, accelerator and host by turns."""
@@ -150,7 +154,7 @@ def make_piece(context: Context, stages: Sequence[Stage], kept: Iterable[str]) -
     return Piece(
         tuple(stages),
         tuple(name for name in first if name not in made),
-        tuple(stage.target for stage in stages if stage.target in later),
+        tuple(dict.fromkeys(stage.target for stage in stages if stage.target in later)),
         plan(requests),
     )
 
