@@ -7,7 +7,8 @@ written here, so that no training framework is needed. Every model has a dynamic
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,26 +75,28 @@ def _names(group: Any) -> list[str]:
     return [n if isinstance(n, str) else n.decode() for n in group.attrs["weight_names"]]
 
 
+def numbered(weights: dict[str, list[Array]], kind: str) -> Iterator[list[Array]]:
+    """The weights of the layers `kind`, `kind`_1, `kind`_2, ..., as Keras names them."""
+    yield weights[kind]
+    for index in itertools.count(1):
+        yield weights[f"{kind}_{index}"]
+
+
 def resnet8(data: Path) -> Any:
     """MLPerf Tiny ResNet8: x [N, 3, 32, 32] raw 0..255 → probabilities [N, 10]; 12.5 MMAC."""
     weights = keras_weights(data / "resnet8_cifar10" / "pretrainedResnet.h5")
     net = Layers((3, 32, 32))
-    count = {"conv2d": 0, "batch_normalization": 0}
-
-    def take(kind: str) -> list[Array]:
-        index = count[kind]
-        count[kind] += 1
-        return weights[f"{kind}_{index}" if index else kind]
+    convolutions, norms = (numbered(weights, k) for k in ("conv2d", "batch_normalization"))
 
     def conv(kernel: int, stride: int = 1) -> str:
         # TensorFlow's "same" puts the odd row of padding below and to the right.
         total = max(kernel - stride, 0)
         pads = [total // 2] * 2 + [total - total // 2] * 2
-        w, b = take("conv2d")
+        w, b = next(convolutions)
         return net.add("Conv", w.transpose(3, 2, 0, 1), b, strides=[stride] * 2, pads=pads)
 
     def norm() -> str:
-        return net.add("BatchNormalization", *take("batch_normalization"), epsilon=1e-3)
+        return net.add("BatchNormalization", *next(norms), epsilon=1e-3)
 
     conv(3)
     norm()
@@ -267,9 +270,7 @@ def quantized(
     )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            name = input_name(model)
-            self.batches = iter([{name: x} for x in np.array_split(calibration, 4)])
+        batches = iter([{input_name(model): x} for x in np.array_split(calibration, 4)])
 
         def get_next(self) -> Any:
             return next(self.batches, None)
