@@ -119,8 +119,6 @@ inline void write_report(const Counters &c, const Command &end, int segment,
   report[kStatusWord] = end[1];
   report[kInstructionWord] = end[2];
   report[kSegmentWord] = segment;
-  report[kDesignWord] = Int<32>(kDesignLow);
-  report[kDesignWord + 1] = Int<32>(kDesignHigh);
 counters:
   for (int i = 0; i < 7; ++i) {
     report[kCountersWord + 2 * i] = Int<32>(values[i] & 0xffffffffLL);

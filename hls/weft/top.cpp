@@ -27,6 +27,10 @@ extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weig
 #pragma HLS INTERFACE mode = s_axilite port = weight_rows bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = report bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
+  // Also with no segment to run: a host reads here which design the bitstream holds.
+  report[weft::kStatusWord] = weft::kDone;
+  report[weft::kDesignWord] = weft::Int<32>(weft::kDesignLow);
+  report[weft::kDesignWord + 1] = weft::Int<32>(weft::kDesignHigh);
   const weft::Limits limits = {batch, weft::UInt<32>(memory_rows), weft::UInt<32>(weight_rows)};
 segments:
   for (int s = 0; s < segments; ++s) {
