@@ -20,8 +20,8 @@ enum Status {
   kBadStream
 };
 
-constexpr int kMaxQueued = 8;  // ReadWeights ahead of their use; below the depth of their FIFO
-constexpr Int<64> kMaxReach = 1 << 30;  // positions from the window's first to its last, one axis
+constexpr int kMaxQueued = 8;       // ReadWeights ahead of their use; below the depth of their FIFO
+constexpr int kMaxReach = 1 << 30;  // positions from the window's first to its last, one axis
 
 /// What the host gives with a run.
 struct Limits {
@@ -83,8 +83,7 @@ class Checker {
  private:
   template <typename Transfer> Status transfer(const Transfer &f) const {
     if (f.words == 0 || f.chunks == 0) return kBadField;
-    if (Int<64>(limits_.batch) * Int<64>(f.chunks) * Int<64>(f.words) > kBufferWords)
-      return kBadField;
+    if (Int<64>(f.chunks) * Int<64>(f.words) > kBufferWords) return kBadField;
     const Int<64> b = limits_.batch - 1, c = Int<64>(f.chunks) - 1, w = Int<64>(f.words) - 1;
     const Range buffer = {
         0, Int<64>(f.buffer) + b * Int<64>(f.buffer_sample) + c * Int<64>(f.buffer_step) + w};

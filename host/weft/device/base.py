@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from weft.program import Program, Rows
+from weft import isa
+from weft.errors import DeviceError
+from weft.program import AcceleratorSegment, Program, Rows
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class RunResult:
 
 class Device(Protocol):
     """A place that runs accelerator segments.
+
+    Every segment fills what it needs on chip: nothing there is kept from one run to the next.
 
     Activation memory is `program.memory_rows` rows of `lanes` int8. Methods raise DeviceError
     with the status of the hardware, DeviceTimeout when `timeout_s` has passed.
@@ -41,3 +45,34 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Gives back what the device holds; a closed device can't be used again."""
+
+
+def rows_of(memory: Rows, row: int, rows: int) -> Rows:
+    """A view of `rows` rows of a device's activation memory; DeviceError where it has none."""
+    if row < 0 or rows < 0 or row + rows > len(memory):
+        raise DeviceError(
+            f"rows {row}..{row + rows - 1} lie outside activation memory, which has {len(memory)}"
+        )
+    return memory[row : row + rows]
+
+
+def segment_of(program: Program, segment: int) -> AcceleratorSegment:
+    """Segment number `segment`; DeviceError if there is none, or it belongs to the host."""
+    if not 0 <= segment < len(program.segments):
+        raise DeviceError(f"no segment {segment} in {program.name!r}: {len(program.segments)}")
+    found = program.segments[segment]
+    if not isinstance(found, AcceleratorSegment):
+        raise DeviceError(f"segment {segment} of {program.name!r} runs on the host")
+    return found
+
+
+def where(program: Program, segment: int, number: int) -> str:
+    """Instruction `number` of a segment, as messages name it, with its layer."""
+    code = segment_of(program, segment)
+    if number >= len(code.words):
+        return f"segment {segment}, end"
+    opcode = int(code.words[number][0])
+    name = isa.INSTRUCTIONS[opcode].name if opcode in isa.INSTRUCTIONS else f"opcode {opcode}"
+    layer = int(code.layers[number]) if number < len(code.layers) else -1
+    known = f", layer {program.layers[layer].name!r}" if 0 <= layer < len(program.layers) else ""
+    return f"segment {segment}, instruction {number} ({name}{known})"

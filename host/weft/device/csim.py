@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import build
-from weft.device.base import RunResult
+from weft.device.base import RunResult, rows_of, segment_of, where
 from weft.errors import DeviceError, DeviceTimeout
 from weft.program import AcceleratorSegment, Program, Rows
-from weft.units.state import COUNTERS, STATUS
+from weft.units.state import COUNTERS, FaultError
 
 REPORT_WORDS = 32
 _INSTRUCTION, _COUNTERS = 1, 6
@@ -69,16 +69,16 @@ class Csim:
     def write(self, row: int, data: Rows) -> None:
         """Copies rows to activation memory."""
         self._loaded()
-        self._memory[row : row + len(data)] = data
+        rows_of(self._memory, row, len(data))[:] = data
 
     def read(self, row: int, rows: int) -> Rows:
         """A copy of rows of activation memory."""
         self._loaded()
-        return self._memory[row : row + rows].copy()
+        return rows_of(self._memory, row, rows).copy()
 
     def run(self, segment: int, batch: int, timeout_s: float | None = None) -> RunResult:
         """Runs one segment of the program."""
-        self._loaded()
+        segment_of(self._loaded(), segment)
         arguments = (
             *self._pointers,
             self._code,
@@ -87,7 +87,7 @@ class Csim:
             batch,
             len(self._memory),
             len(self._weights),
-            timeout_s or 0.0,
+            -1.0 if timeout_s is None else timeout_s,
             self._report_pointer,
         )
         start = time.perf_counter()
@@ -119,12 +119,7 @@ class Csim:
         if status == _SIMULATION_ERROR:
             raise DeviceError(f"csim: {self._library.weft_message().decode()}")
         number = int(self._report[_INSTRUCTION])
-        code = program.segments[segment]
-        assert isinstance(code, AcceleratorSegment)
-        where = f"instruction {number}"
-        if number < len(code.layers) and program.layers:
-            where += f" (layer {program.layers[code.layers[number]].name!r})"
-        raise DeviceError(f"{where}: {STATUS.get(status, 'unknown')} (status {status})")
+        raise FaultError(status, where=where(program, segment, number))
 
 
 def image(program: Program) -> tuple[NDArray[np.int32], int, dict[int, int]]:

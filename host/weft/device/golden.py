@@ -8,8 +8,8 @@ from dataclasses import asdict
 import numpy as np
 
 from weft import isa
-from weft.device.base import RunResult
-from weft.errors import DeviceError, DeviceTimeout
+from weft.device.base import RunResult, rows_of, segment_of, where
+from weft.errors import DeviceError, DeviceTimeout, ProgramError
 from weft.program import AcceleratorSegment, Program, Rows
 from weft.units import BY_OPCODE
 from weft.units.state import COUNTERS, ISSUE_CLOCKS, FaultError, Fields, State
@@ -32,38 +32,34 @@ class Golden:
 
     def write(self, row: int, data: Rows) -> None:
         """Copies rows to activation memory."""
-        self._loaded()[1].memory[row : row + len(data)] = data
+        rows_of(self._loaded()[1].memory, row, len(data))[:] = data
 
     def read(self, row: int, rows: int) -> Rows:
         """A copy of rows of activation memory."""
-        return self._loaded()[1].memory[row : row + rows].copy()
+        return rows_of(self._loaded()[1].memory, row, rows).copy()
 
     def run(self, segment: int, batch: int, timeout_s: float | None = None) -> RunResult:
         """Runs one segment; DeviceError names the instruction that is at fault."""
         program, state = self._loaded()
-        code = program.segments[segment]
-        assert isinstance(code, AcceleratorSegment), "host segments don't run on a device"
+        code = segment_of(program, segment)
         start = time.perf_counter()
         counters = dict.fromkeys(COUNTERS, 0)
+        state.begin()
         before: Fields = {}
-        for number, words in enumerate(code.words):
-            kind, fields = isa.decode(words)
-            if kind is isa.BARRIER:
-                counters["issue"] += ISSUE_CLOCKS
-                break
+        for number in range(len(code.words) + 1):
             try:
-                before = self._execute(state, kind, fields, batch, before, counters)
+                done = number < len(code.words) and code.words[number][0] == isa.BARRIER.opcode
+                before = self._step(state, code, number, batch, before, counters)
             except FaultError as fault:
-                layer = program.layers[code.layers[number]].name
-                raise DeviceError(
-                    f"instruction {number} ({kind.name}, layer {layer!r}): {fault}"
-                ) from fault
+                place = where(program, segment, number)
+                raise FaultError(fault.status, fault.detail, place) from None
+            if done:
+                break
             if timeout_s is not None and time.perf_counter() - start > timeout_s:
                 raise DeviceTimeout(
                     f"golden: {number + 1} of {len(code.words)} instructions in {timeout_s} s; "
                     "allow more time, or use the csim device"
                 )
-        state.finish()
         wall = time.perf_counter() - start
         return RunResult(sum(counters.values()), wall, counters)
 
@@ -72,17 +68,20 @@ class Golden:
         self._program = self._state = None
 
     @staticmethod
-    def _execute(
+    def _step(
         state: State,
-        kind: isa.Instruction,
-        fields: Fields,
+        code: AcceleratorSegment,
+        number: int,
         batch: int,
         before: Fields,
         counters: dict[str, int],
     ) -> Fields:
         """Runs one instruction, adds its clocks, returns what Activate needs to know of it."""
-        if state.pending and kind is not isa.ACTIVATE:
-            raise FaultError(6)
+        kind, fields = _decode(state, code, number, batch)
+        if kind is isa.BARRIER:
+            state.finish()
+            counters["issue"] += ISSUE_CLOCKS
+            return before
         unit = BY_OPCODE[kind.opcode]
         unit.golden(state, fields, batch)
         for name, clocks in asdict(unit.clocks(fields, state.overlay, batch, before)).items():
@@ -95,3 +94,24 @@ class Golden:
         if self._program is None or self._state is None:
             raise DeviceError("golden: no program is loaded; call load(program) first")
         return self._program, self._state
+
+
+def _decode(
+    state: State, code: AcceleratorSegment, number: int, batch: int
+) -> tuple[isa.Instruction, Fields]:
+    """Instruction `number` and its fields. Raises FaultError, in the order of the hardware."""
+    limit = state.overlay.accumulator_rows
+    if not 1 <= batch <= limit:
+        raise FaultError(2, f"batch {batch} is outside 1..{limit}")
+    if number == len(code.words):
+        raise FaultError(6, "the segment ends without a Barrier")
+    words = code.words[number]
+    kind = isa.INSTRUCTIONS.get(int(words[0]))
+    if kind is None:
+        raise FaultError(1, f"opcode {int(words[0])}")
+    if state.pending and kind is not isa.ACTIVATE:
+        raise FaultError(6, f"{kind.name} where an Activate must be")
+    try:
+        return isa.decode(words)
+    except ProgramError as error:
+        raise FaultError(2, str(error)) from None

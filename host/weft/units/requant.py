@@ -31,6 +31,8 @@ Int32 = NDArray[np.int32]
 Int8 = NDArray[np.int8]
 
 SHIFT_LOW, SHIFT_HIGH = -31, 30
+_SHIFT_PLANES = (8, 13)
+_INFINITE = 0x7F800000  # float32's exponent of infinities and NaNs
 _INT32_LOW, _INT32_HIGH = -(1 << 31), (1 << 31) - 1
 
 
@@ -107,7 +109,9 @@ def requantize(
     """
     q, s = np.asarray(multiplier, np.int32), np.asarray(shift, np.int64)
     if _checked(mode) == "float_even":
-        return _float_even(np.asarray(x, np.int32), np.asarray(q.view(np.float32)))
+        # The hardware knows no infinity: its codes are large numbers, so what is not 0 saturates.
+        q = np.where((q & _INFINITE) == _INFINITE, q - 0x800000, q).astype(np.int32)
+        return _float_even(np.asarray(x, np.int32), q.view(np.float32))
     wide, q64 = np.asarray(x, np.int64), q.astype(np.int64)
     rounded = _single_round if mode == "single_round" else _double_round
     return np.asarray(np.clip(rounded(wide, q64, s), _INT32_LOW, _INT32_HIGH))
@@ -182,6 +186,14 @@ def unpack_parameters(rows: Int8) -> tuple[Int32, Int32, Int8, Int32, Int8]:
         return planes[:, index].reshape(-1)
 
     return word(0), word(4), byte(8), word(9), byte(13)
+
+
+def legal_shifts(blocks: Int8) -> Int8:
+    """Parameter blocks [n, 14, lanes] with shifts beyond -31..30 moved to the nearest of these."""
+    blocks = blocks.copy()
+    for plane in _SHIFT_PLANES:
+        blocks[:, plane] = np.clip(blocks[:, plane], SHIFT_LOW, SHIFT_HIGH)
+    return blocks
 
 
 def _checked(mode: str) -> str:

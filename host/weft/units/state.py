@@ -20,7 +20,7 @@ STATUS = {
     3: "a unified-buffer address outside the buffer",
     4: "more rows than the accumulators have",
     5: "a table index outside the table",
-    6: "MatMul or Vector without its Activate, or an Activate without sums",
+    6: "MatMul or Vector without its Activate, an Activate without sums, or no Barrier at the end",
     7: "output overlaps input",
     8: "a memory address outside what the host gave",
     9: "the weight stream does not match its use",
@@ -30,11 +30,11 @@ STATUS = {
 class FaultError(DeviceError):
     """A bad instruction, with the status code that the hardware reports (docs/isa.md)."""
 
-    def __init__(self, status: int, detail: str = "") -> None:
-        super().__init__(
-            f"{STATUS.get(status, 'status')} ({status}){': ' if detail else ''}{detail}"
-        )
+    def __init__(self, status: int, detail: str = "", where: str = "") -> None:
+        text = f"{STATUS.get(status, 'unknown')} (status {status})"
+        super().__init__(": ".join(part for part in (where, text, detail) if part))
         self.status = status
+        self.detail = detail
 
 
 @dataclass
@@ -69,6 +69,8 @@ class State:
     pending: bool = False  # sums wait for their Activate
     queued: int = 0  # ReadWeights since the stream was last empty
     open_rows: int = 0  # rows of partial sums that a MatMul without `last` left
+    read: NDArray[np.bool_] = field(init=False)  # rows of memory, in this segment
+    written: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
         o = self.overlay
@@ -77,13 +79,26 @@ class State:
         self.parameters = np.zeros((o.parameter_blocks, isa.PARAMETER_ROWS, o.lanes), np.int8)
         self.taps = np.zeros((o.tap_words, o.lanes), np.int8)
         self.lookup = np.zeros((isa.LOOKUP_ENTRIES, o.lanes), np.int8)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start of a segment: nothing waits, whatever the one before left behind."""
+        self.stream, self.sums = [], None
+        self.pending, self.queued, self.open_rows = False, 0, 0
+        self.read = np.zeros(len(self.memory), np.bool_)
+        self.written = np.zeros(len(self.memory), np.bool_)
+
+    def need(self, rows: int) -> None:
+        """Raises FaultError if the weight stream holds less than `rows` rows."""
+        there = sum(map(len, self.stream))
+        if there < rows:
+            raise FaultError(9, f"{rows - there} rows are missing")
 
     def take(self, rows: int) -> NDArray[np.int8]:
         """The next `rows` rows of the weight stream."""
+        self.need(rows)
         taken: list[NDArray[np.int8]] = []
         while rows:
-            if not self.stream:
-                raise FaultError(9, f"{rows} rows are missing")
             head = self.stream.pop(0)
             taken.append(head[:rows])
             if len(head) > rows:
@@ -94,12 +109,15 @@ class State:
         return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
     def finish(self) -> None:
-        """End of a segment. Raises FaultError for sums without Activate or unused weights."""
-        if self.pending:
-            raise FaultError(6)
+        """End of a segment. Raises FaultError for unused weights, DeviceError for hazards."""
         if self.stream:
             rows = sum(len(block) for block in self.stream)
             raise FaultError(9, f"{rows} rows are never used")
+        both = np.flatnonzero(self.read & self.written)
+        if len(both):
+            raise DeviceError(
+                f"memory rows {both[0]}..{both[-1]} are read in the segment that writes them"
+            )
 
 
 @dataclass(frozen=True)

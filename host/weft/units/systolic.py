@@ -43,6 +43,7 @@ def golden(state: State, f: Fields, batch: int) -> None:
     """MatMul: takes its tiles from the weight stream, leaves sums for Activate or the next one."""
     _check(state, f, batch)
     m, lanes = window.positions(f, batch), state.overlay.lanes
+    state.need(f["tiles"] * f["blocks"] * window.taps(f) * lanes)
     x = _gather(state, f, batch)
     k = x.shape[1]
     tiles = state.take(f["tiles"] * k).reshape(f["tiles"], k, lanes)

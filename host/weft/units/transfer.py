@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
+from weft.units import requant
 from weft.units.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
 
 PARAMETERS, TAPS, LOOKUP = range(3)
@@ -51,25 +52,32 @@ def golden(state: State, f: Fields, batch: int) -> None:
     end = f["index"] + f["count"]
     if end > len(table):
         raise FaultError(5, f"{isa.TABLES[f['target']]} entry {end - 1} of {len(table)}")
-    table[f["index"] : end] = state.take(table_rows(f)).reshape((f["count"], *table.shape[1:]))
+    rows = state.take(table_rows(f)).reshape((f["count"], *table.shape[1:]))
+    if f["target"] == PARAMETERS:
+        rows = requant.legal_shifts(rows)
+    table[f["index"] : end] = rows
 
 
 def golden_read(state: State, f: Fields, batch: int) -> None:
     """ReadHost."""
     memory, buffer = _addresses(state, f, batch)
     state.buffer[buffer] = state.memory[memory]
+    state.read[memory] = True
 
 
 def golden_write(state: State, f: Fields, batch: int) -> None:
     """WriteHost."""
     memory, buffer = _addresses(state, f, batch)
     state.memory[memory] = state.buffer[buffer]
+    state.written[memory] = True
 
 
 def _addresses(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Memory rows and buffer words, in the order of the transfer."""
     if f["words"] == 0 or f["chunks"] == 0:
         raise FaultError(2, f"words = {f['words']}, chunks = {f['chunks']}")
+    if rows_moved(f, 1) > len(state.buffer):
+        raise FaultError(2, f"{rows_moved(f, 1)} words of a buffer of {len(state.buffer)}")
     b, c, w = np.ogrid[:batch, : f["chunks"], : f["words"]]
     buffer = f["buffer"] + b * f["buffer_sample"] + c * f["buffer_step"] + w
     memory = f["memory"] + b * f["memory_sample"] + c * f["memory_step"] + w

@@ -91,11 +91,14 @@ def _check(state: State, f: Fields, batch: int) -> None:
     window.check(state, f, batch)
     if f["operation"] > DEPTHWISE:
         raise FaultError(2, f"operation = {f['operation']}")
+    words, limit = window.positions(f, batch) * f["blocks"], len(state.buffer)
+    if max(words, window.taps(f)) > limit:
+        raise FaultError(2, f"{words} output words, {window.taps(f)} taps; at most {limit}")
     if f["operation"] in (ADD, MUL):
         if window.taps(f) != 1 or f["pad_y"] or f["pad_x"]:
             raise FaultError(2, "add and mul have a 1×1 window without padding")
-        if f["out_h"] > f["height"] or f["out_w"] > f["width"]:
-            raise FaultError(2, "add and mul need an input as large as the output")
+        if window.reach(f, "h", "y") >= f["height"] or window.reach(f, "w", "x") >= f["width"]:
+            raise FaultError(2, "add and mul need every position inside the input")
         last = second_range(f, batch)[1]
         if last >= len(state.buffer):
             raise FaultError(3, f"word {last} of {len(state.buffer)}")

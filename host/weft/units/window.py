@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from weft.units.state import FaultError, Fields, State
 
 Index = NDArray[np.int64]
+MAX_REACH = 1 << 30  # positions from the window's first to its last: what the counters hold
 
 
 def positions(f: Fields, batch: int) -> int:
@@ -51,6 +52,12 @@ def _axis(out: int, stride: int, kernel: int, dilation: int, pad: int) -> Index:
     return np.arange(kernel)[:, None] * dilation + np.arange(out) * stride - pad
 
 
+def reach(f: Fields, size: str, axis: str) -> int:
+    """Positions from the window's first to its last: reach(f, "h", "y") or reach(f, "w", "x")."""
+    steps = (f[f"out_{size}"] - 1) * f[f"stride_{axis}"]
+    return steps + (f[f"kernel_{size}"] - 1) * f[f"dilation_{axis}"]
+
+
 def output_words(f: Fields, batch: int, out_h: int, out_w: int) -> Index:
     """Words [M] that Activate writes for channel block 0."""
     b, y, x = np.ogrid[:batch, :out_h, :out_w]
@@ -75,6 +82,8 @@ def check(state: State, f: Fields, batch: int) -> None:
     sizes = ("height", "width", "kernel_h", "kernel_w", "out_h", "out_w", "blocks")
     if min(f[name] for name in sizes) == 0:
         raise FaultError(2, ", ".join(name for name in sizes if f[name] == 0) + " = 0")
+    if max(reach(f, "h", "y"), reach(f, "w", "x")) > MAX_REACH:
+        raise FaultError(2, f"the window reaches further than {MAX_REACH} positions")
     last = source_range(f, batch)[1]
     if last >= len(state.buffer):
         raise FaultError(3, f"word {last} of {len(state.buffer)}")
