@@ -172,6 +172,39 @@ def test_prelu_keeps_one_slope_per_channel_and_one_slope_is_leaky() -> None:
     assert fused(net, y).nodes[0].attrs["activation"] == ("LeakyRelu", 0.25)
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("pads", "value", "op", "attrs", "expected"),
+    [
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0, "AveragePool", {"count_include_pad": 1}, 1),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0, "AveragePool", {}, 1),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0, "AveragePool", {"pads": [1, 1, 1, 1]}, 2),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.5, "AveragePool", {}, 2),
+        ([0, 1, 0, 0, 0, 0, 1, 1], 0.0, "AveragePool", {}, 2),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0, "MaxPool", {}, 2),
+        ([0, 0, 1, 1, 0, 0, 1, 1], -np.inf, "MaxPool", {}, 1),
+        ([0, 1, 0, 0, 0, 1, 1, 1], 0.0, "Conv", {}, 2),
+        ([0, 0, 2, 0, 0, 0, 1, 1], 0.0, "Conv", {"pads": [0, 1, 1, 0]}, 1),
+        ([0, 0, 2, 0, 0, 0, 1, 1], 1.0, "Conv", {}, 2),
+    ],
+)
+def test_a_pad_is_merged_where_the_window_means_the_same(
+    pads: list[int], value: float, op: str, attrs: dict[str, Any], expected: int
+) -> None:
+    net = Net("n", 3, 6, 6)
+    y = net.op("Pad", "x", net.const(pads, np.int64), net.const(value))
+    if op == "Conv":
+        y = net.op("Conv", y, net.weights(2, 3 + pads[1] + pads[5], 3, 3), **attrs)
+    else:
+        y = net.op(op, y, kernel_shape=[3, 3], **attrs)
+    model = net.model(y)
+    graph = fuse(load_onnx(model))
+    assert len(graph.nodes) == expected
+    x = images((2, 3, 6, 6)) - 2
+    (result,) = evaluate(graph, {"x": x}).values()
+    np.testing.assert_allclose(result, run_onnx(model, {"x": x})[0], rtol=1e-5, atol=1e-6)
+
+
 def written_out(kind: str, net: Net) -> str:
     """The ways in which exporters write activations."""
     if kind == "swish":
