@@ -127,6 +127,41 @@ def test_half_precision_becomes_single() -> None:
     assert {t.dtype for t in graph.tensors.values()} == {"float32"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "raw"),
+    [
+        (onnx.TensorProto.BFLOAT16, [1.5, -2.0], b"\xc0\x3f\x00\xc0"),
+        (onnx.TensorProto.FLOAT16, [1.5, -2.0], b"\x00\x3e\x00\xc0"),
+        (onnx.TensorProto.DOUBLE, [1.5, -2.0], np.array([1.5, -2.0]).tobytes()),
+        (onnx.TensorProto.FLOAT8E5M2, [1.5, -2.0], b"\x3e\xc0"),
+    ],
+)
+def test_floats_of_any_width_become_single(kind: int, values: list[float], raw: bytes) -> None:
+    net = Net("n", 2)
+    net.constants.append(onnx.TensorProto(name="w", data_type=kind, dims=[2], raw_data=raw))
+    y = net.op("Add", "x", net.op("Cast", "w", to=onnx.TensorProto.FLOAT))
+    net.opset = 19
+    graph = load_onnx(net.model(y))
+    constant = graph[graph.nodes[0].inputs[1]].data
+    assert constant is not None
+    assert constant.dtype == np.float32
+    assert constant.tolist() == values
+
+
+def test_weights_of_4_bits_keep_their_integers() -> None:
+    net = Net("n", 2, opset=21)
+    kind = onnx.TensorProto.INT4
+    net.constants.append(
+        onnx.TensorProto(name="w", data_type=kind, dims=[2, 2], raw_data=b"\x7f\x81")
+    )
+    w = net.op("DequantizeLinear", "w", net.const(0.5))
+    graph = load_onnx(net.model(net.op("MatMul", "x", w)))
+    weights = graph[graph.nodes[0].inputs[1]]
+    assert weights.data is not None
+    assert weights.data.tolist() == [[-1, 7], [1, -8]]
+    assert weights.real().tolist() == [[-0.5, 3.5], [0.5, -4]]
+
+
 def test_functions_of_the_model_are_inlined() -> None:
     body = [helper.make_node("Relu", ["a"], ["r"]), helper.make_node("Neg", ["r"], ["b"])]
     function = helper.make_function(

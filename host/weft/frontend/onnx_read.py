@@ -98,8 +98,7 @@ def read_tensor(tensor: Any, folder: Path | None) -> Array:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         tensor = _with_external_data(tensor, folder)
     if tensor.HasField("raw_data"):
-        bits = _BITS.get(dtype.name, dtype.itemsize * 8)
-        expected = -(-size * bits // 8)
+        expected = -(-size * _element_bits(tensor.data_type, dtype) // 8)
         if len(tensor.raw_data) != expected:
             raise ModelError(
                 f"tensor {tensor.name!r} of shape {tuple(tensor.dims)}, {dtype.name}, needs "
@@ -115,7 +114,14 @@ def read_tensor(tensor: Any, folder: Path | None) -> Array:
         return np.asarray(array).astype(plain)
 
 
-_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4}
+_BITS = {"BFLOAT16": 16, "FLOAT8": 8, "FLOAT4": 4, "INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
+
+
+def _element_bits(data_type: int, dtype: np.dtype[Any]) -> int:
+    """Bits of an element in raw_data; numpy's type may be wider than the file's."""
+    name = import_onnx().TensorProto.DataType.Name(data_type)
+    found = [bits for start, bits in _BITS.items() if name.startswith(start)]
+    return found[0] if found else dtype.itemsize * 8
 
 
 def element_count(dims: Any, name: str) -> int:
