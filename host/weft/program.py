@@ -30,7 +30,8 @@ class Layout:
     Word (block, y, x) is at index (block·height + y)·width + x of the sample; its lane l holds
     channel block·lanes + l, or 0 past the last channel. `dims` says what the tensor's own
     dimensions are made of, the batch dimension first and empty: NCHW is ((), ("c",), ("h",),
-    ("w",)); after a flatten ((), ("c", "h", "w")); NHWC ((), ("h",), ("w",), ("c",)).
+    ("w",)); after a flatten ((), ("c", "h", "w")); NHWC ((), ("h",), ("w",), ("c",)). Fewer dims
+    than the tensor has describe it flattened: an image that lies as a vector is ((), ("c",)).
     """
 
     channels: int

@@ -138,6 +138,7 @@ def test_relabelling_takes_no_instruction() -> None:
     net = Net()
     a = net.node("Relu", [net.input("x", (1, 6, 4, 5), Q)], (1, 6, 4, 5), Q)
     a = net.node("Transpose", [a], (1, 4, 5, 6), Q, perm=[0, 2, 3, 1])
+    a = net.node("Identity", [a], (1, 4, 5, 6), Q)
     a = net.node("Reshape", [a], (1, 20, 6), Q, shape=[1, 20, 6])
     a = net.node("Reshape", [a], (1, 4, 1, 5, 6), Q, shape=[1, 4, 1, 5, 6])
     (found,), program = outputs(net.graph(a), SMALL, {"x": x})

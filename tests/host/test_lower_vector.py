@@ -338,6 +338,19 @@ def test_add_in_bands(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(found, np.clip(a.astype(int) - b + 2, -128, 127))
 
 
+def test_codes_mean_what_they_meant_before_the_reshape() -> None:
+    """Imported models may give a Reshape's output another scale: the codes don't follow it."""
+    q, other, y_quant = quant(0.1, 3), quant(0.5, -20), quant(1 / 256, -128)
+    x = codes(2, 4, 3, 3)
+    net = Net()
+    m = net.node("Relu", [net.input("x", (1, 4, 3, 3), q)], (1, 4, 3, 3), q)
+    m = net.node("Reshape", [m], (1, 36), other, **{"shape": [1, 36]})
+    y = net.node("Sigmoid", [m], (1, 36), y_quant)
+    (found,), _ = outputs(net.graph(y), SMALL, {"x": x})
+    relu = q.dequantize(np.maximum(x, 3)).reshape(2, 36)
+    np.testing.assert_array_equal(found, y_quant.quantize(1 / (1 + np.exp(-relu))))
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_clamp_needs_no_table(merged: bool) -> None:
     q = quant(0.1, 3)

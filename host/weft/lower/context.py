@@ -79,7 +79,7 @@ class Context:
         return value
 
     def alias(self, node: Node) -> None:
-        """Gives the output of a Reshape or Transpose the map of its input."""
+        """Gives the output of a relabelling the map of its input, and the meaning of its codes."""
         value = self.raw_value(node.inputs[0])
         out = node.outputs[0]
         layout = relabeled(value.layout, node, self.graph[out].shape)

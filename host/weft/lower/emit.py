@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import isa
+from weft.errors import CapacityError
 from weft.isa import Words
 from weft.lower.bands import bands
 from weft.lower.context import Context
@@ -79,15 +80,21 @@ class Emitter:
             if name in places and name in piece.reads and name not in seen:
                 seen.add(name)
                 self._transfer(isa.READ_HOST, name, places[name])
+        try:
+            self._operations(stage, places, rows)
+        except CapacityError as error:
+            raise CapacityError(f"layer {stage.layer.name!r}: {error}") from error
+        if stage.target in piece.writes and stage is piece.last_writer(stage.target):
+            self._transfer(isa.WRITE_HOST, stage.target, places[stage.target])
+        self._flush()
+
+    def _operations(self, stage: Stage, places: Places, rows: tuple[int, int]) -> None:
         for op in stage.ops:
             for rect in self._rects(op, rows):
                 if isinstance(op, MatrixOp):
                     self._matrix(op, rect, places, places[stage.target])
                 else:
                     self._vector(op, rect, places, places[stage.target])
-        if stage.target in piece.writes and stage is piece.last_writer(stage.target):
-            self._transfer(isa.WRITE_HOST, stage.target, places[stage.target])
-        self._flush()
 
     def _transfer(self, kind: isa.Instruction, name: str, place: Place) -> None:
         """Moves the rows of a place, of every channel block, from or to the map's region."""

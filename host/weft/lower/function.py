@@ -27,8 +27,8 @@ _NOT_TABLES = ("BatchNormalization", "Cast", "QuantizeLinear", "DequantizeLinear
 
 def lower_unary(ctx: Context, node: Node) -> Stage:
     """A lone element-wise function: a copy through the lookup table."""
-    table = lookup_table(ctx.graph, node)
     x, y = ctx.value(variable_input(ctx.graph, node)), ctx.quant(node.outputs[0])
+    table = lookup_table(ctx.graph, node, x.quant)
     if ctx.graph[x.root].size != ctx.graph[node.outputs[0]].size:
         raise HostOnlyError("a constant that broadcasts the activation")
     identity = Quant(np.asarray(1.0, np.float32), x.quant.zero_point)
@@ -111,11 +111,11 @@ def with_lookup(done: Epilogue, table: NDArray[np.int8]) -> Epilogue:
     return replace(done, lookup=table)
 
 
-def lookup_table(graph: Graph, node: Node) -> NDArray[np.int8]:
+def lookup_table(graph: Graph, node: Node, x: Quant) -> NDArray[np.int8]:
     """Output code for each input code -128..127, by the operator's reference on real values.
 
-    All but one operand must be single numbers. Raises HostOnlyError where they are not, or where
-    the function is not one of single elements.
+    `x` says what the input's codes mean. All but one operand must be single numbers. Raises
+    HostOnlyError where they are not, or where the function is not one of single elements.
     """
     from weft import ops
 
@@ -125,12 +125,12 @@ def lookup_table(graph: Graph, node: Node) -> NDArray[np.int8]:
     if spec.category not in ("elementwise", "binary"):
         raise HostOnlyError(f"{node.op} has no accelerator form")
     variable = variable_input(graph, node)
-    x, y = graph[variable], graph[node.outputs[0]]
-    if x.quant is None or y.quant is None:
+    y = graph[node.outputs[0]]
+    if y.quant is None:
         raise HostOnlyError("an activation that is not quantized")
     codes = np.arange(-128, 128).astype(np.int8)
     operands = [
-        x.quant.dequantize(codes) if name == variable else np.asarray(graph[name].real())
+        x.dequantize(codes) if name == variable else np.asarray(graph[name].real())
         for name in node.inputs
         if name
     ]

@@ -11,7 +11,7 @@ from weft.pack import extents, sequence
 from weft.program import Layout
 
 Dims = tuple[tuple[str, ...], ...]
-RELABELS = ("Reshape", "Transpose")
+RELABELS = ("Reshape", "Transpose", "Identity")
 _SPATIAL = (
     "Conv",
     "MaxPool",
@@ -90,7 +90,7 @@ def ranked(layout: Layout, shape: Shape) -> Layout:
 
 
 def relabeled(layout: Layout, node: Node, shape: Shape) -> Layout:
-    """Layout of the output of a Reshape or Transpose, whose output has `shape`."""
+    """Layout of the output of a node in RELABELS, whose output has `shape`."""
     if shape[:1] != (1,):
         raise HostOnlyError(f"{node.op} to {shape}: the first dimension is not the batch of 1")
     if node.op == "Transpose":

@@ -144,7 +144,7 @@ def _merge(found: Partition, node: Node) -> Placement | None:
     context = found.context
     try:
         name = variable_input(context.graph, node)
-        table = lookup_table(context.graph, node)
+        table = lookup_table(context.graph, node, context.quant(name))
     except HostOnlyError:
         return None
     stage = found.stages.get(name)
