@@ -157,7 +157,6 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
   WEFT_INLINE
   WEFT_STATIC(SystolicArray, array);
   WEFT_PARTITION_ARRAY(array)
-  array.clear();
   run_folds(f, a, batch, array, m, weights, counters);
 }
 

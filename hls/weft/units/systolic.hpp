@@ -25,14 +25,6 @@ template <typename T, int kLanes> struct Skew {
   T line[kLanes][kLanes];
   int at;
 
-  void clear() {
-    at = 0;
-  clear_skew:
-    for (int i = 0; i < kLanes; ++i) {
-      WEFT_PIPELINE
-      for (int j = 0; j < kLanes; ++j) line[i][j] = 0;
-    }
-  }
   void push(const Vec<T, kLanes> &in) {
   push_lane:
     for (int i = 0; i < kLanes; ++i) {
@@ -72,6 +64,8 @@ template <> struct Columns<1> {
 /// A PE's control bits: take the shadow weight, keep the weight that is in the chain.
 constexpr int kSwap = 1, kKeep = 2;
 
+/// Nothing is cleared between instructions: what is left in the registers belongs to no row, and
+/// all swap and keep bits have left by the end of an instruction.
 struct SystolicArray {
   Int<8> act[kRows][kGroups], control[kRows][kGroups];
   Int<8> active[kRows][kCols], shadow[kRows][kCols], chain[kRows][kCols];
@@ -84,22 +78,6 @@ struct SystolicArray {
   // Clock enables: clocks until the last bit or weight has left its shift register.
   int swap_clocks, chain_clocks;
   Int<16> control_clocks[kRows];
-
-  void clear() {
-    in_skew.clear();
-    out_skew.clear();
-    weight_skew.clear();
-    swap_clocks = chain_clocks = 0;
-  clear_rows:
-    for (int r = 0; r < kRows; ++r) {
-      WEFT_PIPELINE
-      swap_line[r] = 0;
-      weight_tag[r] = -1;
-      control_clocks[r] = 0;
-      for (int g = 0; g < kGroups; ++g) act[r][g] = control[r][g] = 0;
-      for (int c = 0; c < kCols; ++c) active[r][c] = shadow[r][c] = chain[r][c] = psum[r][c] = 0;
-    }
-  }
 
   /// One clock. `sums` are those of the activations that came kFlushClocks clocks ago.
   void step(const ArrayInput &in, SumWord &sums) {
