@@ -311,6 +311,14 @@ def test_a_fixed_batch_becomes_one_or_is_refused() -> None:
     net = Net(8, 3, 4)
     model = net.model(net.op("Reshape", "x", net.const([4, 24], np.int64)))
     refused(model, "batch of 8", "dynamic batch")
+    for target, shape in [([-1, 6], (2, 6)), ([16, -1], (2, 6)), ([8, 3, 4], (1, 3, 4))]:
+        net = Net(8, 3, 4)
+        y = net.op("Reshape", "x", net.const(target, np.int64))
+        assert load_onnx(net.model(y))[y].shape == shape
+    net = Net(8, 3, 4)  # rows of four samples each
+    refused(net.model(net.op("Reshape", "x", net.const([2, -1], np.int64))), "batch of 8")
+    net = Net(8)  # no batch at all
+    refused(net.model(net.op("MatMul", "x", net.const(np.ones((8, 3))))), "n0", "8, is the batch")
     net = Net(8, 3)
     refused(net.model(net.op("Add", "x", net.const(np.ones((8, 3))))), "batch of 8")
 

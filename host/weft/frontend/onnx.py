@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from weft import fallback
-from weft.errors import ModelError, UnsupportedError, UsageError, WeftError, unknown
+from weft.errors import (
+    ModelError,
+    ShapeError,
+    UnsupportedError,
+    UsageError,
+    WeftError,
+    unknown,
+)
 from weft.frontend import onnx_absorb, onnx_quantized, onnx_read, onnx_shapes
 from weft.frontend.build import Builder
 from weft.graph import Array, Graph, Node, Shape, Tensor
@@ -217,6 +224,13 @@ def _add_node(b: Builder, n: OnnxNode) -> None:
         if n.domain:
             attrs["domain"] = n.domain
         b.emit_foreign(n.op, n.inputs, attrs, n.name, n.outputs)
+    except ShapeError as error:
+        if not b.batch or b.batch == 1:
+            raise
+        raise ShapeError(
+            f"{error} (the first dimension of the inputs, {b.batch}, is the batch and became 1; if "
+            f"a batch of {b.batch} is fixed inside the model, export it with a dynamic batch)"
+        ) from None
     except (WeftError, RecursionError):
         raise
     except Exception as error:  # e.g. an attribute of the wrong type

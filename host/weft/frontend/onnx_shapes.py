@@ -81,16 +81,19 @@ def reshape(b: Builder, n: OnnxNode) -> bool:
         if any(d == 0 and i >= len(x) for i, d in enumerate(target)):
             raise ShapeError(f"Reshape {n.name!r}: {x} can't become {target}")
         target = tuple(x[i] if d == 0 else d for i, d in enumerate(target))
-    resolved = _resolve(x, target)
-    if resolved is None and b.batch and target[:1] == (b.batch,):
-        resolved = _resolve(x, (1, *target[1:]))
+    resolved = _resolve(x, _for_one_sample(b, x, target))
     if resolved is None:
-        baked = f" (a batch of {b.batch} is fixed inside the model: export it with a dynamic batch)"
-        hint = baked if b.batch and b.batch > 1 else ""
-        raise ShapeError(f"Reshape {n.name!r}: {x} can't become {target}{hint}")
-    if b.batch and b.batch > 1 and target[0] == -1 and resolved[0] == 1:
-        resolved = (1, *resolved[1:])
+        raise ShapeError(f"Reshape {n.name!r}: {x} can't become {target}")
     return _reshape_to(b, n, resolved)
+
+
+def _for_one_sample(b: Builder, x: Shape, target: tuple[int, ...]) -> tuple[int, ...]:
+    """The target where the file's batch is the outermost part of its first dimension."""
+    if not b.batch or b.batch == 1 or x[:1] != (1,) or not target or target[0] == -1:
+        return target
+    if target[0] % b.batch:
+        return target if math.prod(x) == math.prod(target) else ()
+    return (target[0] // b.batch, *target[1:])
 
 
 def _resolve(x: Shape, target: Sequence[int]) -> Shape | None:
