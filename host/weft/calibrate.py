@@ -146,7 +146,8 @@ class MeanError(Histogram):
         for step in range(self.steps):
             kept = 1 - step / 100
             quant = int8.affine(low * kept, high * kept)
-            with np.errstate(over="ignore"):  # near float32's end a range may lose against a smaller
+            # Near the end of float32 a code's value overflows: that range loses to a smaller one.
+            with np.errstate(over="ignore"):
                 error = quant.dequantize(int8.quantize(centres, quant)) - centres
             total = float(counts @ np.abs(error) ** self.exponent_of_error)
             if total < best:
