@@ -69,6 +69,16 @@ class DeviceTimeout(DeviceError):
     """The device did not finish in time."""
 
 
+class BuildError(WeftError):
+    """A bitstream that could not be built: a tool failed, timing was not met, a foreign folder."""
+
+    exit_code = 9
+
+
+class ReportError(BuildError):
+    """A vendor's report that is truncated or not what it should be."""
+
+
 class MissingDependency(WeftError):
     """An optional package or tool that this call needs; the message says what to install."""
 

@@ -64,7 +64,7 @@ def main(args: list[str] | None = None) -> None:
     """Runs the command line and leaves with its exit code.
 
     0 done, 1 another error, 2 wrong usage, 3 model, 4 capacity or overlay, 5 program file,
-    6 inputs, 7 device, 8 missing package, 130 interrupted.
+    6 inputs, 7 device, 8 missing package, 9 build of a bitstream, 130 interrupted.
     """
     sys.exit(run(sys.argv[1:] if args is None else args))
 
