@@ -69,7 +69,7 @@ def test_mistakes_in_an_overlay_are_named(tmp_path, old, new, words):
 def test_unknown_names_are_usage_errors(tmp_path):
     with pytest.raises(UsageError, match="Did you mean 'edge'"):
         config.load_overlay("egde")
-    with pytest.raises(UsageError, match="Did you mean .*'KV260'"):
+    with pytest.raises(UsageError, match=r"Did you mean .*'KV260'"):
         config.load_board("kv260")
     with pytest.raises(OverlayError, match="no such file"):
         config.load_overlay(tmp_path / "absent.toml")
