@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -95,8 +96,15 @@ class Overlay:
             "tap_words": (16, 1 << 15),
             "weight_tiles": (2, 64),
         }
+        if not isinstance(self.name, str) or not re.fullmatch(r"\w[\w.+-]{0,63}", self.name):
+            raise OverlayError(
+                f"overlay name {self.name!r}: use up to 64 letters, digits and _.+- "
+                "(it names files and stands in generated code)"
+            )
         for name, (low, high) in limits.items():
             value = getattr(self, name)
+            if not isinstance(value, int):
+                raise OverlayError(f"overlay {self.name!r}: {name} = {value!r} is not an integer")
             if not low <= value <= high:
                 raise OverlayError(
                     f"overlay {self.name!r}: {name} = {value} is outside {low}..{high}"
