@@ -123,12 +123,21 @@ def networks(draw: Callable[[Any], Any]) -> Graph:
     return grower.net.graph(last, *others)
 
 
+def holds_head(graph: Graph, overlay: Overlay) -> bool:
+    """Whether the map that the last Linear sums up, which can't be cut into bands, fits."""
+    flat = next(node for node in graph if node.op == "Reshape")
+    _, c, h, w = graph[flat.inputs[0]].shape
+    return -(-c // overlay.lanes) * h * w < overlay.buffer_words
+
+
 @settings(max_examples=60, deadline=None)
 @given(networks())
 def test_every_overlay_and_batch_gives_the_same_codes(graph: Graph) -> None:
     x = codes(5, *graph["x"].shape[1:])
     expected, _ = outputs(graph, WIDE, {"x": x})
     for overlay, batch in ((WIDE, 1), (WIDE, 3), (NARROW, None), (SMALL, None)):
+        if not holds_head(graph, overlay):
+            continue
         if batch is not None and lower(graph, overlay).batch < batch:
             continue
         found, _ = outputs(graph, overlay, {"x": x}, batch=batch)
