@@ -1,18 +1,25 @@
 /// Integers, vectors, streams and pragmas: the only header that knows which compiler reads it.
 ///
-/// Three readers: Vitis HLS (__SYNTHESIS__), the exact simulation (WEFT_EXACT: ap_int arithmetic,
-/// processes as threads with bounded streams) and the fast one (native integers, processes one
-/// after another). The units are the same source for all of them.
+/// Three readers: Vitis HLS (__SYNTHESIS__, and WEFT_VENDOR for its C simulation), the exact
+/// simulation (WEFT_EXACT: ap_int arithmetic, processes as threads with bounded streams) and the
+/// fast one (native integers, processes one after another). The units are the same source for all.
 #pragma once
 
-#if defined(__SYNTHESIS__) || defined(WEFT_EXACT)
+#if defined(__SYNTHESIS__) && !defined(WEFT_VENDOR)
+#define WEFT_VENDOR
+#endif
+#if defined(WEFT_VENDOR) || defined(WEFT_EXACT)
+#define WEFT_AP_INT
+#endif
+
+#ifdef WEFT_AP_INT
 #include <ap_int.h>
 #else
 #include <cstdint>
 #include <type_traits>
 #endif
 
-#ifdef __SYNTHESIS__
+#ifdef WEFT_VENDOR
 #include <hls_stream.h>
 #else
 #include "sim/simulation.hpp"
@@ -28,7 +35,7 @@
 
 namespace weft {
 
-#if defined(__SYNTHESIS__) || defined(WEFT_EXACT)
+#ifdef WEFT_AP_INT
 template <int kBits> using Int = ap_int<kBits>;
 template <int kBits> using UInt = ap_uint<kBits>;
 #else
@@ -80,7 +87,7 @@ template <typename T, int kLanes> inline void shift_in(T (&line)[kLanes], T in) 
   }
 }
 
-#ifdef __SYNTHESIS__
+#ifdef WEFT_VENDOR
 template <typename T> using Stream = hls::stream<T>;
 #else
 template <typename T> using Stream = sim::Stream<T>;
@@ -91,7 +98,7 @@ template <typename T> using Stream = sim::Stream<T>;
 // A process of a DATAFLOW region is a plain call for the vendor tool. Simulations also check there
 // what sequential C++ hides: leftovers in a stream, memory read in the segment that wrote it.
 // WEFT_STATIC declares what the hardware keeps in registers and memories between calls.
-#ifdef __SYNTHESIS__
+#ifdef WEFT_VENDOR
 #define WEFT_CHANNEL(type, name, fifo_depth) \
   weft::Stream<type> name;                   \
   WEFT_HLS(STREAM variable = name depth = fifo_depth)

@@ -3,14 +3,14 @@
 #pragma once
 #include "isa.hpp"
 #include "types.hpp"
-#if !defined(__SYNTHESIS__) && !defined(WEFT_EXACT)
+#ifndef WEFT_AP_INT
 #include <cmath>
 #include <cstring>
 #endif
 
 namespace weft {
 
-#if defined(__SYNTHESIS__) || defined(WEFT_EXACT)
+#ifdef WEFT_AP_INT
 using Shift = int;
 #else
 using Shift = Int<64>;  // as wide as what it shifts: else g++ does not vectorise the lanes
@@ -46,7 +46,7 @@ inline Int<32> double_round(Int<32> x, Int<32> q, Int<8> s) {
   return Int<32>((high >> right) + (rest > threshold ? 1 : 0));
 }
 
-#if defined(__SYNTHESIS__) || defined(WEFT_EXACT)
+#ifdef WEFT_AP_INT
 /// x / 2^shift, ties to even; x not negative, shift 0..62.
 inline UInt<64> shift_even(UInt<64> x, int shift) {
   if (shift == 0) return x;

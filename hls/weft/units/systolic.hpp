@@ -153,7 +153,7 @@ struct SystolicArray {
   /// Partial sums move down one row and take this row's products.
   void multiply_row(int r) {
     WEFT_INLINE
-#if defined(__SYNTHESIS__) || defined(WEFT_EXACT)
+#ifdef WEFT_AP_INT
     if (kProductsPerDsp == 2) {
     pairs:
       for (int g = 0; g < kGroups; ++g) {
