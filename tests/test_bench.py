@@ -107,3 +107,16 @@ def test_hls4ml_computes_the_same_network(bench: ModuleType, tmp_path: Path) -> 
     found = made.predict(peer.channels_last(x[:100])).argmax(1)
     expected = models.run_ort(model, x[:100])[0].argmax(1)
     assert np.mean(found == expected) >= 0.97
+
+
+def test_without_hls4ml_a_row_says_so(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = module(bench, "networks")
+    monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    monkeypatch.setattr(networks, "first_sample_s", lambda model, calibration, cache: 0.1)
+    rows = networks.network_rows("digits", 23_680, *networks.digits(), tmp_path)
+    assert rows[0].peer == "hls4ml is not installed"
+    assert rows[0].met is None
+    assert rows[1].ours > 0
+    assert [row.met for row in rows[2:]] == [None, True]
