@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def candidates() -> list[tuple[str, ...]]:
     """Compiler commands in the order they are tried: $CXX, g++, clang++, the ziglang wheel."""
     commands: list[tuple[str, ...]] = []
     if os.environ.get("CXX"):
-        commands.append(tuple(os.environ["CXX"].split()))
+        commands.append(tuple(shlex.split(os.environ["CXX"])))
     commands += [(path,) for name in ("g++", "clang++") if (path := shutil.which(name))]
     if find_spec("ziglang"):
         commands.append((sys.executable, "-m", "ziglang", "c++"))
@@ -118,7 +119,8 @@ def library(overlay: Overlay, form: str) -> Path:
     if form not in FORMS:
         raise UsageError(unknown("form of simulation", form, FORMS))
     compiler = find_compiler()
-    facts = (overlay.digest(), form, compiler.version, platform.node(), _source_digest())
+    flags = command_line(compiler, form, Path(), Path())
+    facts = (overlay.digest(), flags, compiler.version, platform.node(), _source_digest())
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
     path = cache_dir() / f"{overlay.name}-{form}-{digest}.so"
     if not path.exists():

@@ -38,6 +38,7 @@ FORMAT = "weft-program-1"
 
 def save(program: Program, path: str | Path) -> None:
     """Writes the program to `path` (a temporary name first, then a rename)."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     blobs: dict[str, Array] = {"weights": np.ascontiguousarray(program.weights)}
@@ -56,7 +57,10 @@ def save(program: Program, path: str | Path) -> None:
         "notes": dict(program.notes),
     }
     with replacing(path) as temporary:
-        save_file(blobs, str(temporary), {"weft": json.dumps(manifest)})
+        try:
+            save_file(blobs, str(temporary), {"weft": json.dumps(manifest)})
+        except SafetensorError as error:  # a full disk, for one
+            raise WeftError(f"{path}: cannot write ({error})") from None
 
 
 @contextmanager
