@@ -255,6 +255,7 @@ def test_a_long_program_runs_out_of_time(where):
     device.close()
 
 
+SIZES = {*MOVE, *kernel.simple_window(1, 1), "rows", "count", "blocks", "tiles"}
 LIMITS = (0, 1, 2, 3, 4, 7, 8, 15, 64, 255, 511, 512, 65535)
 
 
@@ -265,7 +266,7 @@ def random_instruction(rng, kind: isa.Instruction) -> isa.Words:
     for index, field in enumerate(kind.fields, start=1):
         words[index] = plain.get(field.name, 0)
         if rng.integers(0, 4) == 0:
-            words[index] = min(int(rng.integers(0, 4)), field.high)
+            words[index] = min(int(rng.integers(field.name in SIZES, 4)), field.high)
     if kind.fields and rng.integers(0, 5) == 0:
         index = int(rng.integers(0, len(kind.fields))) + 1
         field = kind.fields[index - 1]
