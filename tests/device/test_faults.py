@@ -130,7 +130,7 @@ FAULTS = {
     "huge product": (
         9,
         1,
-        matmul(tiles=1 << 15, blocks=1 << 15, kernel_h=1 << 15, kernel_w=1 << 15, source_block=0),
+        matmul(tiles=46000, blocks=46000, kernel_h=46000, kernel_w=46000, source_block=0),
     ),
     "table from nothing": (9, 0, Code(OVERLAY).add(isa.SET_TABLE, count=1)),
     "rows left over": (9, 1, start()),
