@@ -11,7 +11,8 @@ inline Int<16> product(Int<8> a, Int<8> w) { return Int<16>(Int<16>(a) * Int<16>
 /// The low field is the sum modulo 2^18, taken as signed; subtracting it leaves the high one.
 /// Both are added outside the DSP: in the chain the low field would overflow after 7 products.
 inline void packed_product(Int<8> a, Int<8> w0, Int<8> w1, Int<16> &low, Int<16> &high) {
-  const Int<27> pair = Int<27>((Int<27>(w1) << 18) + Int<27>(w0));
+  const Int<27> high_field = Int<27>(UInt<27>(Int<27>(w1)) << 18);
+  const Int<27> pair = Int<27>(high_field + Int<27>(w0));
   const Int<45> both = Int<45>(Int<45>(pair) * Int<45>(a));
   // Sign extension of the low 18 bits by shifts, so that native integers do the same as ap_int.
   const Int<64> field = (Int<64>(UInt<64>(both) << 46)) >> 46;

@@ -34,7 +34,7 @@ inline Int<32> single_round(Int<32> x, Int<32> q, Int<8> s) {
 /// gemmlowp: x << left saturates; the doubling high product rounds; the right shift rounds again.
 inline Int<32> double_round(Int<32> x, Int<32> q, Int<8> s) {
   const Shift left = Shift(s > 0 ? int(s) : 0), right = Shift(s < 0 ? -int(s) : 0);
-  const Int<32> shifted = saturate32(Int<64>(x) << left);
+  const Int<32> shifted = saturate32(Int<64>(UInt<64>(Int<64>(x)) << left));
   const Int<64> p = Int<64>(shifted) * Int<64>(q);
   const Int<64> nudge = p >= 0 ? Int<64>(1LL << 30) : Int<64>(1 - (1LL << 30));
   const Int<64> sum = p + nudge;
