@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from weft.errors import OverlayError, UsageError, unknown
 
@@ -52,6 +52,7 @@ class Overlay:
     engines: tuple[str, ...] = ("systolic",)
     formats: tuple[str, ...] = ("int8",)
     units: tuple[str, ...] = ("requant", "vector", "lookup")
+    boards: tuple[str, ...] = ()  # those it is meant for; no part of what the hardware is
 
     @property
     def lanes(self) -> int:
@@ -77,7 +78,8 @@ class Overlay:
         """Sixteen hex digits that name this hardware; a program runs only on the same."""
         from weft import isa
 
-        facts = json.dumps([asdict(self), isa.fingerprint()], sort_keys=True)
+        hardware = {key: value for key, value in asdict(self).items() if key != "boards"}
+        facts = json.dumps([hardware, isa.fingerprint()], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def verify(self) -> Overlay:
@@ -121,7 +123,12 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Board:
-    """One board: its part, clock, memory and fabric."""
+    """One board: its part, clock, memory and fabric (docs/boards.md).
+
+    `ddr_bytes_per_s` is the memory's peak, `ddr_efficiency` what share of it a long burst reaches;
+    `axi_ports` and `axi_bits` are the ports from the fabric to that memory, and `ports` names them.
+    `shell_*` is what the vendor's platform takes of an Alveo card; `power_w` a measured power.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -137,6 +144,58 @@ class Board:
     dsp: int
     bram36: int
     uram: int
+    family: Literal["zynq7000", "zynqmp", "alveo"] = "zynqmp"
+    memory: Literal["DDR3", "DDR4", "LPDDR4", "HBM2"] = "DDR4"
+    ddr_efficiency: float = 1.0
+    ports: tuple[str, ...] = ()
+    ps_clock_mhz: float = 0.0
+    slrs: int = 1
+    shell_lut: int = 0
+    shell_ff: int = 0
+    shell_dsp: int = 0
+    shell_bram36: int = 0
+    shell_uram: int = 0
+    power_w: float | None = None
+    vendor_name: str = ""  # of Vivado's board files, or of the Vitis platform
+
+    @property
+    def memory_bytes_per_s(self) -> float:
+        """What the memory delivers in practice, or its ports at the fabric's clock, if less."""
+        ports = self.axi_ports * self.axi_bits / 8 * self.clock_mhz * 1e6
+        return min(self.ddr_bytes_per_s * self.ddr_efficiency, ports)
+
+    def verify(self) -> Board:
+        """Returns itself; raises OverlayError naming the first figure that can't be right."""
+        limits = {
+            "clock_mhz": (10, 1000),
+            "ddr_bytes_per_s": (1e8, 1e13),
+            "ddr_bytes": (1 << 24, 1 << 40),
+            "ddr_efficiency": (0.1, 1),
+            "axi_ports": (1, 64),
+            "axi_bits": (32, 1024),
+            "slrs": (1, 8),
+            **dict.fromkeys(("lut", "ff", "dsp", "bram36"), (1, 1 << 24)),
+            "uram": (0, 1 << 16),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise OverlayError(
+                    f"board {self.name!r}: {name} = {value} is outside {low}..{high}"
+                )
+        for name in ("lut", "ff", "dsp", "bram36", "uram"):
+            shell, all_of_it = getattr(self, f"shell_{name}"), getattr(self, name)
+            if not 0 <= shell <= all_of_it:
+                raise OverlayError(
+                    f"board {self.name!r}: [shell] {name} = {shell} is outside 0..{all_of_it}, "
+                    "which is what the part has"
+                )
+        if self.ports and len(self.ports) != self.axi_ports:
+            raise OverlayError(
+                f"board {self.name!r}: axi_ports = {self.axi_ports}, but {len(self.ports)} names "
+                f"in ports ({', '.join(self.ports)})"
+            )
+        return self
 
 
 def overlay_names() -> list[str]:
@@ -160,20 +219,34 @@ def load_overlay(name: str | Path) -> Overlay:
             raise UsageError(unknown("overlay", str(name), overlay_names()))
         path = data_root() / "overlays" / str(name) / "overlay.toml"
     facts = _read_toml(path)
-    for key in ("engines", "formats", "units"):
-        if key in facts:
+    for key in ("engines", "formats", "units", "boards"):
+        if isinstance(facts.get(key), list):
             facts[key] = tuple(facts[key])
-    return _build(Overlay, facts, path).verify()
+    overlay: Overlay = _build(Overlay, facts, path)
+    return overlay.verify()
 
 
-def load_board(name: str) -> Board:
-    """The board of that name. Raises UsageError for an unknown one."""
-    if name not in board_names():
-        raise UsageError(unknown("board", name, board_names()))
-    path = data_root() / "boards" / f"{name}.toml"
+def load_board(name: str | Path) -> Board:
+    """The board of that name, or the one described by a .toml file.
+
+    Raises OverlayError for a malformed description, UsageError for an unknown name.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        if str(name) not in board_names():
+            raise UsageError(unknown("board", str(name), board_names()))
+        path = data_root() / "boards" / f"{name}.toml"
     facts = _read_toml(path)
     resources = facts.pop("resources", {})
-    return _build(Board, {**facts, **resources}, path)
+    shell = facts.pop("shell", {})
+    for table, found in (("resources", resources), ("shell", shell)):
+        if not isinstance(found, dict):
+            raise OverlayError(f"{path}: [{table}] is a table of numbers, not {found!r}")
+    if isinstance(facts.get("ports"), list):
+        facts["ports"] = tuple(facts["ports"])
+    shell = {f"shell_{key}": value for key, value in shell.items()}
+    board: Board = _build(Board, {**facts, **resources, **shell}, path)
+    return board.verify()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

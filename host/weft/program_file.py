@@ -187,6 +187,7 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
     facts = manifest["overlay"]
     for key in ("engines", "formats", "units"):
         facts[key] = tuple(facts[key])
+    facts["boards"] = tuple(facts.get("boards", ()))
     overlay = Overlay(**facts).verify()
     if overlay.digest() != manifest["overlay_digest"]:
         raise ProgramError(

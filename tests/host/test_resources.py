@@ -1,0 +1,156 @@
+"""The resource model: geometry rules exactly, blocks and arrays against published figures."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+import pytest
+
+from weft import resources, storage
+from weft.config import load_board, load_overlay, overlay_names
+from weft.designs import Designs
+
+# Weight-stationary arrays of one MAC (A6) or four (A1 to A5: two products in a DSP at twice the
+# clock) per element: rows and columns of as many MACs per clock, products per DSP, bits, and how
+# many of our DSPs do the work of one there. Others and why not: docs/estimates.md.
+COMPARABLE = {
+    "A1": (16, 16, 2, 8, 2),
+    "A2": (28, 28, 2, 8, 2),
+    "A3": (16, 16, 2, 8, 2),
+    "A4": (28, 28, 2, 8, 2),
+    "A5": (64, 64, 2, 8, 2),
+    "A6": (8, 8, 1, 16, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def published(shared_data):
+    """Rows of the table of published figures by id."""
+    path = shared_data.parent / "spec" / "resources.csv"
+    if not path.is_file():
+        pytest.skip(f"no published figures at {path}")
+    with path.open() as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def ratios(published):
+    """(id, kind) → ours over theirs, the doubled clock of their DSPs allowed for."""
+    found = {}
+    for name, (rows, cols, shared, bits, faster) in COMPARABLE.items():
+        ours = resources.array(rows, cols, shared, bits)
+        for kind in ("lut", "ff", "dsp"):
+            scale = faster if kind == "dsp" else 1
+            found[name, kind] = float(getattr(ours, kind)) / (scale * float(published[name][kind]))
+    return found
+
+
+def test_arrays_agree_with_published_ones(published):
+    found = ratios(published)
+    apart = {key: max(r, 1 / r) for key, r in found.items()}
+    assert median(apart.values()) <= 1.5
+    for kind in ("lut", "ff", "dsp"):
+        assert median(apart[name, kind] for name in COMPARABLE) <= 1.5
+    assert all(found[name, "dsp"] == 1 for name in COMPARABLE)
+    # The one miss: LUTs of the 8 × 8 array, which shares what ours has per element.
+    assert {key for key, r in apart.items() if r > 1.5} == {("A1", "lut"), ("A3", "lut")}
+
+
+@pytest.mark.parametrize("bits", [32, 64, 128, 256, 512])
+def test_memory_ports_are_within_a_tenth(published, bits):
+    ours, row = resources.m_axi(bits), published[f"M{bits}"]
+    assert float(ours.lut) == pytest.approx(float(row["lut"]), rel=0.1)
+    assert float(ours.ff) == pytest.approx(float(row["ff"]), rel=0.1)
+    assert abs(float(ours.bram36) - float(row["bram36"])) <= 1
+
+
+def test_register_map_and_streams_are_exact(published):
+    ours, row = resources.s_axilite(4), published["M6"]
+    assert (ours.lut, ours.ff) == (float(row["lut"]), float(row["ff"]))
+    row = published["F3"]
+    assert storage.uram(16384, 256) == float(row["uram"])
+    row = published["F2"]
+    _, ff, bram = storage.fifo(1024, 32)
+    assert (ff, bram) == (float(row["ff"]), float(row["bram36"]))
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "tiles"),
+    [(512, 36, 0.5), (512, 72, 1), (1024, 32, 1), (1024, 18, 0.5), (32768, 1, 1), (4096, 8, 1),
+     (4097, 8, 1.5), (2048, 8, 0.5), (256, 8, 0.5), (32768, 64, 64)],
+)  # fmt: skip
+def test_block_ram_by_its_shapes(depth, width, tiles):
+    assert storage.bram36(depth, width) == tiles
+
+
+def test_block_ram_never_shrinks_as_a_memory_grows():
+    depth, width = np.meshgrid(np.arange(64, 9000, 61), np.arange(1, 300, 7), indexing="ij")
+    tiles = storage.bram36(depth, width)
+    assert (np.diff(tiles, axis=0) >= 0).all()
+    assert (np.diff(tiles, axis=1) >= 0).all()
+    assert (tiles * 36 * 1024 >= depth * width).all()
+    assert (storage.uram(depth, width) * 288 * 1024 >= depth * width).all()
+
+
+def test_small_memories_go_to_luts():
+    assert storage.ram(32, 6)[0] == 4
+    assert storage.ram(64, 3)[0] == 4
+    assert storage.ram(64, 64) == (88, 0)
+    lut, tiles = storage.ram(2048, 32)
+    assert (lut, tiles) == (0, 2)
+
+
+@pytest.mark.parametrize("name", overlay_names())
+@pytest.mark.parametrize("board", ["Pynq-Z2", "KV260", "Alveo-U55C"])
+def test_many_designs_at_once_are_as_one_by_one(name, board):
+    overlay, place = load_overlay(name), load_board(board)
+    others = [overlay, replace(overlay, accumulator_rows=64), load_overlay("tiny")]
+    sizes = (
+        "rows", "bus_bytes", "buffer_words", "accumulator_rows", "parameter_blocks", "tap_words",
+        "weight_tiles", "products_per_dsp",
+    )  # fmt: skip
+    designs = Designs(*(np.array([getattr(o, size) for o in others]) for size in sizes))
+    together = resources.total(designs, place)
+    for i, one in enumerate(others):
+        alone = resources.total(one, place)
+        for kind in resources.KINDS:
+            both = np.broadcast_to(getattr(together, kind), 3)[i], getattr(alone, kind)
+            assert float(both[0]) == pytest.approx(float(both[1])), kind
+        assert replace(designs.overlay(i, one.name)).digest() == one.digest()
+
+
+def test_ultraram_takes_the_place_of_block_ram():
+    overlay = load_overlay("edge")
+    with_uram = resources.units(overlay, load_board("KV260"))["buffer"].as_dict()
+    without = resources.units(overlay, load_board("ZCU102"))["buffer"].as_dict()
+    assert with_uram == {"lut": 0, "ff": 0, "dsp": 0, "bram36": 0, "uram": 48}
+    assert without["uram"] == 0
+    assert without["bram36"] >= 1.5 * 8 * 1024 / 36
+
+
+def test_a_dsp_of_two_products_is_half_a_dsp_and_more_luts():
+    one, two = resources.array(32, 32, 1).as_dict(), resources.array(32, 32, 2).as_dict()
+    assert one["dsp"] == 1024
+    assert two["dsp"] == 512
+    assert two["lut"] > 2 * one["lut"]
+
+
+def test_a_fit_adds_up_and_says_what_is_tight():
+    fit = resources.fit(load_overlay("edge"), "KV260")
+    for kind in resources.KINDS:
+        units = sum(float(getattr(u, kind)) for u in fit.units.values())
+        assert float(getattr(fit.total, kind)) == pytest.approx(units)
+        share = float(getattr(fit.total, kind)) / getattr(fit.available, kind)
+        assert fit.utilization[kind] == pytest.approx(share)
+    assert fit.fits
+    assert [text.split()[0] for text in fit.tight] == ["LUT", "BRAM36"]
+    assert fit.as_dict()["total"]["dsp"] == 796
+
+
+def test_the_shell_of_a_card_is_not_for_us():
+    board = load_board("Alveo-U55C")
+    assert resources.available(board).lut == board.lut - board.shell_lut
+    assert resources.interconnect(board).as_dict()["lut"] == 0
+    assert resources.interconnect(load_board("KV260")).as_dict()["lut"] > 0
