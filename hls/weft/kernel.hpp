@@ -8,6 +8,7 @@
 #ifndef WEFT_MATMUL
 #include "units/matmul.hpp"
 #define WEFT_MATMUL matmul  // the functional simulation puts its own here (sim/functional.hpp)
+#define WEFT_VECTOR vector
 #endif
 
 namespace weft {
@@ -17,7 +18,14 @@ constexpr int kTileDepth = kWeightTiles * kRows;  // rows of the weight FIFO
 constexpr int kTransferDepth = 64;                // rows on the way from and to memory
 
 constexpr int kReportWords = 32;
-enum ReportWord { kStatusWord, kInstructionWord, kSegmentWord, kDesignWord, kCountersWord = 6 };
+enum ReportWord {
+  kStatusWord,
+  kInstructionWord,
+  kSegmentWord,
+  kDesignWord,
+  kProgressWord = 5,  // commands that `compute` has taken: where a run that hangs stands
+  kCountersWord
+};
 
 /// A Barrier that carries why the segment ends, and how many weight rows nobody will use.
 inline Command barrier(Status status, int instruction, Int<64> unused_rows) {
@@ -93,7 +101,7 @@ weights:
     const UInt<32> rows = open ? f.rows : UInt<32>(0);
   tile_rows:
     for (UInt<32> row = 0; row < rows; ++row) {
-      WEFT_PIPELINE
+      WEFT_PIPELINE_EVERY(kBeats)
       WEFT_TRIPCOUNT(kTileDepth)
       tiles.write(read_row(memory, f.memory + row));
     }
@@ -154,14 +162,17 @@ inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<Word
   WEFT_STATIC(Counters, counters);
   if (fresh) counters.clear();
   int out_h = 1, out_w = 1;  // of the last MatMul
+  int taken = 0;
 compute:
   for (bool open = true; open;) {
     WEFT_TRIPCOUNT(65536)
     WEFT_SIM(sim::run().poll());
+    report[kProgressWord] = taken++;
     Command words = commands.read(), next = words;
     counters.issue += kIssueClocks;
     if (takes_activate(words)) {
       next = commands.read();
+      ++taken;
       if (next[0] == kBarrier) words = next;  // the program broke off here
       if (next[0] != kBarrier) counters.issue += kIssueClocks;
     }
@@ -177,7 +188,7 @@ compute:
       out_h = int(f.out_h), out_w = int(f.out_w);
       WEFT_MATMUL(f, Activate::decode(next), batch, m, tiles, counters);
     } else if (opcode == kVector) {
-      vector(Vector::decode(words), Activate::decode(next), batch, m, counters);
+      WEFT_VECTOR(Vector::decode(words), Activate::decode(next), batch, m, counters);
     } else if (opcode == kActivate) {
       drain_again(Activate::decode(words), batch, out_h, out_w, m, counters);
     } else {

@@ -14,7 +14,7 @@ constexpr int kBeats = kRows / kBusBytes;
 /// Requantization parameters of one channel block, lane by lane (see units/activate.hpp).
 struct ParameterWord {
   Vec<Int<32>, kCols> bias, multiplier, negative_multiplier;
-  Vec<Int<8>, kCols> shift, negative_shift;
+  Vec<Int<32>, kCols> shift, negative_shift;  // of 8 bits, extended
 };
 
 struct ParameterTable {
@@ -25,16 +25,30 @@ struct ParameterTable {
   ParameterWord read(int block) const {
     WEFT_INLINE
     return {value_of(bias[block]), value_of(multiplier[block]),
-            value_of(negative_multiplier[block]), value_of(shift[block]),
-            value_of(negative_shift[block])};
+            value_of(negative_multiplier[block]), extended(shift[block]),
+            extended(negative_shift[block])};
   }
   void write(int block, const ParameterWord &p) {
     WEFT_INLINE
     put(bias[block], p.bias);
     put(multiplier[block], p.multiplier);
     put(negative_multiplier[block], p.negative_multiplier);
-    put(shift[block], p.shift);
-    put(negative_shift[block], p.negative_shift);
+    for (int c = 0; c < kCols; ++c) {
+      WEFT_UNROLL
+      shift[block][c] = Int<8>(p.shift[c]);
+      negative_shift[block][c] = Int<8>(p.negative_shift[c]);
+    }
+  }
+
+ private:
+  static Vec<Int<32>, kCols> extended(const Int<8> (&row)[kCols]) {
+    WEFT_INLINE
+    Vec<Int<32>, kCols> wide;
+    for (int c = 0; c < kCols; ++c) {
+      WEFT_UNROLL
+      wide[c] = Int<32>(row[c]);
+    }
+    return wide;
   }
 };
 

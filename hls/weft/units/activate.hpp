@@ -6,34 +6,47 @@
 
 namespace weft {
 
-template <Int<32> (*kScale)(Int<32>, Int<32>, Int<8>)>
-inline void scale_lanes(const SumWord &x, const ParameterWord &p, SumWord &y) {
+inline Int<32> biased(Int<32> sum, Int<32> bias) {
+  return Int<32>(UInt<32>(sum) + UInt<32>(bias));  // wraps
+}
+
+/// Codes in one requantization mode. Two loops: mixing 8 and 32 bits in one would make a simulating
+/// CPU work in narrow vectors.
+template <Int<32> (*kScale)(Int<32>, Int<32>, Int<32>)>
+inline Word scaled(const SumWord &sums, const ParameterWord &p, const Activate &f) {
   WEFT_INLINE
-  SumWord multiplier;
-  Vec<Int<8>, kCols> shift;
-choose:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    // LeakyReLU and PReLU take another scale below zero; a multiplexer, not a second multiplier.
-    const Int<32> above = p.multiplier[c], below = p.negative_multiplier[c];
-    const Int<8> above_shift = p.shift[c], below_shift = p.negative_shift[c];
-    multiplier[c] = x[c] < 0 ? below : above;
-    shift[c] = x[c] < 0 ? below_shift : above_shift;
-  }
+  // Bounds moved by the zero point: y + zero could overflow, low − zero can't.
+  const Int<32> zero = Int<32>(f.zero_point);
+  const Int<32> least = Int<32>(f.low) - zero, most = Int<32>(f.high) - zero;
+  SumWord clamped;
 lanes:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    y[c] = kScale(x[c], multiplier[c], shift[c]);
+    const Int<32> x = biased(sums[c], p.bias[c]);
+    // LeakyReLU and PReLU take another scale below zero; a multiplexer, not a second multiplier.
+    const Int<32> above = p.multiplier[c], below = p.negative_multiplier[c];
+    const Int<32> above_shift = p.shift[c], below_shift = p.negative_shift[c];
+    const Int<32> y = kScale(x, x < 0 ? below : above, x < 0 ? below_shift : above_shift);
+    const Int<32> v = y < least ? least : y;
+    clamped[c] = (v > most ? most : v) + zero;
   }
+  Word codes;
+narrow:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    codes[c] = Int<8>(clamped[c]);
+  }
+  return codes;
 }
 
 /// Byte `index` of each sum.
-inline Word raw_bytes(const SumWord &x, int index) {
+inline Word raw_bytes(const SumWord &sums, const ParameterWord &p, int index) {
+  WEFT_INLINE
   Word codes;
 raw:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    codes[c] = Int<8>((x[c] >> (8 * index)) & 0xff);
+    codes[c] = Int<8>((biased(sums[c], p.bias[c]) >> (8 * index)) & 0xff);
   }
   return codes;
 }
@@ -41,31 +54,11 @@ raw:
 /// Codes of one word of sums.
 inline Word activate(const SumWord &sums, const ParameterWord &p, const Activate &f,
                      const Lookup &lookup) {
-  SumWord x, y;
-bias:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    x[c] = Int<32>(UInt<32>(sums[c]) + UInt<32>(p.bias[c]));  // wraps
-  }
   const int mode = int(f.mode);
-  if (mode >= kRawByte) return raw_bytes(x, mode - kRawByte);
-  if (mode == kSingleRound) {
-    scale_lanes<single_round>(x, p, y);
-  } else if (mode == kDoubleRound) {
-    scale_lanes<double_round>(x, p, y);
-  } else {
-    scale_lanes<float_even>(x, p, y);
-  }
-  Word codes;
-  // Bounds moved by the zero point: y + zero could overflow, low − zero can't.
-  const Int<32> zero = Int<32>(f.zero_point);
-  const Int<32> least = Int<32>(f.low) - zero, most = Int<32>(f.high) - zero;
-clamp:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    const Int<32> v = y[c] < least ? least : y[c];
-    codes[c] = Int<8>((v > most ? most : v) + zero);
-  }
+  if (mode >= kRawByte) return raw_bytes(sums, p, mode - kRawByte);
+  Word codes = mode == kSingleRound   ? scaled<single_round>(sums, p, f)
+               : mode == kDoubleRound ? scaled<double_round>(sums, p, f)
+                                      : scaled<float_even>(sums, p, f);
   if (f.lookup != 0) {
   look:
     for (int c = 0; c < kCols; ++c) {

@@ -24,15 +24,16 @@ inline Int<32> saturate32(Int<64> x) {
   return Int<32>(below < least ? least : below);
 }
 
-/// (x·q + half) >> (31 − s): one rounding, ties toward +infinity.
-inline Int<32> single_round(Int<32> x, Int<32> q, Int<8> s) {
-  const Shift right = Shift(31 - int(s));  // 1..62
-  const Int<64> half = Int<64>(1) << (right - 1);
-  return saturate32((Int<64>(x) * Int<64>(q) + half) >> right);
+/// (x·q + half) >> (31 − s): one rounding, ties toward +infinity. The half is added after all bits
+/// but one have gone, so no second shifter makes it.
+inline Int<32> single_round(Int<32> x, Int<32> q, Int<32> s) {
+  const Shift right = Shift(30 - int(s));  // 0..61
+  return saturate32((((Int<64>(x) * Int<64>(q)) >> right) + 1) >> 1);
 }
 
-/// gemmlowp: x << left saturates; the doubling high product rounds; the right shift rounds again.
-inline Int<32> double_round(Int<32> x, Int<32> q, Int<8> s) {
+/// gemmlowp: x << left saturates; the doubling high product rounds; the right shift rounds again,
+/// ties away from zero.
+inline Int<32> double_round(Int<32> x, Int<32> q, Int<32> s) {
   const Shift left = Shift(s > 0 ? int(s) : 0), right = Shift(s < 0 ? -int(s) : 0);
   const Int<32> shifted = saturate32(Int<64>(UInt<64>(Int<64>(x)) << left));
   const Int<64> p = Int<64>(shifted) * Int<64>(q);
@@ -41,9 +42,8 @@ inline Int<32> double_round(Int<32> x, Int<32> q, Int<8> s) {
   // Division by 2^31 that truncates toward zero. (−2^31)² saturates: the only case above int32.
   const Int<64> toward = sum < 0 ? Int<64>((1LL << 31) - 1) : Int<64>(0);
   const Int<64> high = saturate32((sum + toward) >> 31);
-  const Int<64> mask = (Int<64>(1) << right) - 1;
-  const Int<64> rest = high & mask, threshold = (mask >> 1) + (high < 0 ? 1 : 0);
-  return Int<32>((high >> right) + (rest > threshold ? 1 : 0));
+  const Int<64> away = high - (high < 0 && s < 0 ? 1 : 0);  // a tie below zero goes down
+  return Int<32>((((away * 2) >> right) + 1) >> 1);
 }
 
 #ifdef WEFT_AP_INT
@@ -70,7 +70,7 @@ leading_one:
 /// rint(float32(x)·float32(M)) in integers: no floating-point core, and the same in every tool.
 /// `bits` is M as float32; it is 0 or at least 2^-32 in magnitude, never subnormal. The codes of
 /// infinities and NaNs are taken for large numbers: what is not 0 saturates.
-inline Int<32> float_even(Int<32> x, Int<32> bits, Int<8>) {
+inline Int<32> float_even(Int<32> x, Int<32> bits, Int<32>) {
   const UInt<32> pattern = UInt<32>(bits);
   const int exponent = int((pattern >> 23) & 255) - 150;
   const UInt<64> significand = UInt<64>((pattern & 0x7fffff) | 0x800000);
@@ -94,7 +94,7 @@ inline Int<32> float_even(Int<32> x, Int<32> bits, Int<8>) {
 }
 #else
 /// The same on the simulating machine's float unit, which rounds to nearest even.
-inline Int<32> float_even(Int<32> x, Int<32> bits, Int<8>) {
+inline Int<32> float_even(Int<32> x, Int<32> bits, Int<32>) {
   const UInt<32> pattern = UInt<32>(bits), infinite = 0x7f800000;
   const UInt<32> finite = (pattern & infinite) == infinite ? pattern - 0x800000 : pattern;
   float scale;
