@@ -21,7 +21,24 @@ def _csim(**options: Any) -> Device:
     return Csim(**options)
 
 
-DEVICES: dict[str, Callable[..., Device]] = {"golden": _golden, "csim": _csim}
+def _pynq(**options: Any) -> Device:
+    from weft.device.pynq import Pynq
+
+    return Pynq(**options)
+
+
+def _simboard(**options: Any) -> Device:
+    from weft.device.simboard import Simboard
+
+    return Simboard(**options)
+
+
+DEVICES: dict[str, Callable[..., Device]] = {
+    "golden": _golden,
+    "csim": _csim,
+    "pynq": _pynq,
+    "simboard": _simboard,
+}
 
 
 def open_device(name: str, **options: Any) -> Device:

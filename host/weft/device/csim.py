@@ -20,12 +20,13 @@ from weft.units.state import COUNTERS, FaultError
 
 REPORT_WORDS = 32
 _INSTRUCTION, _COUNTERS = 1, 6
-_SIMULATION_ERROR, _TIMEOUT = 100, 101
+_SIMULATION_ERROR, TIMEOUT = 100, 101
 _EXACT_LOCK = threading.Lock()  # the exact simulation's processes are threads: one run at a time
 
 
 @cache
-def _library(path: Path) -> ctypes.CDLL:
+def load_library(path: Path) -> ctypes.CDLL:
+    """The simulation in a shared library that `build.library` made."""
     library = ctypes.CDLL(str(path))
     pointer, integer, unsigned = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
     library.weft_run.argtypes = [
@@ -55,7 +56,7 @@ class Csim:
 
     def load(self, program: Program) -> None:
         """Takes a program; builds the simulation of its overlay if no cache has it."""
-        self._library = _library(build.library(program.overlay, self.form))
+        self._library = load_library(build.library(program.overlay, self.form))
         self._image, self._code, self._segments = image(program)
         self._weights = np.ascontiguousarray(program.weights)
         self._memory = np.zeros((program.memory_rows, program.overlay.lanes), np.int8)
@@ -114,7 +115,7 @@ class Csim:
     def _fail(self, status: int, segment: int, timeout_s: float | None) -> None:
         """Raises what a status means."""
         program = self._loaded()
-        if status == _TIMEOUT:
+        if status == TIMEOUT:
             raise DeviceTimeout(f"csim: segment {segment} did not finish within {timeout_s} s")
         if status == _SIMULATION_ERROR:
             raise DeviceError(f"csim: {self._library.weft_message().decode()}")
