@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from weft import isa
 from weft.config import Board, load_board
@@ -17,6 +18,9 @@ from weft.errors import InputError
 from weft.program import AcceleratorSegment, Program
 from weft.units import BY_OPCODE, transfer
 from weft.units.state import COUNTERS, ISSUE_CLOCKS, Clocks, Fields
+
+if TYPE_CHECKING:
+    from weft.resources import Fit
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Estimate:
     counters: dict[str, int]
     layers: tuple[LayerEstimate, ...]
     board: Board | None = None
+    fit: Fit | None = None
 
     @property
     def macs(self) -> int:
@@ -78,6 +83,18 @@ class Estimate:
         if self.board is None:
             return None
         return sum(layer.wall_s or 0.0 for layer in self.layers)
+
+    @property
+    def fps(self) -> float | None:
+        """Samples per second on the board; None without one."""
+        return self.batch / self.wall_s if self.wall_s else None
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of the run; None without a board, or where its power has not been measured."""
+        if self.board is None or self.board.power_w is None or self.wall_s is None:
+            return None
+        return self.board.power_w * self.wall_s
 
     @property
     def utilization(self) -> float:
@@ -130,7 +147,11 @@ def estimate(program: Program, batch: int = 1, board: Board | str | None = None)
         layer.bytes += item.bytes
         for name in COUNTERS:
             layer.counters[name] += getattr(item.clocks, name)
+    fit = None
     if board is not None:
+        from weft import resources
+
+        fit = resources.fit(overlay, board)
         for layer in layers:
             _place(layer, board)
     return Estimate(
@@ -141,6 +162,7 @@ def estimate(program: Program, batch: int = 1, board: Board | str | None = None)
         counters={name: sum(layer.counters[name] for layer in layers) for name in COUNTERS},
         layers=tuple(layers),
         board=board,
+        fit=fit,
     )
 
 
@@ -153,9 +175,7 @@ def _rows(kind: isa.Instruction, fields: Fields, batch: int) -> int:
 
 def _place(layer: LayerEstimate, board: Board) -> None:
     """A layer's time on a board, and which roof it meets."""
-    clock = board.clock_mhz * 1e6
-    ports = board.axi_ports * board.axi_bits / 8 * clock
-    compute = layer.cycles / clock
-    memory = layer.bytes / min(board.ddr_bytes_per_s, ports)
+    compute = layer.cycles / (board.clock_mhz * 1e6)
+    memory = layer.bytes / board.memory_bytes_per_s
     layer.wall_s = max(compute, memory)
     layer.bound = "memory" if memory > compute else "compute"

@@ -183,14 +183,17 @@ def layer_rows(chunks: Iterable[tuple[int, Estimate]]) -> list[dict[str, Any]]:
 
 
 def estimate_facts(made: Estimate) -> dict[str, Any]:
-    """An estimate as plain values; wall_s is None without a board."""
+    """An estimate as plain values; what needs a board is None without one."""
     return {
         "batch": made.batch,
         "board": made.board.name if made.board else None,
         "cycles": made.cycles,
         "wall_s": made.wall_s,
+        "fps": made.fps,
+        "energy_j": made.energy_j,
         "macs": made.macs,
         "bytes": made.bytes,
         "utilization": made.utilization,
+        "fit": made.fit.as_dict() if made.fit else None,
         "layers": layer_rows([(1, made)]),
     }

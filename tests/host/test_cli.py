@@ -273,9 +273,9 @@ def test_json_takes_numpy_and_refuses_the_rest(capsys):
 @pytest.mark.parametrize(
     ("line", "start", "found"),
     [
-        ("", "e", {"eval", "estimate"}),
+        ("", "es", {"estimate"}),
         ("list", "bo", {"boards"}),
-        ("compile --overlay", "t", {"tiny"}),
+        ("compile --overlay", "ti", {"tiny"}),
         ("estimate --board", "KV", {"KV260"}),
         ("run --device", "g", {"golden"}),
         ("check --form", "c", {"cycle"}),

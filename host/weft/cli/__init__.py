@@ -22,6 +22,9 @@ COMMANDS = {
     "check": "running",
     "eval": "running",
     "estimate": "running",
+    "explore": "exploring",
+    "build": "building",
+    "lint": "checking",
     "list": "about",
     "doctor": "about",
 }

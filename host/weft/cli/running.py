@@ -128,16 +128,23 @@ def eval_command(program: Path, data: Path, device: str, form: str | None, as_js
     help="A name of `weft list boards`; gives seconds.",
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+@terminal.plot_option
 @terminal.json_option
-def estimate_command(program: Path, board: str | None, batch: int, as_json: bool) -> None:
-    """Estimate cycles, traffic and time without running.
+def estimate_command(
+    program: Path, board: str | None, batch: int, plot: Path | None, as_json: bool
+) -> None:
+    """Estimate cycles, traffic, time and resources without running.
 
-    Cycles are those that csim counts; time needs a board.
+    Cycles are those that csim counts; the rest needs a board.
     """
     import weft
-    from weft import report
+    from weft import report, roofline
+    from weft.cli.exploring import show_fit
 
-    facts = report.estimate_facts(weft.estimate(weft.load(program), batch, board))
+    made = weft.estimate(weft.load(program), batch, board)
+    if plot:
+        roofline.draw(made, plot)
+    facts = report.estimate_facts(made)
     if as_json:
         terminal.print_json(facts)
         return
@@ -149,3 +156,7 @@ def estimate_command(program: Path, board: str | None, batch: int, as_json: bool
         f"{facts['cycles']:,} cycles, {report.amount(facts['macs'])} MACs, "
         f"{facts['bytes']:,} bytes{time}"
     )
+    if made.fit:
+        show_fit(console, made)
+    if plot:
+        console.print(f"roofline: {plot}")

@@ -51,6 +51,12 @@ form_option = click.option(
     shell_complete=completing(form_names),
     help="Of csim: functional (fast), cycle (register by register) or exact (ap_int).",
 )
+plot_option = click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Also draw it (.png, .svg or .pdf).",
+)
 timeout_option = click.option(
     "--timeout",
     "timeout_s",
