@@ -139,9 +139,10 @@ class Packer:
             (sn, sy * u.step_y, sx * u.stride_x, sy * u.dilation_y, sx * u.dilation_x, sc),
             writeable=False,
         )
-        used = u.rows * u.kernel_w * channels
         rows = np.zeros((n, u.height, u.width, self.lanes), np.int8)
-        rows[..., :used] = taps.reshape(n, u.height, u.width, used)
+        lanes = rows[..., : u.rows * u.kernel_w * channels].reshape(taps.shape)  # a view
+        for i, j in np.ndindex(u.rows, u.kernel_w):
+            lanes[:, :, :, i, j] = taps[:, :, :, i, j]
         return rows.reshape(-1, self.lanes)
 
 
