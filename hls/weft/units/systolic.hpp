@@ -44,21 +44,26 @@ struct ArrayInput {
   int weight_row;  // and which one, or -1
 };
 
-/// What each column sees of a value per column group; wires only.
+/// What each column sees of a value per column group; wires only. Spreading and seeing are apart so
+/// that a simulating CPU does not read what it has just written in pieces.
 template <int kShare> struct Columns {
-  static Vec<Int<8>, kCols> of(const Int<8> (&groups)[kCols / kShare]) {
+  static void spread(const Int<8> (&groups)[kCols / kShare], Int<8> (&columns)[kCols]) {
     WEFT_INLINE
-    Vec<Int<8>, kCols> columns;
   groups:
     for (int g = 0; g < kCols / kShare; ++g) {
       WEFT_UNROLL
       for (int d = 0; d < kShare; ++d) columns[g * kShare + d] = groups[g];
     }
-    return columns;
+  }
+  static Vec<Int<8>, kCols> seen(const Int<8> (&)[kCols / kShare], const Int<8> (&columns)[kCols]) {
+    return value_of(columns);
   }
 };
 template <> struct Columns<1> {
-  static Vec<Int<8>, kCols> of(const Int<8> (&groups)[kCols]) { return value_of(groups); }
+  static void spread(const Int<8> (&)[kCols], Int<8> (&)[kCols]) {}
+  static Vec<Int<8>, kCols> seen(const Int<8> (&groups)[kCols], const Int<8> (&)[kCols]) {
+    return value_of(groups);
+  }
 };
 
 /// A PE's control bits: take the shadow weight, keep the weight that is in the chain.
@@ -70,6 +75,7 @@ struct SystolicArray {
   Int<8> act[kRows][kGroups], control[kRows][kGroups];
   Int<8> active[kRows][kCols], shadow[kRows][kCols], chain[kRows][kCols];
   Int<32> psum[kRows][kCols];
+  Int<8> column_act[kRows][kCols], column_control[kRows][kCols];  // wires: see Columns
   Skew<Int<8>, kRows> in_skew;
   Skew<Int<32>, kCols> out_skew;
   Skew<Int<8>, kCols> weight_skew;
@@ -98,6 +104,7 @@ struct SystolicArray {
     for (int r = kRows - 1; r >= 0; --r) {
       WEFT_UNROLL
       shift_in(act[r], Int8::decode(in_skew.delayed(r, r)));
+      Columns<kProductsPerDsp>::spread(act[r], column_act[r]);
       const bool keep = chain_moves && weight_tag[r] == r;
       move_control(r, Int<8>((swap_clocks > 0 ? swap_line[r] : Int<8>(0)) + (keep ? kKeep : 0)));
     }
@@ -136,12 +143,13 @@ struct SystolicArray {
     if (control_clocks[r] == 0) return;
     --control_clocks[r];
     shift_in(control[r], bits);
+    Columns<kProductsPerDsp>::spread(control[r], column_control[r]);
   }
   /// Weights change where a bit says so.
   void change_weights(int r) {
     WEFT_INLINE
     if (control_clocks[r] == 0) return;  // all bits are 0
-    const Vec<Int<8>, kCols> bits = Columns<kProductsPerDsp>::of(control[r]);
+    const Vec<Int<8>, kCols> bits = Columns<kProductsPerDsp>::seen(control[r], column_control[r]);
   change:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
@@ -167,7 +175,7 @@ struct SystolicArray {
       return;
     }
 #endif
-    const Vec<Int<8>, kCols> activations = Columns<kProductsPerDsp>::of(act[r]);
+    const Vec<Int<8>, kCols> activations = Columns<kProductsPerDsp>::seen(act[r], column_act[r]);
   macs:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
@@ -200,6 +208,8 @@ struct SystolicArray {
   WEFT_HLS(ARRAY_PARTITION variable = array.active type = complete dim = 0)         \
   WEFT_HLS(ARRAY_PARTITION variable = array.shadow type = complete dim = 0)         \
   WEFT_HLS(ARRAY_PARTITION variable = array.chain type = complete dim = 0)          \
+  WEFT_HLS(ARRAY_PARTITION variable = array.column_act type = complete dim = 0)     \
+  WEFT_HLS(ARRAY_PARTITION variable = array.column_control type = complete dim = 0) \
   WEFT_HLS(ARRAY_PARTITION variable = array.psum type = complete dim = 0)           \
   WEFT_HLS(ARRAY_PARTITION variable = array.swap_line type = complete dim = 0)      \
   WEFT_HLS(ARRAY_PARTITION variable = array.weight_tag type = complete dim = 0)     \
