@@ -58,6 +58,7 @@ proc config_compile {option} { if {$option ne "-pragma_strict_mode"} { object $o
 proc config_dataflow {option value} {}
 proc config_interface {option} {}
 proc csim_design {} { puts "PASS" }
+proc cosim_design {args} { puts "*** C/RTL co-simulation finished: PASS ***" }
 proc csynth_design {} {
   if {[lsort $::files] ne {tb.cpp top.cpp}} { object "files: $::files" }
   puts {INFO: [HLS 200-1470] Pipelining result : Target II = 1, Final II = 1, Depth = 9, loop 'words'}
@@ -79,7 +80,7 @@ proc create_project {name folder args} {
 }
 proc current_project {} { return project }
 proc current_fileset {} { return sources_1 }
-proc get_board_parts {quiet pattern} { return [setting STANDIN_BOARDS "tul.com.tw:pynq-z2:part0:1.0"] }
+proc get_board_parts {quiet pattern} { return [setting STANDIN_BOARDS vendor.com:board:part0:1.0] }
 proc update_ip_catalog {} {}
 proc update_compile_order {args} {}
 proc close_project {} {}
@@ -203,7 +204,7 @@ proc launch_runs {name args} {
   flag $args -jobs
   created $::folder/synth_1.status "synth_design Complete!"
   created $::folder/impl_1.status "Running route_design..."
-  if {[setting STANDIN_FAIL] eq "hang" && [setting STANDIN_STEP] eq "impl"} { puts "hanging"; flush stdout; after 60000 }
+  if {[setting STANDIN_FAIL] eq "hang" && [setting STANDIN_STEP] eq "impl"} { puts "hanging [pid]"; flush stdout; after 60000 }
   created $::folder/impl_1.status "write_bitstream Complete!"
   created $::folder/weft_vivado.runs/impl_1/design_1_wrapper.bit
 }
@@ -246,7 +247,7 @@ if {$tool eq "v++"} {
 if {[setting STANDIN_STEP] eq $step} {
   switch [setting STANDIN_FAIL] {
     exit { puts {ERROR: [HLS 200-70] Pre-synthesis failed.}; exit 1 }
-    hang { puts "hanging"; flush stdout; after 60000 }
+    hang { puts "hanging [pid]"; flush stdout; after 60000 }
     silent { exit 0 }
   }
 }
