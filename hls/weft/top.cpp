@@ -7,7 +7,7 @@
 extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weights,
                             const weft::Beat *loads, weft::Beat *stores, int code, int first,
                             int segments, int batch, unsigned memory_rows, unsigned weight_rows,
-                            weft::Int<32> report[weft::kReportWords]) {
+                            weft::Int<32> results[weft::kReportWords]) {
 #pragma HLS INTERFACE mode = m_axi port = program bundle = gmem0 offset = slave depth = 8192
 #pragma HLS INTERFACE mode = m_axi port = weights bundle = gmem1 offset = \
     slave max_read_burst_length = 64 depth = 8192
@@ -25,17 +25,17 @@ extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weig
 #pragma HLS INTERFACE mode = s_axilite port = batch bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = memory_rows bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = weight_rows bundle = control
-#pragma HLS INTERFACE mode = s_axilite port = report bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = results bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // Also with no segment to run: a host reads here which design the bitstream holds.
-  report[weft::kStatusWord] = weft::kDone;
-  report[weft::kDesignWord] = weft::Int<32>(weft::kDesignLow);
-  report[weft::kDesignWord + 1] = weft::Int<32>(weft::kDesignHigh);
+  results[weft::kStatusWord] = weft::kDone;
+  results[weft::kDesignWord] = weft::Int<32>(weft::kDesignLow);
+  results[weft::kDesignWord + 1] = weft::Int<32>(weft::kDesignHigh);
   const weft::Limits limits = {batch, weft::UInt<32>(memory_rows), weft::UInt<32>(weight_rows)};
 segments:
   for (int s = 0; s < segments; ++s) {
     WEFT_TRIPCOUNT(64)
-    weft::run_segment(program, weights, loads, stores, code, first + s, s == 0, limits, report);
-    if (report[weft::kStatusWord] != weft::kDone) break;
+    weft::run_segment(program, weights, loads, stores, code, first + s, s == 0, limits, results);
+    if (results[weft::kStatusWord] != weft::kDone) break;
   }
 }

@@ -28,6 +28,7 @@
 #define WEFT_TEXT(x) #x
 #define WEFT_HLS(x) _Pragma(WEFT_TEXT(HLS x))
 #define WEFT_PIPELINE WEFT_HLS(PIPELINE II = 1)
+#define WEFT_PIPELINE_EVERY(clocks) WEFT_HLS(PIPELINE II = clocks)
 #define WEFT_UNROLL WEFT_HLS(UNROLL)
 #define WEFT_TRIPCOUNT(most) WEFT_HLS(LOOP_TRIPCOUNT min = 1 max = most)
 #define WEFT_FUNCTION WEFT_HLS(INLINE off)  // a process or unit of its own: keeps its pragmas

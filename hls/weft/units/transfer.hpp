@@ -41,7 +41,7 @@ samples:
       WEFT_SIM(sim::run().reads.add(std::int64_t(row), std::int64_t(f.words)));
     words:
       for (int w = 0; w < int(f.words); ++w) {
-        WEFT_PIPELINE
+        WEFT_PIPELINE_EVERY(kBeats)
         WEFT_TRIPCOUNT(kBufferWords)
         loaded.write(read_row(memory, row + w));
       }
@@ -62,7 +62,7 @@ samples:
       WEFT_SIM(sim::run().writes.add(std::int64_t(row), std::int64_t(f.words)));
     words:
       for (int w = 0; w < int(f.words); ++w) {
-        WEFT_PIPELINE
+        WEFT_PIPELINE_EVERY(kBeats)
         WEFT_TRIPCOUNT(kBufferWords)
         write_row(memory, row + w, stored.read());
       }
