@@ -32,6 +32,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@test -z "$(CXX_FILES)" || $(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/weft lint tiny edge
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
