@@ -99,14 +99,19 @@ struct SystolicArray {
       move_chain();
       weight_skew.tick();
     }
-  // Two loops, not one: reading a row right behind its shift costs a simulating CPU 20 cycles.
+  // Three loops, not one: reading a row right behind its shift costs a simulating CPU 20 cycles.
   left_edge:
     for (int r = kRows - 1; r >= 0; --r) {
       WEFT_UNROLL
       shift_in(act[r], Int8::decode(in_skew.delayed(r, r)));
-      Columns<kProductsPerDsp>::spread(act[r], column_act[r]);
       const bool keep = chain_moves && weight_tag[r] == r;
       move_control(r, Int<8>((swap_clocks > 0 ? swap_line[r] : Int<8>(0)) + (keep ? kKeep : 0)));
+    }
+  columns:
+    for (int r = kRows - 1; r >= 0; --r) {
+      WEFT_UNROLL
+      Columns<kProductsPerDsp>::spread(act[r], column_act[r]);
+      if (control_clocks[r] != 0) Columns<kProductsPerDsp>::spread(control[r], column_control[r]);
     }
   rows:
     for (int r = kRows - 1; r >= 0; --r) {  // from the bottom: each row reads the one above as was
@@ -143,7 +148,6 @@ struct SystolicArray {
     if (control_clocks[r] == 0) return;
     --control_clocks[r];
     shift_in(control[r], bits);
-    Columns<kProductsPerDsp>::spread(control[r], column_control[r]);
   }
   /// Weights change where a bit says so.
   void change_weights(int r) {
