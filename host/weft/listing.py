@@ -32,6 +32,7 @@ def _overlays() -> list[Row]:
             "multiplier": o.multiplier,
             "engines": ", ".join(o.engines),
             "formats": ", ".join(o.formats),
+            "boards": ", ".join(o.boards),
             "digest": o.digest(),
         }
         for o in map(load_overlay, overlay_names())
@@ -45,6 +46,7 @@ def _boards() -> list[Row]:
         {
             "name": b.name,
             "part": b.part,
+            "family": b.family,
             "MHz": b.clock_mhz,
             "DDR GB/s": b.ddr_bytes_per_s / 1e9,
             "LUT": b.lut,
@@ -118,6 +120,7 @@ KINDS: dict[str, Kind] = {
             "multiplier",
             "engines",
             "formats",
+            "boards",
             "digest",
         ),
         _overlays,
@@ -126,7 +129,7 @@ KINDS: dict[str, Kind] = {
     "formats": Kind(("name", "#bits"), _formats),
     "units": Kind(("name", "instructions", "what"), _units),
     "boards": Kind(
-        ("name", "part", "#MHz", "#DDR GB/s", "#LUT", "#DSP", "#BRAM36", "#URAM"), _boards
+        ("name", "part", "family", "#MHz", "#DDR GB/s", "#LUT", "#DSP", "#BRAM36", "#URAM"), _boards
     ),
     "calibrators": Kind(("name", "what"), _calibrators),
     "isa": Kind(("instruction", "#opcode", "#word", "field", "#bits", "range", "what"), _isa),

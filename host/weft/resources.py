@@ -27,7 +27,8 @@ NAMES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36", "uram": "UR
 ADDER, MULTIPLEXER, COMPARE = 33, 32, 18  # LUTs for 32 bits (B5, B9, B6)
 SHIFTER_32, SHIFTER_64, SATURATE = 94, 200, 34  # LUTs (B10; B7 less its multiplexer)
 PRODUCT_32 = (48, 4)  # LUTs and DSPs of 32 × 32 → 64 bits (B12)
-EPILOGUES = 1  # pipelines of requantization; MatMul, Vector and Activate take turns on it
+CALLERS = 3  # MatMul, Vector and Activate; they take turns on the epilogue
+MODES_DSP = 10  # 32 × 32 twice and 33 × 24, if the three modes share no multiplier
 EPILOGUE_STAGES = 12  # registers of about 64 bits that a lane passes
 SCALAR_PRODUCTS = 60  # address and limit products of 16 to 24 bits, a DSP each
 COMMAND_BITS = 32 * isa.WORDS
@@ -192,18 +193,22 @@ def memory(depth: Any, width: Any, board: Board) -> Resources:
     )
 
 
-def requantization(g: Geometry) -> Resources:
-    """Epilogue per lane, its parameters and lookup (hls/weft/units/activate.hpp, requant.hpp)."""
+def requantization(g: Geometry, shared: bool = True) -> Resources:
+    """Epilogue per lane, its parameters and lookup (hls/weft/units/activate.hpp, requant.hpp).
+
+    `shared`: one pipeline serves MatMul, Vector and Activate, which never run at once, and one
+    multiplier the three modes. Without it, each of the three has its own, and each mode, too.
+    """
     before = ADDER + MULTIPLEXER + 8  # bias, and which of the two scales
     single = PRODUCT_32[0] + 2 * ADDER + SHIFTER_64 + SATURATE
     double = SHIFTER_32 + SATURATE + 4 * ADDER + SATURATE + SHIFTER_32 + ADDER + COMPARE
     even = 2 * ADDER + 2 * 30 + SHIFTER_32 + 2 * SHIFTER_64 + 3 * ADDER
     after = 2 * (COMPARE + MULTIPLEXER) + ADDER + 2 * 8  # clamp, zero point, raw byte, lookup
-    lanes = EPILOGUES * np.asarray(g.cols)
+    pipelines = np.asarray(g.cols) * (1 if shared else CALLERS)
     arithmetic = Resources(
-        lanes * (before + single + double + even + after),
-        lanes * EPILOGUE_STAGES * 64,
-        lanes * PRODUCT_32[1],
+        pipelines * (before + single + double + even + after),
+        pipelines * EPILOGUE_STAGES * 64,
+        pipelines * (PRODUCT_32[1] if shared else MODES_DSP),
     ).routed()
     lut, bram = np.asarray(0), np.asarray(0)
     for width, count in ((32 * g.cols, 3), (8 * g.cols, 2)):

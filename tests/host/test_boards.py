@@ -111,3 +111,18 @@ def test_mistakes_in_a_board_are_named(tmp_path, old, new, words):
 def test_an_unknown_board_is_a_usage_error():
     with pytest.raises(UsageError, match="Did you mean 'ZCU102' or 'ZCU104'"):
         load_board("ZCU14")
+
+
+@pytest.mark.slow
+def test_the_first_tpu_runs_in_simulation():
+    import numpy as np
+
+    import weft
+    from weft.demo import MODELS, load_data
+
+    data = load_data()
+    program = weft.compile(MODELS / "digits.onnx", "tpu_v1", calibration=data.calibration)
+    with weft.open(program, "csim", form="functional") as session:
+        scores = session.run(data.images[:40])
+    with weft.open(program, "golden") as session:
+        np.testing.assert_array_equal(scores, session.run(data.images[:40]))

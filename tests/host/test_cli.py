@@ -140,7 +140,7 @@ def test_doctor(call):
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
-        ("lst", 2, "Did you mean 'list'"),
+        ("lst", 2, "or 'list'"),
         ("list bords", 2, "Did you mean 'boards'"),
         ("run p.weft in.npz", 2, "--output"),
         ("run p.weft in.npz -o out.txt", 2, "*.npz"),

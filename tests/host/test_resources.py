@@ -154,3 +154,15 @@ def test_the_shell_of_a_card_is_not_for_us():
     assert resources.available(board).lut == board.lut - board.shell_lut
     assert resources.interconnect(board).as_dict()["lut"] == 0
     assert resources.interconnect(load_board("KV260")).as_dict()["lut"] > 0
+
+
+def test_an_epilogue_that_nobody_shares_is_told_apart():
+    overlay, board = load_overlay("tiny"), load_board("Pynq-Z2")
+    shared = resources.requantization(overlay)
+    apart = resources.requantization(overlay, shared=False)
+    assert shared.as_dict()["dsp"] == 4 * overlay.cols
+    assert apart.as_dict()["dsp"] == 30 * overlay.cols
+    assert apart.as_dict()["bram36"] == shared.as_dict()["bram36"]
+    # docs/estimates.md warns of it: then not even the smallest overlay would fit.
+    rest = resources.total(overlay, board).dsp - shared.dsp
+    assert rest + apart.dsp > board.dsp
