@@ -59,7 +59,7 @@ def test_a_damaged_file_loads_or_is_refused(seed: int, data: st.DataObject) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(len(SEEDS)))
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_many_damaged_files_load_or_are_refused(seed: int, data: st.DataObject) -> None:
     _damage(SEEDS[seed], data)
