@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -135,9 +136,13 @@ def total(g: Geometry, board: Board) -> Resources:
 
 def fit(overlay: Overlay, board: Board | str) -> Fit:
     """An overlay on a board. Raises UsageError for an unknown board."""
-    place = load_board(board) if isinstance(board, str) else board
-    found = units(overlay, place)
-    return Fit(overlay.name, place.name, found, sum(found.values(), Resources()), available(place))
+    return _fit(overlay, load_board(board) if isinstance(board, str) else board)
+
+
+@cache
+def _fit(overlay: Overlay, board: Board) -> Fit:
+    found = units(overlay, board)
+    return Fit(overlay.name, board.name, found, sum(found.values(), Resources()), available(board))
 
 
 def check(overlay: Overlay, board: Board | str) -> Fit:

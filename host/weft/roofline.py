@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from weft.explore import Exploration
 
 PICTURES = (".png", ".svg", ".pdf")
+NAMES_SHOWN = 3  # of layers that share a label
 INK, ROOF, HOT, COLD = "#333333", "#555555", "#c05a2b", "#2f6f8f"
 
 
@@ -134,15 +135,21 @@ def draw_front(found: Exploration, path: Path) -> Path:
 
 
 def _label(axes: Axes, layers: Sequence[tuple[str, float, float, float]]) -> None:
-    """Names beside the points; of those that would overlap the one that takes longest."""
+    """Names beside the points; layers that lie close together share one label."""
     import math
 
-    placed: list[tuple[float, float]] = []
+    groups: list[tuple[float, float, list[str]]] = []
     for name, x, y, _ in sorted(layers, key=lambda layer: -layer[3]):
-        at = math.log10(x), math.log10(y)
-        if all(abs(at[0] - a) > 0.35 or abs(at[1] - b) > 0.09 for a, b in placed):
-            axes.annotate(name, (x, y), xytext=(7, -3), textcoords="offset points", fontsize=7)
-            placed.append(at)
+        for at_x, at_y, names in groups:
+            if abs(math.log10(x / at_x)) < 0.35 and abs(math.log10(y / at_y)) < 0.09:
+                names.append(name)
+                break
+        else:
+            groups.append((x, y, [name]))
+    for x, y, names in groups:
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        text = ", ".join(names[:NAMES_SHOWN]) + more
+        axes.annotate(text, (x, y), xytext=(7, -3), textcoords="offset points", fontsize=7)
 
 
 def _figure(path: Path, columns: int = 1) -> tuple[Figure, Any]:

@@ -147,6 +147,15 @@ def test_what_can_be_compiled_is_timed_exactly(digits, space):
         assert candidate.seconds == weft.estimate(program, 1, "KV260").wall_s
 
 
+@pytest.mark.slow
+def test_processes_time_the_front_as_one_does(digits, space, monkeypatch):
+    monkeypatch.setattr(explore, "POOL_FROM_S", 0.0)
+    options = {"graph": digits, "designs": space}
+    networks = {"digits": workload.of_graph(digits)}
+    one, two = (explore.explore("KV260", networks, workers=n, **options) for n in (1, 2))
+    assert [c.as_dict() for c in one.front] == [c.as_dict() for c in two.front]
+
+
 def test_where_nothing_fits_that_is_said(space):
     small = replace(load_board("Pynq-Z2"), lut=1000)
     with pytest.raises(OverlayError, match=r"none of [\d,]+ designs fits board 'Pynq-Z2'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -94,11 +95,20 @@ def test_a_picture_is_drawn(program, tmp_path, name):
     assert start.startswith({"r.png": b"\x89PNG", "r.svg": b"<?xml", "r.pdf": b"%PDF"}[name])
 
 
-def test_a_picture_shows_every_layer(program, tmp_path):
-    path = roofline.draw(weft.estimate(program, 1, "KV260"), tmp_path / "r.svg")
-    text = path.read_text()
-    for point in roofline.points(weft.estimate(program, 1, "KV260")):
-        assert f"<!-- {point.name} -->" in text  # matplotlib's comment above the glyphs
+def test_a_picture_names_every_layer(program, tmp_path):
+    made = weft.estimate(program, 1, "KV260")
+    text = roofline.draw(made, tmp_path / "r.svg").read_text()
+    # matplotlib puts a text as a comment above its glyphs
+    labels = ", ".join(re.findall(r"<!-- (.*?) -->", text)).split(", ")
+    assert {point.name for point in roofline.points(made)} <= set(labels)
+
+
+def test_layers_that_lie_together_share_a_label(program, tmp_path):
+    made = weft.estimate(program, 1, "KV260")
+    conv = next(layer for layer in made.layers if layer.macs)
+    made = replace(made, layers=tuple(replace(conv, name=f"conv{i}") for i in range(5)))
+    text = roofline.draw(made, tmp_path / "r.svg").read_text()
+    assert "<!-- conv0, conv1, conv2 and 2 more -->" in text
 
 
 def test_no_picture_without_matplotlib_or_under_a_strange_name(program, tmp_path, monkeypatch):
