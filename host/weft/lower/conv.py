@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.errors import CapacityError
+from weft.formats import int8
 from weft.graph import Array, Node, Quant
 from weft.isa import PARAMETER_ROWS
 from weft.lower.context import Context
@@ -269,12 +270,9 @@ def int8_parts(w: NDArray[np.int64]) -> list[NDArray[np.int8]]:
 
 def weight_tiles(w: NDArray[np.int8], lanes: int) -> NDArray[np.int8]:
     """Tiles [tiles, blocks, kernel_h, kernel_w, input lane, output lane] of w [O, I, kh, kw]."""
-    outputs, depth, kernel_h, kernel_w = w.shape
-    tiles, blocks = -(-outputs // lanes), -(-depth // lanes)
-    full = np.zeros((tiles * lanes, blocks * lanes, kernel_h, kernel_w), np.int8)
-    full[:outputs, :depth] = w
-    split = full.reshape(tiles, lanes, blocks, lanes, kernel_h, kernel_w)
-    return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
+    blocks = -(-w.shape[1] // lanes)
+    tiles = int8.pack(np.ascontiguousarray(w.transpose(1, 2, 3, 0)), lanes)
+    return tiles.reshape(len(tiles), blocks, *w.shape[2:], lanes, lanes)
 
 
 def _unfold(ctx: Context, x: Value, kernel: _Kernel) -> tuple[NDArray[np.int64], Window] | None:
