@@ -8,13 +8,13 @@ extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weig
                             const weft::Beat *loads, weft::Beat *stores, int code, int first,
                             int segments, int batch, unsigned memory_rows, unsigned weight_rows,
                             weft::Int<32> results[weft::kReportWords]) {
-#pragma HLS INTERFACE mode = m_axi port = program bundle = gmem0 offset = slave depth = 8192
+#pragma HLS INTERFACE mode = m_axi port = program bundle = gmem0 offset = slave depth = 16384
 #pragma HLS INTERFACE mode = m_axi port = weights bundle = gmem1 offset = \
-    slave max_read_burst_length = 64 depth = 8192
+    slave max_read_burst_length = 64 depth = 16384
 #pragma HLS INTERFACE mode = m_axi port = loads bundle = gmem2 offset = \
-    slave max_read_burst_length = 64 depth = 8192
+    slave max_read_burst_length = 64 depth = 16384
 #pragma HLS INTERFACE mode = m_axi port = stores bundle = gmem3 offset = \
-    slave max_write_burst_length = 64 depth = 8192
+    slave max_write_burst_length = 64 depth = 16384
 #pragma HLS INTERFACE mode = s_axilite port = program bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = weights bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = loads bundle = control

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ from weft import cli, project
 from weft.config import board_names, load_board
 from weft.errors import BuildError, MissingDependency, UsageError
 from weft.vendor import folder, matrix, tools
-from weft.vendor.run import run
+from weft.vendor.reports import read_synthesis
+from weft.vendor.run import check_estimate, run
 
 STANDIN = Path(__file__).with_name("standin.tcl")
 STEPS = ("hls_ip", "block_design", "bitstream")
@@ -174,6 +176,37 @@ def test_a_tool_that_leaves_nothing(calls, tmp_path, monkeypatch):
     monkeypatch.setenv("STANDIN_STEP", "run_hls")
     with pytest.raises(BuildError, match=r"ended without results/weft_kernel_csynth\.xml"):
         run(project.plan("tiny", "Pynq-Z2"), tmp_path / "build")
+
+
+def test_estimates_are_held_against_the_board(shared_data):
+    board = load_board("Pynq-Z2")
+    found = read_synthesis(shared_data / "vitis_reports" / "hls4ml_myproject_csynth.xml")
+    assert check_estimate(found, board) == []
+    with pytest.raises(BuildError, match="DSP 73 of 60; take a smaller overlay"):
+        check_estimate(found, dataclasses.replace(board, dsp=60))
+    (remark,) = check_estimate(found, dataclasses.replace(board, lut=2000))
+    assert "LUT 2532 of 2000; Vivado may still fit it" in remark
+    (remark,) = check_estimate(dataclasses.replace(found, estimated_ns=5.2), board)
+    assert "5.2 ns against 5.0 ns" in remark
+
+
+def test_blanks_in_the_path(calls, tmp_path):
+    with pytest.raises(BuildError, match="has a blank, which Vitis HLS does not take"):
+        run(project.plan("tiny", "Pynq-Z2"), tmp_path / "my build")
+
+
+def test_a_full_disk_is_a_message(calls, tmp_path, monkeypatch):
+    plan, where = project.plan("tiny", "Pynq-Z2"), tmp_path / "build"
+    folder.write(plan, where)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(folder, "put", full)
+    with pytest.raises(BuildError, match=r"stamps/hls_ip: No space left.*same command again"):
+        run(plan, where)
+    monkeypatch.undo()
+    assert not (where / "stamps" / "hls_ip").exists()
 
 
 def build_in_background(where: Path) -> subprocess.Popen[bytes]:
@@ -431,7 +464,6 @@ def test_dask_is_optional(monkeypatch, tmp_path):
         matrix.build_all(fitting, tmp_path, dask="tcp://127.0.0.1:1")
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Dask's own
 def test_a_matrix_on_a_cluster(calls, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")

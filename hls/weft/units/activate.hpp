@@ -96,8 +96,8 @@ struct Writer {
 
  private:
   void restart() {
-    word.begin(int(f.target) + tile * int(f.target_block), int(f.target_sample), int(f.target_row),
-               int(f.target_col));
+    word.begin(unsigned(f.target) + unsigned(tile) * unsigned(f.target_block),
+               unsigned(f.target_sample), unsigned(f.target_row), unsigned(f.target_col));
   }
 };
 

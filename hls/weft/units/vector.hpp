@@ -94,8 +94,8 @@ struct VectorWalk {
     if (last_kx) ++first.ky;
   }
   void restart_second() {
-    second.begin(int(f.second) + first.block * int(f.second_block), int(f.second_sample),
-                 int(f.second_row), int(f.second_col));
+    second.begin(unsigned(f.second) + unsigned(first.block) * unsigned(f.second_block),
+                 unsigned(f.second_sample), unsigned(f.second_row), unsigned(f.second_col));
   }
 };
 

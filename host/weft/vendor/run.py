@@ -58,12 +58,17 @@ def run(
     absent = tools.missing(plan, machine)
     if absent:
         return replace(outcome, next=_instructions(plan, where, absent, machine.name))
-    with folder.locked(where) as keep:
-        if not all(_kept(step, outcome) for step in plan.commands):
-            machine.prepare(plan, where)
-        for step in plan.commands:
-            outcome = _step(step, plan, outcome, machine, progress, keep)
-        return replace(outcome, products=_products(plan, where))
+    try:
+        with folder.locked(where) as keep:
+            if not all(_kept(step, outcome) for step in plan.commands):
+                machine.prepare(plan, where)
+            for step in plan.commands:
+                outcome = _step(step, plan, outcome, machine, progress, keep)
+            return replace(outcome, products=_products(plan, where))
+    except OSError as error:
+        raise BuildError(
+            f"{error.filename or where}: {error.strerror}; mend that and run the same command again"
+        ) from None
 
 
 def _instructions(plan: BuildPlan, where: Path, absent: list[str], machine: str) -> tuple[str, ...]:
