@@ -1,11 +1,11 @@
 /// Integers, vectors, streams and pragmas: the only header that knows which compiler reads it.
 ///
-/// Three readers: Vitis HLS (__SYNTHESIS__, and WEFT_VENDOR for its C simulation), the exact
+/// Readers: Vitis HLS (__SYNTHESIS__, and WEFT_VENDOR for its C simulation), Bambu, the exact
 /// simulation (WEFT_EXACT: ap_int arithmetic, processes as threads with bounded streams) and the
 /// fast one (native integers, processes one after another). The units are the same source for all.
 #pragma once
 
-#if defined(__SYNTHESIS__) && !defined(WEFT_VENDOR)
+#if (defined(__SYNTHESIS__) || defined(__BAMBU__)) && !defined(WEFT_VENDOR)
 #define WEFT_VENDOR
 #endif
 #if defined(WEFT_VENDOR) || defined(WEFT_EXACT)
@@ -26,7 +26,11 @@
 #endif
 
 #define WEFT_TEXT(x) #x
+#ifdef __BAMBU__  // fails on some of these pragmas, wants others elsewhere, and does without
+#define WEFT_HLS(x)
+#else
 #define WEFT_HLS(x) _Pragma(WEFT_TEXT(HLS x))
+#endif
 #define WEFT_PIPELINE WEFT_HLS(PIPELINE II = 1)
 #define WEFT_PIPELINE_EVERY(clocks) WEFT_HLS(PIPELINE II = clocks)
 #define WEFT_UNROLL WEFT_HLS(UNROLL)

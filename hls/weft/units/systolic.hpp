@@ -146,7 +146,7 @@ struct SystolicArray {
     WEFT_INLINE
     if (bits != 0) control_clocks[r] = kGroups + 1;
     if (control_clocks[r] == 0) return;
-    --control_clocks[r];
+    control_clocks[r] = Int<16>(control_clocks[r] - 1);
     shift_in(control[r], bits);
   }
   /// Weights change where a bit says so.

@@ -9,10 +9,11 @@ namespace weft {
 /// One memory row from `beats`: consecutive addresses, so that the port makes bursts.
 inline Word read_row(const Beat *memory, UInt<32> row) {
   WEFT_INLINE
+  const long long first = static_cast<long long>(row) * kBeats;
   Word word;
 read_beats:
   for (int beat = 0; beat < kBeats; ++beat) {
-    const Beat part = memory[Int<64>(row) * kBeats + beat];
+    const Beat part = memory[first + beat];
     for (int i = 0; i < kBusBytes; ++i) word[beat * kBusBytes + i] = part[i];
   }
   return word;
@@ -20,11 +21,12 @@ read_beats:
 
 inline void write_row(Beat *memory, UInt<32> row, const Word &word) {
   WEFT_INLINE
+  const long long first = static_cast<long long>(row) * kBeats;
 write_beats:
   for (int beat = 0; beat < kBeats; ++beat) {
     Beat part;
     for (int i = 0; i < kBusBytes; ++i) part[i] = word[beat * kBusBytes + i];
-    memory[Int<64>(row) * kBeats + beat] = part;
+    memory[first + beat] = part;
   }
 }
 

@@ -1,0 +1,47 @@
+/// Tables of the epilogue from a stream, as SetTable takes them from the weight stream.
+#pragma once
+#include "units/transfer.hpp"
+#include "words.hpp"
+
+namespace weft {
+
+inline void take_parameters(Port &from, int index, Memories &m) {
+  ParameterWord block;
+planes:
+  for (int plane = 0; plane < kParameterRows; ++plane) set_plane(block, plane, take_codes(from));
+  m.parameters.write(index, block);
+}
+
+inline void take_lookup(Port &from, Memories &m) {
+entries:
+  for (int entry = 0; entry < kLookupEntries; ++entry) {
+    const Word row = take_codes(from);
+    for (int c = 0; c < kCols; ++c) m.lookup[c][entry] = row[c];
+  }
+}
+
+inline void take_taps(Port &from, int count, Memories &m) {
+taps:
+  for (int i = 0; i < count; ++i) {
+    WEFT_TRIPCOUNT(kTapWords)
+    put(m.taps[i], take_codes(from));
+  }
+}
+
+inline void take_buffer(Port &from, int count, Memories &m) {
+words:
+  for (int i = 0; i < count; ++i) {
+    WEFT_TRIPCOUNT(kBufferWords)
+    put(m.buffer[i], take_codes(from));
+  }
+}
+
+inline void give_buffer(Port &to, int first, int count, const Memories &m) {
+words:
+  for (int i = 0; i < count; ++i) {
+    WEFT_TRIPCOUNT(kBufferWords)
+    give_codes(to, value_of(m.buffer[first + i]));
+  }
+}
+
+}  // namespace weft
