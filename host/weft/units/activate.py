@@ -27,7 +27,7 @@ def golden(state: State, f: Fields, batch: int) -> None:
     for block, values in enumerate(sums.blocks):
         index = f["parameter"] + block * f["parameter_step"]
         codes = _codes(values, state.parameters[index], f)
-        if f["lookup"]:
+        if f["lookup"] and f["mode"] < isa.RAW_BYTE:
             lane = np.arange(state.overlay.lanes)
             codes = state.lookup[codes.astype(np.int64) + 128, lane]
         state.buffer[words + block * f["target_block"]] = codes
