@@ -26,6 +26,7 @@ COMMANDS = {
     "build": "building",
     "lint": "checking",
     "list": "about",
+    "export-unit": "checking",
     "doctor": "about",
 }
 
@@ -42,7 +43,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"weft.cli.{COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def resolve_command(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from weft.cli import terminal
@@ -37,3 +39,28 @@ def lint_command(overlays: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"{name}: {len(findings) or 'no'} finding{'s' * (len(findings) != 1)}")
     if any(found.values()):
         raise click.exceptions.Exit(1)
+
+
+@click.command("export-unit")
+@click.argument("unit", metavar="UNIT")
+@click.option(
+    "--set",
+    "texts",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A size, as rows=8 or multiplier=packed; may be repeated.",
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@terminal.json_option
+def export_unit_command(unit: str, texts: tuple[str, ...], output: Path, as_json: bool) -> None:
+    """Write one hardware unit, with a test bench, for any HLS tool.
+
+    UNIT is one of multiplier, requant, activate, systolic, window, vector.
+    """
+    from weft import export
+
+    written = export.write(unit, export.geometry(export.settings(texts)), output)
+    if as_json:
+        terminal.print_json({"unit": unit, "output": str(output), "files": written})
+    else:
+        click.echo(f"{output}: {', '.join(written)}")

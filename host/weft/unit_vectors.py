@@ -1,0 +1,196 @@
+"""Inputs of single hardware units as 32-bit words, and what the golden models make of them.
+
+The order of the words is what the head of each hls/templates/units/<unit>.cpp says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
+
+from weft import isa
+from weft.config import Overlay
+from weft.errors import CapacityError
+from weft.units import activate, requant, vector, window
+from weft.units.state import State, Sums
+
+Words = NDArray[np.uint32]
+Run = tuple[Words, Words]  # operands, results
+_EDGES = np.array([-(1 << 31), -(1 << 24) - 1, -1, 0, 1, 3, 1 << 24, (1 << 31) - 1], np.int32)
+_SIZE = {"height": 3, "width": 4, "out_h": 3, "out_w": 4, "blocks": 2}
+_MAP, _BATCH = 24, 2  # words of a sample of that size, samples
+
+
+@dataclass(frozen=True)
+class ExportUnit:
+    """A unit that can stand alone: what it is, and runs of it for an overlay."""
+
+    name: str
+    title: str
+    runs: Callable[[Overlay, Generator], list[Run]]
+
+
+def words(*parts: ArrayLike) -> Words:
+    """int32 numbers and rows of int8 codes (four to a word) as one sequence of words."""
+    found = []
+    for part in parts:
+        array = np.ascontiguousarray(part)
+        codes = array.dtype == np.int8
+        found.append(array.reshape(-1).view("<u4") if codes else _unsigned(array))
+    return np.concatenate(found)
+
+
+def _unsigned(array: NDArray[Any]) -> Words:
+    return (array.reshape(-1).astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
+
+
+def _codes(rng: Generator, *shape: int) -> NDArray[np.int8]:
+    return rng.integers(-128, 128, shape).astype(np.int8)
+
+
+def _fields(instruction: isa.Instruction, **values: int) -> dict[str, int]:
+    """All fields of an instruction; those that are not named are 0."""
+    return {field.name: values.get(field.name, 0) for field in instruction.fields}
+
+
+def _multiplier(overlay: Overlay, rng: Generator) -> list[Run]:
+    edges = np.array([-128, -127, -1, 0, 1, 127])
+    grid = np.stack(np.meshgrid(edges, edges, edges), -1).reshape(-1, 3)
+    a, low, high = np.concatenate([grid, rng.integers(-128, 128, (300, 3))]).T
+    operands = (a & 255) | (low & 255) << 8 | (high & 255) << 16
+    results = (a * low & 0xFFFF) | (a * high & 0xFFFF) << 16
+    return [(words(len(a), operands), words(results))]
+
+
+def _requant(overlay: Overlay, rng: Generator) -> list[Run]:
+    runs = []
+    for number, mode in enumerate(isa.MODES):
+        scale = 2.0 ** rng.uniform(-20, 2, 300) * rng.choice([-1, 1], 300)
+        scale[::3] = 2.0 ** rng.integers(-16, 3, 100)  # make ties
+        x = rng.integers(-(1 << 20), 1 << 20, 300)
+        x[:64] = np.repeat(_EDGES, 8)
+        q, s = requant.encode(scale, mode)
+        y = requant.requantize(x, q, s, mode)
+        triples = np.stack([x, q, s.astype(np.int64)], 1)
+        runs.append((words(number, len(x), triples), words(y)))
+    return runs
+
+
+def _activate(overlay: Overlay, rng: Generator) -> list[Run]:
+    count = min(24, overlay.buffer_words)
+    runs = []
+    for number in (*range(len(isa.MODES)), isa.RAW_BYTE + 1):
+        state, f = _epilogue(overlay, rng, number, target_col=1)
+        sums = rng.integers(-(1 << 20), 1 << 20, (1, count, overlay.lanes)).astype(np.int32)
+        sums[0, :8] = _EDGES[:count, None]
+        state.sums, state.pending = Sums(sums, 1, count, ()), True
+        tables = _tables(state, f)
+        activate.golden(state, f, 1)
+        operands = words(isa.ACTIVATE.encode(**f), *tables, count, sums)
+        runs.append((operands, words(state.buffer[:count])))
+    return runs
+
+
+def _epilogue(
+    overlay: Overlay, rng: Generator, mode: int, **where: int
+) -> tuple[State, dict[str, int]]:
+    """A state with random tables, and an Activate that uses them."""
+    lanes, nothing = overlay.lanes, np.zeros((0, overlay.lanes), np.int8)
+    state = State(overlay, nothing, nothing)
+    name = isa.MODES[min(mode, len(isa.MODES) - 1)]
+    scale = 2.0 ** rng.uniform(-14, -6, lanes)
+    below = requant.encode(scale * rng.choice([1, 0.1, -0.25], lanes), name)
+    bias = rng.integers(-(1 << 14), 1 << 14, lanes)
+    rows = requant.pack_parameters(bias, *requant.encode(scale, name), *below, lanes)
+    state.parameters[0] = requant.legal_shifts(rows[None])[0]
+    state.lookup[:] = _codes(rng, *state.lookup.shape)
+    clamp = {"zero_point": 5 * mode - 3, "low": -120 + mode, "high": 127 - mode}
+    f = _fields(isa.ACTIVATE, mode=mode, lookup=mode % 2, **clamp, **where)
+    return state, f
+
+
+def _tables(state: State, f: Mapping[str, int]) -> list[NDArray[np.int8]]:
+    """The tables that an Activate needs, in the order in which the units take them."""
+    return [state.parameters[0], *([state.lookup] if f["lookup"] else [])]
+
+
+def _systolic(overlay: Overlay, rng: Generator) -> list[Run]:
+    runs = []
+    for rows, folds in ((1, 2), (overlay.rows + 3, 3)):
+        weights = _codes(rng, folds, overlay.rows, overlay.cols)
+        x = _codes(rng, folds, rows, overlay.rows)
+        if rows == 1:
+            weights[0], x[0] = -128, -128
+        sums = x.astype(np.int32) @ weights.astype(np.int32)
+        parts = [part for fold in range(folds) for part in (weights[fold], x[fold])]
+        runs.append((words(folds, rows, *parts), words(sums)))
+    return runs
+
+
+def _window(overlay: Overlay, rng: Generator) -> list[Run]:
+    runs = []
+    for number in range(4):
+        sizes = dict(zip(("height", "width", "kernel_h", "kernel_w"), (5, 4, 3, 2), strict=True))
+        steps = {name: int(rng.integers(1, 4)) for name in ("stride_y", "stride_x")}
+        steps |= dict.fromkeys(("dilation_y", "dilation_x"), 1 + number % 2)
+        pads = {"pad_y": number - 1, "pad_x": number}
+        strides = {"source_sample": 40, "source_block": 20, "source_row": 4, "source_col": 1}
+        more = {"out_h": 3, "out_w": 4, "blocks": 2, "source": 7 * number, "tiles": 1}
+        f = _fields(isa.MAT_MUL, **sizes, **steps, **pads, **strides, **more)
+        address, inside = window.walk(f, _BATCH)
+        every = [np.where(inside, address + 20 * block, -1) for block in range(2)]
+        runs.append((words(_BATCH, isa.MAT_MUL.encode(**f)), words(np.stack(every))))
+    return runs
+
+
+def _vector(overlay: Overlay, rng: Generator) -> list[Run]:
+    length = _BATCH * _MAP
+    if overlay.buffer_words < 3 * length:
+        raise CapacityError(
+            f"the vectors of unit 'vector' take {3 * length} buffer words, the overlay has "
+            f"{overlay.buffer_words}: --set buffer_words={4 * length}"
+        )
+    at = {"sample": _MAP, "block": 12, "row": 4, "col": 1}
+    runs = []
+    for operation in range(len(isa.OPERATIONS)):
+        two = operation in (vector.ADD, vector.MUL)
+        shape = (
+            {"kernel_h": 1, "kernel_w": 1} if two else {"kernel_h": 2, "kernel_w": 2, "pad_y": 1}
+        )
+        steps = dict.fromkeys(("stride_y", "stride_x", "dilation_y", "dilation_x"), 1)
+        numbers = {"zero": 3, "second_zero": -7, "scale": 12345, "second_scale": -321}
+        places = {
+            f"{name}_{key}": step for name in ("source", "second") for key, step in at.items()
+        }
+        more = {"operation": operation, "second": length, **numbers, **places}
+        f = _fields(isa.VECTOR, **_SIZE, **shape, **steps, **more)
+        target = {f"target_{key}": step for key, step in at.items()}
+        state, a = _epilogue(overlay, rng, operation % 3, target=2 * length, **target)
+        taps, content = _codes(rng, 8, overlay.lanes), _codes(rng, 2 * length, overlay.lanes)
+        state.taps[:8], state.buffer[: 2 * length] = taps, content
+        tables = _tables(state, a)
+        vector.golden(state, f, _BATCH)
+        activate.golden(state, a, _BATCH)
+        operands = words(_BATCH, isa.VECTOR.encode(**f), isa.ACTIVATE.encode(**a), *tables)
+        rest = words(8, taps, 2 * length, content, 2 * length, length)
+        results = words(state.buffer[2 * length : 3 * length])
+        runs.append((np.concatenate([operands, rest]), results))
+    return runs
+
+
+EXPORTS: dict[str, ExportUnit] = {
+    unit.name: unit
+    for unit in (
+        ExportUnit("multiplier", "Products of int8, one or two from a DSP", _multiplier),
+        ExportUnit("requant", "Requantization in its three modes", _requant),
+        ExportUnit("activate", "The epilogue of MatMul and Vector", _activate),
+        ExportUnit("systolic", "The weight-stationary systolic array", _systolic),
+        ExportUnit("window", "Addresses of a convolution's window", _window),
+        ExportUnit("vector", "The vector unit with its epilogue", _vector),
+    )
+}
