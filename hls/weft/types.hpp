@@ -25,6 +25,11 @@
 #include "sim/simulation.hpp"
 #endif
 
+#if defined(__GNUC__) && !defined(__SYNTHESIS__)  // labels and pragmas are for the HLS tools
+#pragma GCC diagnostic ignored "-Wunused-label"
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
+#endif
+
 #define WEFT_TEXT(x) #x
 #ifdef __BAMBU__  // fails on some of these pragmas, wants others elsewhere, and does without
 #define WEFT_HLS(x)

@@ -30,6 +30,11 @@ write_beats:
   }
 }
 
+/// Memory row where a chunk of a sample begins.
+template <typename Transfer> UInt<32> first_row(const Transfer &f, int sample, int chunk) {
+  return UInt<32>(f.memory + UInt<32>(sample) * f.memory_sample + UInt<32>(chunk) * f.memory_step);
+}
+
 /// ReadHost in the load process: memory → stream.
 inline void load_rows(const ReadHost &f, int batch, const Beat *memory, Stream<Word> &loaded) {
   WEFT_FUNCTION
@@ -39,13 +44,13 @@ samples:
   chunks:
     for (int c = 0; c < int(f.chunks); ++c) {
       WEFT_TRIPCOUNT(kBufferWords)
-      const UInt<32> row = UInt<32>(f.memory + b * f.memory_sample + c * f.memory_step);
+      const UInt<32> row = first_row(f, b, c);
       WEFT_SIM(sim::run().reads.add(std::int64_t(row), std::int64_t(f.words)));
     words:
       for (int w = 0; w < int(f.words); ++w) {
         WEFT_PIPELINE_EVERY(kBeats)
         WEFT_TRIPCOUNT(kBufferWords)
-        loaded.write(read_row(memory, row + w));
+        loaded.write(read_row(memory, UInt<32>(row + UInt<32>(w))));
       }
     }
   }
@@ -60,13 +65,13 @@ samples:
   chunks:
     for (int c = 0; c < int(f.chunks); ++c) {
       WEFT_TRIPCOUNT(kBufferWords)
-      const UInt<32> row = UInt<32>(f.memory + b * f.memory_sample + c * f.memory_step);
+      const UInt<32> row = first_row(f, b, c);
       WEFT_SIM(sim::run().writes.add(std::int64_t(row), std::int64_t(f.words)));
     words:
       for (int w = 0; w < int(f.words); ++w) {
         WEFT_PIPELINE_EVERY(kBeats)
         WEFT_TRIPCOUNT(kBufferWords)
-        write_row(memory, row + w, stored.read());
+        write_row(memory, UInt<32>(row + UInt<32>(w)), stored.read());
       }
     }
   }
