@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 
 import pytest
 
-from weft import cli, codegen
+from weft import build, cli, codegen
 from weft.config import data_root, load_overlay, overlay_names
 from weft.errors import UsageError, WeftError
 from weft.lint import RULES, lint, lint_source
@@ -353,6 +354,19 @@ def test_damage_to_the_hardware_is_found(name, tmp_path):
     includes = (tmp_path, hls / "weft", hls)
     findings = lint_source(hls / "weft" / "top.cpp", "weft_kernel", includes)
     assert rule in {f.rule for f in findings}
+
+
+SIMULATIONS = [(name, "cycle") for name in overlay_names()] + [("tiny", "exact"), ("edge", "exact")]
+
+
+@pytest.mark.parametrize(("name", "form"), SIMULATIONS)
+def test_the_hardware_compiles_without_warnings(name, form, tmp_path):
+    for header, content in codegen.headers(load_overlay(name)).items():
+        (tmp_path / header).write_text(content)
+    command = build.command_line(build.find_compiler(), form, tmp_path, tmp_path / "out")
+    command = [*command, "-fsyntax-only", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_command(capsys, monkeypatch):
