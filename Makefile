@@ -6,6 +6,8 @@
 # Only Python 3.10 or newer has to be there. PYTHON=... chooses which, TESTS=... what to test.
 
 VENV := .venv
+BOARD := .venv-pynq
+BOARD_TESTS = $(filter-out %test_contract.py,$(wildcard tests/device/test_*.py))
 BIN := $(VENV)/bin
 TESTS ?= tests
 JOBS ?= 2
@@ -19,8 +21,11 @@ help:
 demo: $(VENV)/.run
 	$(BIN)/weft demo
 
-test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-fail-under=90 $(TESTS)
+test: $(VENV)/.dev $(BOARD)/.ready
+	rm -f .coverage
+	@if test -e $(BOARD)/skipped; then cat $(BOARD)/skipped; elif test "$(TESTS)" = tests; then \
+	  $(BOARD)/bin/python -m pytest -q --cov --cov-report= -m "not slow" $(BOARD_TESTS); fi
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-append --cov-fail-under=90 $(TESTS)
 
 setup: $(VENV)/.dev
 
@@ -40,7 +45,7 @@ format: $(VENV)/.dev
 	@test -z "$(CXX_FILES)" || $(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(BOARD) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run instant; a changed pyproject.toml installs again.
@@ -51,3 +56,7 @@ $(VENV)/.run: pyproject.toml .ci/setup
 $(VENV)/.dev: pyproject.toml .ci/setup
 	.ci/setup $(VENV) '.[dev]'
 	@touch $@ $(VENV)/.run
+
+$(BOARD)/.ready: pyproject.toml .ci/setup_board
+	.ci/setup_board $(BOARD)
+	@touch $@

@@ -21,12 +21,13 @@ COMMANDS = {
     "run": "running",
     "check": "running",
     "eval": "running",
+    "bench": "measuring",
     "estimate": "running",
     "explore": "exploring",
     "build": "building",
     "lint": "checking",
-    "list": "about",
     "export-unit": "checking",
+    "list": "about",
     "doctor": "about",
 }
 

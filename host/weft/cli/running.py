@@ -17,6 +17,7 @@ from weft.errors import InputError, UsageError
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="OUT.npz")
 @terminal.device_option
 @terminal.form_option
+@terminal.board_options
 @terminal.timeout_option
 @terminal.json_option
 def run_command(
@@ -25,6 +26,8 @@ def run_command(
     output: Path,
     device: str,
     form: str | None,
+    bitfile: Path | None,
+    address: str | None,
     timeout_s: float | None,
     as_json: bool,
 ) -> None:
@@ -35,7 +38,7 @@ def run_command(
 
     if output.suffix != ".npz":
         raise UsageError(f"-o {output}: results are saved as *.npz")
-    options = terminal.device_options(form)
+    options = terminal.device_options(form, bitfile, address)
     with (
         terminal.bar(f"Running on {device}") as progress,
         weft.open(program, device, timeout_s=timeout_s, **options) as session,
@@ -60,8 +63,17 @@ def run_command(
 @click.argument("data", metavar="IN.npz", type=click.Path(path_type=Path))
 @terminal.device_option
 @terminal.form_option
+@terminal.board_options
 @terminal.json_option
-def check_command(program: Path, data: Path, device: str, form: str | None, as_json: bool) -> None:
+def check_command(
+    program: Path,
+    data: Path,
+    device: str,
+    form: str | None,
+    bitfile: Path | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
     """Compare a device with golden after every layer.
 
     Leaves with exit code 1 if a bit differs, and names the first value that does.
@@ -72,7 +84,7 @@ def check_command(program: Path, data: Path, device: str, form: str | None, as_j
     loaded = weft.load(program)
     names = tuple(info.name for info in loaded.inputs)
     inputs = named_arrays(read_arrays(data), names, str(data))
-    options = terminal.device_options(form)
+    options = terminal.device_options(form, bitfile, address)
     with terminal.bar(f"Checking {device}") as progress:
         result = weft.check(loaded, inputs, device, progress=progress, **options)
     if as_json:

@@ -43,7 +43,7 @@ device_option = click.option(
     show_default=True,
     metavar="NAME",
     shell_complete=completing(device_names),
-    help="Where to run: csim, golden.",
+    help="Where to run: csim, golden, pynq, simboard.",
 )
 form_option = click.option(
     "--form",
@@ -67,9 +67,28 @@ timeout_option = click.option(
 program_argument = click.argument("program", type=click.Path(path_type=Path))
 
 
-def device_options(form: str | None) -> dict[str, str]:
+def board_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of boards: which bitstream, and where the board is."""
+    address = click.option(
+        "--address",
+        metavar="HOST[:PORT]",
+        help="Of pynq: a board in the network, through PYNQ.remote.",
+    )
+    bitfile = click.option(
+        "--bitfile",
+        type=click.Path(path_type=Path),
+        metavar="FILE.bit",
+        help="Of pynq and simboard: the bitstream, with its .hwh beside it.",
+    )
+    return bitfile(address(command))
+
+
+def device_options(
+    form: str | None, bitfile: Path | None = None, address: str | None = None
+) -> dict[str, Any]:
     """Those that were given, for `weft.open`."""
-    return {"form": form} if form else {}
+    given = {"form": form, "bitfile": bitfile, "address": address}
+    return {name: value for name, value in given.items() if value}
 
 
 def stdout() -> Console:

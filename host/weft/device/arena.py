@@ -147,9 +147,12 @@ def allocate(board: Any, nbytes: int) -> Any:
     if free is not None and free < nbytes:
         raise DeviceError(_exhausted(nbytes, free))
     try:
-        return board.allocate((nbytes,), np.dtype(np.int8))
+        buffer = board.allocate((nbytes,), np.dtype(np.int8))
     except (RuntimeError, MemoryError, OSError) as error:
         raise DeviceError(f"{_exhausted(nbytes, free)} ({error})") from None
+    if getattr(buffer, "buffer_id", None) == "":  # all that pynq says of a refusal far away
+        raise DeviceError(_exhausted(nbytes, free))
+    return buffer
 
 
 def free_bytes(board: Any) -> int | None:

@@ -142,10 +142,9 @@ class Fabric:
 
     def _configure(self, path: Path, clock_mhz: float | None) -> Kernel:
         pynq = require_pynq()
-        from weft.device.driver import Kernel
+        import weft.device.driver  # noqa: F401  # binds the driver, before the overlay is read
 
-        self._choose(pynq)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _active(pynq, self.board):
             warnings.simplefilter("ignore")  # of pynq's own; what matters is checked here
             try:
                 overlay = pynq.Overlay(str(path), device=self.board)
@@ -154,33 +153,9 @@ class Fabric:
                     f"pynq {pynq.__version__} can't load a design for Zynq-7000 ({error}): use "
                     "pip install pynq==3.1.2 'pycparser<3'"
                 ) from None
-            names = [
-                name
-                for name, facts in overlay.ip_dict.items()
-                if str(facts.get("type", "")).rpartition(":")[0] == VLNV.rpartition(":")[0]
-            ]
-            if not names:
-                raise DeviceError(
-                    f"{path.with_suffix('.hwh').name} describes no {VLNV}: it holds "
-                    f"{', '.join(sorted(overlay.ip_dict))}. It belongs to another design"
-                )
-            kernel = getattr(overlay, names[0])
-            if not isinstance(kernel, Kernel):
-                kind = overlay.ip_dict[names[0]]["type"]
-                raise DeviceError(
-                    f"{path.with_suffix('.hwh').name}: {names[0]} is a {kind} with registers "
-                    f"{sorted(kernel._registers or {})}; this weft drives {VLNV}"
-                )
+            kernel = _find_kernel(overlay, path.with_suffix(".hwh"))
             self._check_clock(pynq.Clocks, built_mhz(path.with_suffix(".hwh")), clock_mhz)
         return kernel
-
-    def _choose(self, pynq: Any) -> None:
-        """Makes this board the active one; PYNQ's clocks would stay those of the first one."""
-        pynq.Device.active_device = self.board
-        if getattr(pynq.Clocks, "device", None) is not self.board:
-            pynq.Clocks.set_device(self.board)
-            if hasattr(pynq.Clocks, "_real_instance"):
-                del pynq.Clocks._real_instance
 
     def _check_clock(self, clocks: Any, built: float | None, wanted: float | None) -> None:
         """Sets the clock if asked to, reads it back, compares with what was built."""
@@ -213,6 +188,45 @@ class Fabric:
                 f"design id on the board {found}, expected {overlay.digest()} (overlay "
                 f"{overlay.name!r}): the bitstream holds other hardware than its name says"
             )
+
+
+@contextmanager
+def _active(pynq: Any, board: Any) -> Iterator[None]:
+    """Makes a board PYNQ's active one for a while; it stays that where there was none."""
+    before = getattr(pynq.Device, "_active_device", board)
+    _activate(pynq, board)
+    try:
+        yield
+    finally:
+        _activate(pynq, before)
+
+
+def _activate(pynq: Any, board: Any) -> None:
+    pynq.Device.active_device = board
+    pynq.Clocks.set_device(board)
+    if hasattr(pynq.Clocks, "_real_instance"):
+        del pynq.Clocks._real_instance  # else the clocks stay those of the first board
+
+
+def _find_kernel(overlay: Any, handoff: Path) -> Kernel:
+    """The driver of the kernel in an overlay. DeviceError where the .hwh belongs to another."""
+    from weft.device.driver import Kernel
+
+    kinds = {name: str(facts.get("type", "")) for name, facts in overlay.ip_dict.items()}
+    wanted = VLNV.rpartition(":")[0]
+    names = [name for name, kind in kinds.items() if kind.rpartition(":")[0] == wanted]
+    if not names:
+        raise DeviceError(
+            f"{handoff.name} describes no {VLNV}: it holds {', '.join(sorted(kinds))}. It belongs "
+            "to another design"
+        )
+    kernel = getattr(overlay, names[0])
+    if not isinstance(kernel, Kernel):
+        raise DeviceError(
+            f"{handoff.name}: {names[0]} is a {kinds[names[0]]} with registers "
+            f"{', '.join(sorted(kernel._registers or {}))}; this weft drives {VLNV}"
+        )
+    return kernel
 
 
 def state(control: int) -> str:

@@ -6,7 +6,9 @@ so a missing flush or invalidate gives wrong results as on a board; FAULTS go wr
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,18 +48,25 @@ class Simboard(Pynq):
         self._own = board is None
         if board is None:
             board = Board(self._facts, memory_bytes, faults)
-        self._folder = tempfile.TemporaryDirectory(prefix="weft-simboard-")
+        self._folder = Path(tempfile.mkdtemp(prefix="weft-simboard-"))
+        # Also for a device whose program could not be loaded, and that nobody closes.
+        self._end = weakref.finalize(self, _end, self._folder, board if self._own else None)
         super().__init__(bitfile, board=board, **options)
 
     def close(self) -> None:
         """Frees the memory and ends the board."""
         super().close()
-        self._folder.cleanup()
-        if self._own:
-            self.board.close()
+        self._end()
 
     def _find_bitfile(self, program: Program) -> Path:
         from weft.simboard.board import write_bitstream
 
-        folder = Path(self._folder.name)
-        return write_bitstream(folder, program.overlay, self._facts, interrupt=self._interrupt)
+        return write_bitstream(
+            self._folder, program.overlay, self._facts, interrupt=self._interrupt
+        )
+
+
+def _end(folder: Path, board: Any) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if board is not None:
+        board.close()

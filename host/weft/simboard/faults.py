@@ -6,7 +6,7 @@ FAULTS = {
     "hang_start": "the kernel never takes its start",
     "hang_middle": "the kernel stops half-way through its instructions",
     "design_id": "the kernel reports another design's id",
-    "clock": "the PL clock runs at half of what is asked for",
+    "clock": "the PL clock stays as it is, whatever is asked for",
     "allocation": "no memory can be allocated, whatever CmaFree says",
     "cma": "only a page of contiguous memory is free",
     "interrupt": "interrupts never arrive",

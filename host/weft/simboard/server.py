@@ -159,7 +159,7 @@ class _Buffers(buffer_pb2_grpc.RemoteBufferServicer):  # type: ignore[misc]
         try:
             buffer = self._board.allocate((max(1, request.size),), np.dtype(np.uint8))
         except (OSError, RuntimeError) as error:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            return buffer_pb2.AllocateResponse(msg=str(error))
         name = str(next(self._numbers))
         self._buffers[name] = buffer
         return buffer_pb2.AllocateResponse(buffer_id=name)
@@ -184,7 +184,9 @@ class _Buffers(buffer_pb2_grpc.RemoteBufferServicer):  # type: ignore[misc]
         return buffer_pb2.InvalidateResponse()
 
     def freebuffer(self, request: Any, context: Any) -> Any:
-        self._buffers.pop(request.buffer_id).freebuffer()
+        buffer = self._buffers.pop(request.buffer_id, None)
+        if buffer is not None:
+            buffer.freebuffer()
         return buffer_pb2.FreeBufferResponse()
 
     def physical_address(self, request: Any, context: Any) -> Any:

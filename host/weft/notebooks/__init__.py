@@ -1,0 +1,1 @@
+"""Notebooks of weft for PYNQ's `pynq get-notebooks` (entry point `pynq.notebooks`)."""
