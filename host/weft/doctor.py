@@ -19,8 +19,9 @@ PACKAGES = {
     "hls4ml": "ap_* headers for the exact simulation: pip install 'weft[compile]'",
     "matplotlib": "figures: pip install 'weft[plot]'",
     "ziglang": "a C++ compiler as a wheel: pip install 'weft[cxx]'",
+    "pynq": "boards; on one, its image's Python has it. Elsewhere: pip install 'weft[board]'",
 }
-OPTIONAL = frozenset(("matplotlib", "ziglang"))
+OPTIONAL = frozenset(("matplotlib", "ziglang", "pynq"))
 
 
 @dataclass(frozen=True)
