@@ -7,7 +7,7 @@
 
 VENV := .venv
 BOARD := .venv-pynq
-BOARD_TESTS = $(filter-out %test_contract.py,$(wildcard tests/device/test_*.py))
+BOARD_TESTS = $(wildcard tests/device/test_*.py)
 BIN := $(VENV)/bin
 TESTS ?= tests
 JOBS ?= 2
@@ -58,5 +58,5 @@ $(VENV)/.dev: pyproject.toml .ci/setup
 	@touch $@ $(VENV)/.run
 
 $(BOARD)/.ready: pyproject.toml .ci/setup_board
-	.ci/setup_board $(BOARD)
+	PYNQ=$(PYNQ) .ci/setup_board $(BOARD)
 	@touch $@
