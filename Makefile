@@ -1,5 +1,5 @@
 # make demo   sets everything up and runs the demonstration
-# make test   sets everything up and runs every test
+# make test   sets everything up and passes the tests (minutes); make test-slow the long ones
 # make setup  only sets up: .venv, with weft in it, editable
 # make bench | lint | clean
 #
@@ -13,7 +13,7 @@ TESTS ?= tests
 JOBS ?= 2
 CXX_FILES = $(shell find hls -name '*.hpp' -o -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test setup bench lint format clean
+.PHONY: help demo test test-slow setup bench lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -25,7 +25,11 @@ test: $(VENV)/.dev $(BOARD)/.ready
 	rm -f .coverage
 	@if test -e $(BOARD)/skipped; then cat $(BOARD)/skipped; elif test "$(TESTS)" = tests; then \
 	  $(BOARD)/bin/python -m pytest -q --cov --cov-report= -m "not slow" $(BOARD_TESTS); fi
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-append --cov-fail-under=90 $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" --cov --cov-append --cov-fail-under=90 $(TESTS)
+
+# Fuzzing, whole data sets, and every overlay through every compiler.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) -m slow $(TESTS)
 
 setup: $(VENV)/.dev
 

@@ -83,7 +83,7 @@ struct Memories {
   WEFT_HLS(ARRAY_RESHAPE variable = m.taps type = complete dim = 2)                           \
   WEFT_HLS(ARRAY_PARTITION variable = m.lookup type = complete dim = 1)
 
-/// Clocks by cause (weft.units.state.Clocks), counted where the loops run.
+/// Clocks by cause (weft.state.Clocks), counted where the loops run.
 struct Counters {
   Int<64> issue, matrix, weight_shift, drain, vector, table, transfer;
   void clear() { issue = matrix = weight_shift = drain = vector = table = transfer = 0; }

@@ -8,7 +8,7 @@ from typing import Any
 from weft import isa
 from weft.config import Overlay, data_root
 from weft.errors import MissingDependency
-from weft.units.state import ISSUE_CLOCKS
+from weft.state import ISSUE_CLOCKS
 
 
 def headers(overlay: Overlay) -> dict[str, str]:

@@ -16,8 +16,8 @@ from weft import isa
 from weft.config import Board, load_board
 from weft.errors import InputError
 from weft.program import AcceleratorSegment, Program
+from weft.state import COUNTERS, ISSUE_CLOCKS, Clocks, Fields
 from weft.units import BY_OPCODE, transfer
-from weft.units.state import COUNTERS, ISSUE_CLOCKS, Clocks, Fields
 
 if TYPE_CHECKING:
     from weft.resources import Fit

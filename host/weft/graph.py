@@ -35,7 +35,7 @@ class Quant:
     def quantize(self, x: Array) -> NDArray[np.int8]:
         """Nearest int8 codes of `x` (ties to even, saturating); for per-tensor quantization."""
         q = np.rint(np.asarray(x, np.float32) / self.scale) + np.float32(self.zero_point)
-        return np.clip(q, -128, 127).astype(np.int8)
+        return np.asarray(np.clip(q, -128, 127), np.int8)
 
     def dequantize(self, q: Array) -> NDArray[np.float32]:
         """Real values of the codes `q`; per-channel scales broadcast along `axis`."""

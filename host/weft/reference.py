@@ -42,7 +42,7 @@ def clip(x: Array, low: float, high: float) -> Array:
         info = np.iinfo(x.dtype)
         low, high = max(math.ceil(low), info.min), min(math.floor(high), info.max)
     bounds = np.array([low, high]).astype(x.dtype)
-    return np.minimum(np.maximum(x, bounds[0]), bounds[1])
+    return np.asarray(np.minimum(np.maximum(x, bounds[0]), bounds[1]))
 
 
 def sigmoid(x: Array) -> Array:
@@ -64,8 +64,9 @@ def erf(x: Array) -> Array:
 def gelu(x: Array, approximate: str = "none") -> Array:
     """x·Φ(x), or its tanh form (Hendrycks, Gimpel 2016)."""
     if approximate == "tanh":
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
-    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+        return np.asarray(0.5 * x * (1 + np.tanh(inner)))
+    return np.asarray(0.5 * x * (1 + erf(x * math.sqrt(0.5))))
 
 
 def hard_sigmoid(x: Array, alpha: float = 0.2, beta: float = 0.5) -> Array:
@@ -183,7 +184,7 @@ def _conv_piece(
     kernel = w.shape[2:]
     axes = tuple(range(2, x.ndim))
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    windows = sliding_window_view(x, spans, axis=axes)  # type: ignore[call-overload]
+    windows = sliding_window_view(x, tuple(spans), axis=axes)
     steps = [slice(None, None, s) for s in strides] + [slice(None, None, d) for d in dilations]
     windows = windows[(slice(None), slice(None), *steps)]
     out = windows.shape[2 : 2 + len(kernel)]

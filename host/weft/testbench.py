@@ -21,8 +21,8 @@ from weft.device.csim import image
 from weft.device.golden import Golden
 from weft.errors import CapacityError
 from weft.program import AcceleratorSegment, Layer, Program, Rows
+from weft.state import COUNTERS
 from weft.units import requant
-from weft.units.state import COUNTERS
 
 BATCH, WIDTH, BLOCKS, TAPS = 2, 2, 2, 4
 Words = isa.Words

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.errors import CapacityError
+from weft.state import State, Sums
 from weft.units import activate, requant, vector, window
-from weft.units.state import State, Sums
 
 Words = NDArray[np.uint32]
 Run = tuple[Words, Words]  # operands, results

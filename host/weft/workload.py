@@ -19,8 +19,8 @@ from weft.config import Board
 from weft.designs import Geometry
 from weft.graph import Graph, Node
 from weft.program import AcceleratorSegment, Program
+from weft.state import ISSUE_CLOCKS
 from weft.storage import ceil_div
-from weft.units.state import ISSUE_CLOCKS
 
 INSTRUCTION_BYTES = 4 * isa.WORDS
 MATRIX, VECTOR = "matrix", "vector"

@@ -15,7 +15,7 @@ from weft.device import DEVICES, RunResult, open_device
 from weft.errors import DeviceError, MissingDependency, UsageError
 from weft.graph import Graph
 from weft.program import HostSegment
-from weft.units.state import COUNTERS
+from weft.state import COUNTERS
 
 pytestmark = pytest.mark.parametrize("name", DEVICES)
 OVERLAY = OVERLAYS["8x8"]

@@ -13,7 +13,7 @@ from kernel import NANO, OVERLAYS, Code
 from weft import isa
 from weft.device import open_device
 from weft.errors import DeviceError, DeviceTimeout
-from weft.units.state import FaultError
+from weft.state import FaultError
 
 DEVICES = {
     "golden": ("golden", {}),

@@ -10,7 +10,7 @@ from kernel import OVERLAYS, Code
 from weft import isa
 from weft.device.golden import Golden
 from weft.errors import DeviceTimeout
-from weft.units.state import COUNTERS, ISSUE_CLOCKS, STATUS, FaultError
+from weft.state import COUNTERS, ISSUE_CLOCKS, STATUS, FaultError
 
 OVERLAY = OVERLAYS["4x4"]
 

@@ -15,7 +15,7 @@ from weft.config import Overlay, load_board
 from weft.device import open_device
 from weft.errors import InputError, UsageError
 from weft.estimate import estimate, instructions
-from weft.units.state import COUNTERS
+from weft.state import COUNTERS
 
 
 def random_code(rng, overlay: Overlay) -> Code:

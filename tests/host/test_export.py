@@ -33,7 +33,13 @@ def run(folder, unit, compiler, *more):
     return subprocess.run(["./testbench"], cwd=folder, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["4x4", "8x8p"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(SETTINGS[0], id="4x4"),
+        pytest.param(SETTINGS[1], id="8x8p", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("unit", EXPORTS)
 def test_unit_agrees_with_golden_and_is_clean(unit, settings, tmp_path):
     folder = exported(unit, tmp_path / "out", settings)
@@ -44,6 +50,7 @@ def test_unit_agrees_with_golden_and_is_clean(unit, settings, tmp_path):
     assert [str(f) for f in found] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ziglang") is None, reason="needs ziglang for a clang++")
 def test_clang_agrees(tmp_path):
     folder = exported("requant", tmp_path / "out")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.oracle
 Draw = Callable[[Any], Any]
 
 
-class Skip(Exception):  # noqa: N818
+class Skip(Exception):
     """Attributes that ONNX Runtime does not take."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -310,7 +312,21 @@ def test_source_that_does_not_compile(tmp_path):
         found(tmp_path, "void topp() {}")
 
 
-@pytest.mark.parametrize("name", overlay_names())
+def one_of(cases: Iterable[Any]) -> list[Any]:
+    """The first case for every run, the others for the slow one: each takes seconds."""
+    first, *others = cases
+    return [
+        first,
+        *(
+            pytest.param(*c, marks=pytest.mark.slow)
+            if isinstance(c, tuple)
+            else pytest.param(c, marks=pytest.mark.slow)
+            for c in others
+        ),
+    ]
+
+
+@pytest.mark.parametrize("name", one_of(overlay_names()))
 def test_the_hardware_is_clean(name):
     assert [str(f) for f in lint(load_overlay(name))] == []
 
@@ -341,7 +357,7 @@ MUTANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", one_of(MUTANTS))
 def test_damage_to_the_hardware_is_found(name, tmp_path):
     file, old, new, rule = MUTANTS[name]
     hls = tmp_path / "hls"
@@ -359,7 +375,7 @@ def test_damage_to_the_hardware_is_found(name, tmp_path):
 SIMULATIONS = [(name, "cycle") for name in overlay_names()] + [("tiny", "exact"), ("edge", "exact")]
 
 
-@pytest.mark.parametrize(("name", "form"), SIMULATIONS)
+@pytest.mark.parametrize(("name", "form"), one_of(SIMULATIONS))
 def test_the_hardware_compiles_without_warnings(name, form, tmp_path):
     for header, content in codegen.headers(load_overlay(name)).items():
         (tmp_path / header).write_text(content)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kernel
+from weft.state import FaultError, State
 from weft.units import window
-from weft.units.state import FaultError, State
 
 OVERLAY = kernel.OVERLAYS["4x4"]
 

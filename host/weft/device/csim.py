@@ -16,7 +16,7 @@ from weft import build
 from weft.device.base import RunResult, rows_of, segment_of, where
 from weft.errors import DeviceError, DeviceTimeout
 from weft.program import AcceleratorSegment, Program, Rows
-from weft.units.state import COUNTERS, FaultError
+from weft.state import COUNTERS, FaultError
 
 REPORT_WORDS = 32
 _INSTRUCTION, _COUNTERS = 1, 6

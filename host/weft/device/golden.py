@@ -11,8 +11,8 @@ from weft import isa
 from weft.device.base import RunResult, rows_of, segment_of, where
 from weft.errors import DeviceError, DeviceTimeout, ProgramError
 from weft.program import AcceleratorSegment, Program, Rows
+from weft.state import COUNTERS, ISSUE_CLOCKS, FaultError, Fields, State
 from weft.units import BY_OPCODE
-from weft.units.state import COUNTERS, ISSUE_CLOCKS, FaultError, Fields, State
 
 
 class Golden:

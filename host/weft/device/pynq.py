@@ -23,8 +23,8 @@ from weft.device.registers import COUNTERS, DESIGN, INSTRUCTION, PROGRESS, STATU
 from weft.errors import DeviceError, DeviceTimeout, UsageError, unknown
 from weft.isa import READ_WEIGHTS
 from weft.program import Program, Rows
-from weft.units.state import COUNTERS as COUNTER_NAMES
-from weft.units.state import FaultError
+from weft.state import COUNTERS as COUNTER_NAMES
+from weft.state import FaultError
 
 if TYPE_CHECKING:
     from weft.device.driver import Kernel

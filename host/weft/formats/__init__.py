@@ -1,7 +1,7 @@
 """Number formats: how weights become codes, and codes become rows of the weight stream."""
 
+from weft.format import Format
 from weft.formats import int8
-from weft.formats.base import Format
 
 FORMATS: dict[str, Format] = {f.name: f for f in (int8.INT8,)}
 

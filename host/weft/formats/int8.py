@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from weft.errors import InputError
-from weft.formats.base import Codes, Format, Tiles
+from weft.format import Codes, Format, Tiles
 from weft.graph import Array, Quant, Shape
 
 LOW, HIGH = -128, 127

@@ -216,7 +216,7 @@ def _keeps_codes(node: Node, quant: Quant) -> bool:
     """Whether the node's output has codes if its inputs have (a padded value may be none)."""
     if node.op != "Pad" or node.attrs["mode"] != "constant":
         return True
-    value = np.float32(node.attrs["value"])
+    value = np.asarray(node.attrs["value"], np.float32)
     return bool(quant.dequantize(quant.quantize(value)) == value)
 
 

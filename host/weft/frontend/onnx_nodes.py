@@ -180,7 +180,7 @@ def _ceil_pad(attrs: dict[str, Any], size: int, kernel: int, axis: int, rank: in
     count = -(-(size + begin + end - span) // stride) + 1
     if (count - 1) * stride >= size + begin:
         count -= 1  # a window that would start in the padding is left out
-    return max((count - 1) * stride + span - size - begin - end, 0)
+    return int(max((count - 1) * stride + span - size - begin - end, 0))
 
 
 def gemm(b: Builder, n: OnnxNode) -> bool:
@@ -209,7 +209,7 @@ def gemm(b: Builder, n: OnnxNode) -> bool:
 
 
 def _factor(b: Builder, value: float) -> str:
-    return b.constant(b.fresh("factor"), np.float32(value))
+    return b.constant(b.fresh("factor"), np.asarray(value, np.float32))
 
 
 def _times(b: Builder, name: str, factor: float) -> str:

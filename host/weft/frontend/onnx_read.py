@@ -126,7 +126,7 @@ def _element_bits(data_type: int, dtype: np.dtype[Any]) -> int:
 
 def element_count(dims: Any, name: str) -> int:
     """Elements of a tensor; raises ModelError for a negative dimension or too many."""
-    size = math.prod(dims)
+    size = int(math.prod(dims))
     if any(d < 0 for d in dims) or size > ELEMENT_LIMIT:
         raise ModelError(
             f"tensor {name!r} has shape {tuple(dims)}; dimensions must be positive and the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -295,7 +295,7 @@ def _repeats(n: OnnxNode, size: int, factor: int) -> bool:
         at = out * (size - 1) / (size * factor - 1)
     else:
         return False
-    functions = {
+    functions: dict[str, Callable[[Array], Array]] = {
         "round_prefer_floor": lambda v: np.ceil(v - 0.5),
         "round_prefer_ceil": lambda v: np.floor(v + 0.5),
         "floor": np.floor,

@@ -1,8 +1,8 @@
 """Hardware units: golden model and clocks here, the same stem in hls/weft/units/."""
 
 from weft import isa
+from weft.state import Clocks, Unit
 from weft.units import activate, systolic, transfer, vector
-from weft.units.state import Clocks, Unit
 
 UNITS: dict[str, Unit] = {
     u.name: u

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
+from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
 from weft.units import requant, window
-from weft.units.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
+from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
 from weft.units import window
-from weft.units.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
 
 
 def array_clocks(m: int, folds: int, overlay: Overlay, overlap: bool = True) -> Clocks:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
+from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
 from weft.units import requant
-from weft.units.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
 
 PARAMETERS, TAPS, LOOKUP = range(3)
 QUEUE = 8  # ReadWeights that may wait for their use; more could block the fetch process for ever

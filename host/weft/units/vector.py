@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
+from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
 from weft.units import window
-from weft.units.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
 
 MAX, SUM, ADD, MUL, DEPTHWISE = range(5)
 EMPTY_MAX = -256  # below every x − zero: what `max` gives for a window with no valid tap

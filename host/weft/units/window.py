@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.units.state import FaultError, Fields, State
+from weft.state import FaultError, Fields, State
 
 Index = NDArray[np.int64]
 MAX_REACH = 1 << 30  # positions from the window's first to its last: what the counters hold
