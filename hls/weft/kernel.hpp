@@ -159,6 +159,7 @@ inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<Word
   WEFT_FUNCTION
   WEFT_STATIC(Memories, m);
   WEFT_PARTITION_MEMORIES(m)
+  WEFT_HLS(ALLOCATION function instances = activate limit = 1)
   WEFT_STATIC(Counters, counters);
   if (fresh) counters.clear();
   int out_h = 1, out_w = 1;  // of the last MatMul

@@ -42,6 +42,11 @@
 #define WEFT_TRIPCOUNT(most) WEFT_HLS(LOOP_TRIPCOUNT min = 1 max = most)
 #define WEFT_FUNCTION WEFT_HLS(INLINE off)  // a process or unit of its own: keeps its pragmas
 #define WEFT_INLINE WEFT_HLS(INLINE)
+#ifdef __SYNTHESIS__
+#define WEFT_SHARED inline
+#else
+#define WEFT_SHARED inline __attribute__((noinline))  // compiled once for all that call it
+#endif
 
 namespace weft {
 

@@ -29,7 +29,6 @@ ADDER, MULTIPLEXER, COMPARE = 33, 32, 18  # LUTs for 32 bits (B5, B9, B6)
 SHIFTER_32, SHIFTER_64, SATURATE = 94, 200, 34  # LUTs (B10; B7 less its multiplexer)
 PRODUCT_32 = (48, 4)  # LUTs and DSPs of 32 × 32 → 64 bits (B12)
 CALLERS = 3  # MatMul, Vector and Activate; they take turns on the epilogue
-MODES_DSP = 10  # 32 × 32 twice and 33 × 24, if the three modes share no multiplier
 EPILOGUE_STAGES = 12  # registers of about 64 bits that a lane passes
 SCALAR_PRODUCTS = 60  # address and limit products of 16 to 24 bits, a DSP each
 COMMAND_BITS = 32 * isa.WORDS
@@ -201,8 +200,9 @@ def memory(depth: Any, width: Any, board: Board) -> Resources:
 def requantization(g: Geometry, shared: bool = True) -> Resources:
     """Epilogue per lane, its parameters and lookup (hls/weft/units/activate.hpp, requant.hpp).
 
-    `shared`: one pipeline serves MatMul, Vector and Activate, which never run at once, and one
-    multiplier the three modes. Without it, each of the three has its own, and each mode, too.
+    One multiplier of a lane serves the three modes (requant.hpp). `shared`: one pipeline also
+    serves MatMul, Vector and Activate, which never run at once, as the source asks by an ALLOCATION
+    pragma; without it each of the three has its own.
     """
     before = ADDER + MULTIPLEXER + 8  # bias, and which of the two scales
     single = PRODUCT_32[0] + 2 * ADDER + SHIFTER_64 + SATURATE
@@ -213,7 +213,7 @@ def requantization(g: Geometry, shared: bool = True) -> Resources:
     arithmetic = Resources(
         pipelines * (before + single + double + even + after),
         pipelines * EPILOGUE_STAGES * 64,
-        pipelines * (PRODUCT_32[1] if shared else MODES_DSP),
+        pipelines * PRODUCT_32[1],
     ).routed()
     lut, bram = np.asarray(0), np.asarray(0)
     for width, count in ((32 * g.cols, 3), (8 * g.cols, 2)):

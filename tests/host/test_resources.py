@@ -161,7 +161,7 @@ def test_an_epilogue_that_nobody_shares_is_told_apart():
     shared = resources.requantization(overlay)
     apart = resources.requantization(overlay, shared=False)
     assert shared.as_dict()["dsp"] == 4 * overlay.cols
-    assert apart.as_dict()["dsp"] == 30 * overlay.cols
+    assert apart.as_dict()["dsp"] == 12 * overlay.cols
     assert apart.as_dict()["bram36"] == shared.as_dict()["bram36"]
     # docs/estimates.md warns of it: then not even the smallest overlay would fit.
     rest = resources.total(overlay, board).dsp - shared.dsp

@@ -10,10 +10,11 @@ inline Int<32> biased(Int<32> sum, Int<32> bias) {
   return Int<32>(UInt<32>(sum) + UInt<32>(bias));  // wraps
 }
 
-/// Codes in one requantization mode. Two loops: mixing 8 and 32 bits in one would make a simulating
+/// Requantized and clamped codes. Two loops: mixing 8 and 32 bits in one would make a simulating
 /// CPU work in narrow vectors.
-template <Int<32> (*kScale)(Int<32>, Int<32>, Int<32>)>
-inline Word scaled(const SumWord &sums, const ParameterWord &p, const Activate &f) {
+template <typename Scale>
+inline Word scaled(const SumWord &sums, const ParameterWord &p, const Activate &f,
+                   const Scale &scale) {
   WEFT_INLINE
   // Bounds moved by the zero point: y + zero could overflow, low − zero can't.
   const Int<32> zero = Int<32>(f.zero_point);
@@ -26,7 +27,7 @@ lanes:
     // LeakyReLU and PReLU take another scale below zero; a multiplexer, not a second multiplier.
     const Int<32> above = p.multiplier[c], below = p.negative_multiplier[c];
     const Int<32> above_shift = p.shift[c], below_shift = p.negative_shift[c];
-    const Int<32> y = kScale(x, x < 0 ? below : above, x < 0 ? below_shift : above_shift);
+    const Int<32> y = scale(x, x < 0 ? below : above, x < 0 ? below_shift : above_shift);
     const Int<32> v = y < least ? least : y;
     clamped[c] = (v > most ? most : v) + zero;
   }
@@ -51,14 +52,25 @@ raw:
   return codes;
 }
 
-/// Codes of one word of sums.
-inline Word activate(const SumWord &sums, const ParameterWord &p, const Activate &f,
-                     const Lookup &lookup) {
+inline Word requantized(const SumWord &sums, const ParameterWord &p, const Activate &f) {
+  WEFT_INLINE
+#ifdef WEFT_AP_INT
+  return scaled(sums, p, f, AnyMode{int(f.mode)});
+#else
+  if (f.mode == kSingleRound) return scaled(sums, p, f, OneMode<single_round>());
+  if (f.mode == kDoubleRound) return scaled(sums, p, f, OneMode<double_round>());
+  return scaled(sums, p, f, OneMode<float_even>());
+#endif
+}
+
+/// Codes of one word of sums. One instance serves MatMul, Vector and the second drain: they run one
+/// after another, and it holds the widest multipliers of the design.
+WEFT_SHARED Word activate(const SumWord &sums, const ParameterWord &p, const Activate &f,
+                          const Lookup &lookup) {
+  WEFT_FUNCTION
   const int mode = int(f.mode);
   if (mode >= kRawByte) return raw_bytes(sums, p, mode - kRawByte);
-  Word codes = mode == kSingleRound   ? scaled<single_round>(sums, p, f)
-               : mode == kDoubleRound ? scaled<double_round>(sums, p, f)
-                                      : scaled<float_even>(sums, p, f);
+  Word codes = requantized(sums, p, f);
   if (f.lookup != 0) {
   look:
     for (int c = 0; c < kCols; ++c) {
@@ -104,8 +116,8 @@ struct Writer {
 /// A further Activate on the sums of the last MatMul, which are still in the finished bank.
 inline void drain_again(const Activate &f, int batch, int out_h, int out_w, Memories &m,
                         Counters &counters) {
-  WEFT_FUNCTION
-  Writer out;
+  WEFT_INLINE  // into compute, where `activate` is shared
+      Writer out;
   out.begin(f, batch, out_h, out_w);
   const int rows = out.at.count();
 drain:

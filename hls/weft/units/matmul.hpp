@@ -111,8 +111,9 @@ inline void count_clock(const MatMulClocks &c, const MatMul &f, Counters &counte
 /// The clocks of one MatMul, all stages at once.
 inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArray &array,
                       Memories &m, Stream<Word> &weights, Counters &counters) {
-  WEFT_FUNCTION
-  Walk<MatMul> walk;
+  WEFT_INLINE  // into compute, where `activate` is shared
+      Walk<MatMul>
+          walk;
   walk.begin(f, batch);
   MatMulClocks clocks;
   clocks.begin(f, batch, walk.taps());

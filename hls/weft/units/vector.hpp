@@ -101,8 +101,8 @@ struct VectorWalk {
 
 /// A whole Vector with its Activate.
 inline void vector(const Vector &f, const Activate &a, int batch, Memories &m, Counters &counters) {
-  WEFT_FUNCTION
-  VectorWalk walk;
+  WEFT_INLINE  // into compute, where `activate` is shared
+      VectorWalk walk;
   walk.begin(f, batch);
   Writer out;
   out.begin(a, batch, int(f.out_h), int(f.out_w));
