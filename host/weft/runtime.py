@@ -190,7 +190,7 @@ class Session:
         limit = self.timeout_s if timeout_s is None else _checked_limit(timeout_s)
         with self._lock:
             if not self._open:
-                raise DeviceError("this session is closed; open another one: weft.open(program)")
+                raise DeviceError("the session is closed; open another one: weft.open(program)")
             if self._stale:
                 self.device.load(self.program)
             self._stale = True  # until the run is through: an aborted one leaves a device half-way
