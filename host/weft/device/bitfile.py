@@ -7,9 +7,11 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from weft import overlays
 from weft.build import cache_dir
 from weft.config import Overlay, data_root
-from weft.errors import DeviceError
+from weft.errors import DeviceError, WeftError
+from weft.overlays import links
 
 _MAGIC = bytes.fromhex("00090ff00ff00ff00ff000")
 
@@ -69,24 +71,49 @@ def file_name(overlay: Overlay) -> str:
 
 
 def folders() -> list[Path]:
-    """Where bitstreams are looked for: $WEFT_BITSTREAMS, here, the overlay's folder, the cache."""
+    """Where bitstreams are looked for: $WEFT_BITSTREAMS, here, weft's own folders, the cache."""
     named = os.environ.get("WEFT_BITSTREAMS", "")
     given = [Path(name) for name in named.split(os.pathsep) if name]
-    return [*given, Path.cwd(), *sorted((data_root() / "overlays").glob("*/")), cache_dir()]
+    own = [*sorted((data_root() / "overlays").glob("*/")), Path(overlays.__file__).parent]
+    return [*given, Path.cwd(), *own, cache_dir()]
 
 
 def find(overlay: Overlay) -> Path:
-    """The bitstream of an overlay. DeviceError says what was looked for, and what is there."""
+    """The bitstream of an overlay; where there is only a .link to it, it is downloaded beside.
+
+    DeviceError says what was looked for, and what is there; links.fetch tells what it raises.
+    """
     name = file_name(overlay)
     for folder in folders():
         if (folder / name).is_file():
             return folder / name
+    for folder in folders():
+        if (folder / f"{name}{links.SUFFIX}").is_file():
+            return _fetch(folder / f"{name}{links.SUFFIX}")
     others = sorted({p.name for f in folders() for p in f.glob(f"{overlay.name}-*.bit")})
     there = f" Of other versions there are: {', '.join(others)}." if others else ""
     raise DeviceError(
         f"no {name} in {', '.join(map(str, folders()[:2]))} or weft's own folders.{there} Build it "
         f"for your board, or name its folder in WEFT_BITSTREAMS, or pass bitfile=..."
     )
+
+
+def _fetch(link: Path) -> Path:
+    """The bitstream that a .link stands for, and its .hwh, for the board that $BOARD names."""
+    board = os.environ.get("BOARD", "")  # PYNQ's images set it
+    if not board and links.ANY not in links.read(link):
+        raise DeviceError(
+            f"{link}: for which board? Set BOARD to one of {', '.join(links.read(link))}"
+        )
+    handoff = link.with_name(link.name.removesuffix(f".bit{links.SUFFIX}") + f".hwh{links.SUFFIX}")
+    # The .hwh comes first: a .bit that is there has its .hwh.
+    first = links.fetch(handoff, board, link.parent) if handoff.is_file() else None
+    try:
+        return links.fetch(link, board, link.parent)
+    except WeftError:
+        if first is not None:
+            first.unlink(missing_ok=True)
+        raise
 
 
 def check(path: Path, overlay: Overlay) -> Bitstream:

@@ -1,1 +1,1 @@
-"""Bitstreams of weft for PYNQ (entry point `pynq.overlays`): a folder that .bit and .hwh go to."""
+"""Bitstreams of weft for PYNQ (entry point `pynq.overlays`): a folder for .bit, .hwh and .link."""
