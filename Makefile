@@ -27,8 +27,10 @@ test: $(VENV)/.dev $(BOARD)/.ready
 	  $(BOARD)/bin/python -m pytest -q --cov --cov-report= -m "not slow" $(BOARD_TESTS); fi
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" --cov --cov-append --cov-fail-under=90 $(TESTS)
 
-# Fuzzing, whole data sets, and every overlay through every compiler.
-test-slow: $(VENV)/.dev
+# Fuzzing, whole data sets, and every overlay through every compiler; real networks on boards.
+test-slow: $(VENV)/.dev $(BOARD)/.ready
+	@if test -e $(BOARD)/skipped; then cat $(BOARD)/skipped; elif test "$(TESTS)" = tests; then \
+	  $(BOARD)/bin/python -m pytest -q -m slow tests/device/test_networks.py; fi
 	$(BIN)/python -m pytest -n $(JOBS) -m slow $(TESTS)
 
 setup: $(VENV)/.dev
