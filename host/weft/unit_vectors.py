@@ -17,7 +17,7 @@ from weft import isa
 from weft.config import Overlay
 from weft.errors import CapacityError
 from weft.state import State, Sums
-from weft.units import activate, requant, vector, window
+from weft.units import activate, requant, systolic, transfer, vector, window
 
 Words = NDArray[np.uint32]
 Run = tuple[Words, Words]  # operands, results
@@ -56,6 +56,22 @@ def _codes(rng: Generator, *shape: int) -> NDArray[np.int8]:
 def _fields(instruction: isa.Instruction, **values: int) -> dict[str, int]:
     """All fields of an instruction; those that are not named are 0."""
     return {field.name: values.get(field.name, 0) for field in instruction.fields}
+
+
+def _need(unit: str, overlay: Overlay, **sizes: int) -> None:
+    """Raises CapacityError where the vectors of a unit take more of something than there is."""
+    for name, least in sizes.items():
+        there = getattr(overlay, name)
+        if there < least:
+            raise CapacityError(
+                f"the vectors of unit {unit!r} take {name} = {least}, the overlay has {there}: "
+                f"--set {name}={least}"
+            )
+
+
+def _clocks(*counts: int) -> Words:
+    """Counts of clocks, two words each, the low one first."""
+    return words([part for count in counts for part in (count & 0xFFFFFFFF, count >> 32)])
 
 
 def _multiplier(overlay: Overlay, rng: Generator) -> list[Run]:
@@ -100,18 +116,24 @@ def _epilogue(
     overlay: Overlay, rng: Generator, mode: int, **where: int
 ) -> tuple[State, dict[str, int]]:
     """A state with random tables, and an Activate that uses them."""
-    lanes, nothing = overlay.lanes, np.zeros((0, overlay.lanes), np.int8)
+    nothing = np.zeros((0, overlay.lanes), np.int8)
     state = State(overlay, nothing, nothing)
-    name = isa.MODES[min(mode, len(isa.MODES) - 1)]
-    scale = 2.0 ** rng.uniform(-14, -6, lanes)
-    below = requant.encode(scale * rng.choice([1, 0.1, -0.25], lanes), name)
-    bias = rng.integers(-(1 << 14), 1 << 14, lanes)
-    rows = requant.pack_parameters(bias, *requant.encode(scale, name), *below, lanes)
-    state.parameters[0] = requant.legal_shifts(rows[None])[0]
+    state.parameters[0] = _parameters(overlay, rng, mode)
     state.lookup[:] = _codes(rng, *state.lookup.shape)
     clamp = {"zero_point": 5 * mode - 3, "low": -120 + mode, "high": 127 - mode}
     f = _fields(isa.ACTIVATE, mode=mode, lookup=mode % 2, **clamp, **where)
     return state, f
+
+
+def _parameters(overlay: Overlay, rng: Generator, mode: int) -> NDArray[np.int8]:
+    """A random parameter block, as byte planes."""
+    name, lanes = isa.MODES[min(mode, len(isa.MODES) - 1)], overlay.lanes
+    scale = 2.0 ** rng.uniform(-14, -6, lanes)
+    below = requant.encode(scale * rng.choice([1, 0.1, -0.25], lanes), name)
+    bias = rng.integers(-(1 << 14), 1 << 14, lanes)
+    rows = requant.pack_parameters(bias, *requant.encode(scale, name), *below, lanes)
+    block: NDArray[np.int8] = requant.legal_shifts(rows[None])[0]
+    return block
 
 
 def _tables(state: State, f: Mapping[str, int]) -> list[NDArray[np.int8]]:
@@ -150,11 +172,7 @@ def _window(overlay: Overlay, rng: Generator) -> list[Run]:
 
 def _vector(overlay: Overlay, rng: Generator) -> list[Run]:
     length = _BATCH * _MAP
-    if overlay.buffer_words < 3 * length:
-        raise CapacityError(
-            f"the vectors of unit 'vector' take {3 * length} buffer words, the overlay has "
-            f"{overlay.buffer_words}: --set buffer_words={4 * length}"
-        )
+    _need("vector", overlay, buffer_words=3 * length)
     at = {"sample": _MAP, "block": 12, "row": 4, "col": 1}
     runs = []
     for operation in range(len(isa.OPERATIONS)):
@@ -183,6 +201,119 @@ def _vector(overlay: Overlay, rng: Generator) -> list[Run]:
     return runs
 
 
+def _matmul(overlay: Overlay, rng: Generator) -> list[Run]:
+    _need("matmul", overlay, buffer_words=4 * _MAP, accumulator_rows=_BATCH * 12)
+    ones = dict.fromkeys(("kernel_h", "kernel_w", "stride_y", "stride_x"), 1)
+    ones |= dict.fromkeys(("dilation_y", "dilation_x", "first", "last", "overlap"), 1)
+    same = {**ones, **_SIZE, "tiles": min(2, overlay.parameter_blocks)}
+    window_of = {"kernel_h": 3, "kernel_w": 2, "pad_y": 1, "pad_x": 1, "pad": -5}
+    window_of |= {"stride_x": 2, "dilation_x": 3}
+    dense = {**same, "out_h": 1, "out_w": 1, "tiles": 1}  # fewer rows than a tile has
+    cases: tuple[tuple[int, dict[str, int]], ...] = (
+        (_BATCH, {**same, **window_of}),
+        (_BATCH, {**same, **window_of, "overlap": 0}),
+        (_BATCH, same),
+        (1, {**dense, "last": 0}),
+        (1, {**dense, "first": 0}),  # goes on from the one before
+        (1, {**dense, "overlap": 0}),
+    )
+    runs: list[Run] = []
+    before = None
+    for number, (batch, values) in enumerate(cases):
+        target = {"target_sample": 12, "target_block": _MAP, "target_row": 4, "target_col": 1}
+        more = {"target": 2 * _MAP, "parameter_step": 1}
+        state, a = _epilogue(overlay, rng, number % 3, **target, **more)
+        for block in range(1, values["tiles"]):
+            state.parameters[block] = _parameters(overlay, rng, number % 3)
+        if before is not None:
+            state.partial, state.open_rows = before.partial, before.open_rows
+        steps = {"source_sample": _MAP, "source_block": 12, "source_row": 4, "source_col": 1}
+        f = _fields(isa.MAT_MUL, **values, **steps)
+        runs.append(_multiplied(state, f, a, batch, rng))
+        before = state
+    return runs
+
+
+def _multiplied(
+    state: State, f: dict[str, int], a: dict[str, int], batch: int, rng: Generator
+) -> Run:
+    """One MatMul with its Activate on random codes; without overlap on the extreme ones."""
+    lanes, length = state.overlay.lanes, 4 * _MAP
+    rows = f["tiles"] * f["blocks"] * window.taps(f) * lanes
+    content, weights = _codes(rng, length, lanes), _codes(rng, rows, lanes)
+    if not f["overlap"]:
+        content[:_MAP], weights[::2] = -128, -128
+    state.buffer[:length] = content
+    state.stream = [weights]
+    blocks = state.parameters[: f["tiles"]].copy()
+    lookup = [state.lookup] if a["lookup"] else []
+    systolic.golden(state, f, batch)
+    if f["last"]:
+        activate.golden(state, a, batch)
+    head = words(batch, isa.MAT_MUL.encode(**f), isa.ACTIVATE.encode(**a))
+    tables = words(len(blocks), blocks, *lookup, length, content)
+    operands = np.concatenate([head, tables, words(rows, weights, 0, length)])
+    clocks = systolic.clocks(f, state.overlay, batch, {})
+    counted = _clocks(clocks.matrix, clocks.weight_shift, clocks.drain)
+    return operands, np.concatenate([counted, words(state.buffer[:length])])
+
+
+def _transfer(overlay: Overlay, rng: Generator) -> list[Run]:
+    span = 64
+    _need("transfer", overlay, buffer_words=span)
+    nothing = np.zeros((0, overlay.lanes), np.int8)
+    state = State(overlay, nothing, nothing)
+    chunks = {"chunks": 3, "words": 5, "memory_step": 5, "memory_sample": 15}
+    places = {"buffer_step": 7, "buffer_sample": 24}
+    everything = {"chunks": 1, "words": span}
+    sizes = (overlay.parameter_blocks, overlay.tap_words, isa.LOOKUP_ENTRIES)
+    runs = []
+    for batch, written in ((_BATCH, {**chunks, **places, "buffer": 9}), (1, everything)):
+        commands = [(isa.READ_HOST, {**chunks, **places, "buffer": 3 * batch})]
+        for target, size in enumerate(sizes):  # the upper half, then the lower one
+            index = size // 2 if batch > 1 else 0
+            count = min(40, size - size // 2)
+            commands.append((isa.SET_TABLE, {"target": target, "index": index, "count": count}))
+        commands.append((isa.WRITE_HOST, written))
+        operands, results, table, moved = [words(batch, len(commands))], [], 0, 0
+        for kind, values in commands:
+            f = _fields(kind, **values)
+            taken, given = _transferred(state, kind, f, batch, rng)
+            operands.append(words(kind.encode(**f), taken))
+            results.append(words(given))
+            clocks = transfer.clocks(f, overlay, batch, {})
+            table, moved = table + clocks.table, moved + clocks.transfer
+        results += [_clocks(table, moved), _all_tables(state)]
+        runs.append((np.concatenate(operands), np.concatenate(results)))
+    return runs
+
+
+def _transferred(
+    state: State, kind: isa.Instruction, f: dict[str, int], batch: int, rng: Generator
+) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Rows that an instruction takes from a stream, and those that it gives to one."""
+    nothing = np.zeros((0, state.overlay.lanes), np.int8)
+    if kind is isa.SET_TABLE:
+        rows = _codes(rng, transfer.table_rows(f), state.overlay.lanes)
+        state.stream = [rows]
+        transfer.golden(state, f, batch)
+        return rows, nothing
+    # Chunks lie in memory without gaps, so that its rows are the stream.
+    state.memory = _codes(rng, transfer.rows_moved(f, batch), state.overlay.lanes)
+    state.begin()
+    if kind is isa.READ_HOST:
+        transfer.golden_read(state, f, batch)
+        return state.memory, nothing
+    transfer.golden_write(state, f, batch)
+    return nothing, state.memory
+
+
+def _all_tables(state: State) -> Words:
+    """Parameter blocks as five rows of numbers each, taps, lookup."""
+    blocks = [row for planes in state.parameters for row in requant.unpack_parameters(planes)]
+    return words(*(np.asarray(row, np.int64) for row in blocks), state.taps, state.lookup)
+
+
 EXPORTS: dict[str, ExportUnit] = {
     unit.name: unit
     for unit in (
@@ -192,5 +323,7 @@ EXPORTS: dict[str, ExportUnit] = {
         ExportUnit("systolic", "The weight-stationary systolic array", _systolic),
         ExportUnit("window", "Addresses of a convolution's window", _window),
         ExportUnit("vector", "The vector unit with its epilogue", _vector),
+        ExportUnit("matmul", "A whole MatMul: schedule, array, accumulators, drain", _matmul),
+        ExportUnit("transfer", "Transfers and tables: streams to memories and back", _transfer),
     )
 }

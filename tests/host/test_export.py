@@ -60,11 +60,22 @@ def test_clang_agrees(tmp_path):
     assert result.returncode == 0, result.stdout
 
 
-def test_the_bench_finds_a_wrong_word(tmp_path):
-    folder = exported("window", tmp_path / "out")
-    source = (folder / "units" / "window.hpp").read_text()
-    (folder / "units" / "window.hpp").write_text(source.replace("at_x += step_x", "at_x += 2"))
-    result = run(folder, "window", build.find_compiler().command)
+@pytest.mark.parametrize(
+    ("unit", "right", "wrong"),
+    [
+        ("window", "at_x += step_x", "at_x += 2"),
+        ("matmul", "fold == 0 && f.first != 0", "fold == 0"),
+        ("matmul", "++counters.drain", "++counters.matrix"),
+        ("transfer", "counters.table += Int<64>(rows)", "counters.table += Int<64>(rows + 1)"),
+    ],
+)
+def test_the_bench_finds_a_wrong_word(unit, right, wrong, tmp_path):
+    folder = exported(unit, tmp_path / "out")
+    path = folder / "units" / f"{unit}.hpp"
+    source = path.read_text()
+    assert right in source
+    path.write_text(source.replace(right, wrong))
+    result = run(folder, unit, build.find_compiler().command)
     assert result.returncode == 1
     assert "expected" in result.stdout
 
@@ -99,6 +110,10 @@ def test_refused_exports_leave_nothing(tmp_path):
         export.write("sistolic", export.SMALL, out)
     with pytest.raises(CapacityError, match="buffer_words"):
         export.write("vector", export.geometry({"buffer_words": "64"}), out)
+    with pytest.raises(CapacityError, match="accumulator_rows = 24, the overlay has 16"):
+        export.write("matmul", export.geometry({"accumulator_rows": "16"}), out)
+    with pytest.raises(CapacityError, match="--set buffer_words=64"):
+        export.write("transfer", export.geometry({"buffer_words": "32"}), out)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     with pytest.raises(WeftError, match="not an empty folder"):
@@ -121,4 +136,4 @@ def test_command(tmp_path, capsys):
     assert cli.run(["export-unit", "multiplier", "--set", "rows=8", "-o", out]) == 0
     assert "multiplier.cpp" in capsys.readouterr().out
     assert cli.run(["export-unit", "adder", "-o", out]) == 2
-    assert "no unit 'adder'. Known: activate, multiplier" in capsys.readouterr().err
+    assert "no unit 'adder'. Known: activate, matmul, multiplier" in capsys.readouterr().err

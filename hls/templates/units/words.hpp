@@ -6,7 +6,7 @@
 namespace weft {
 
 using Port = hls::stream<ap_uint<32>>;
-constexpr int kCodesPerWord = 4;
+constexpr int kCodesPerWord = 4, kWordsPerRow = kRows / kCodesPerWord;
 
 inline Int<32> take(Port &from) { return Int<32>(from.read()); }
 inline void give(Port &to, Int<32> value) { to.write(ap_uint<32>(value)); }
@@ -15,7 +15,7 @@ inline void give(Port &to, Int<32> value) { to.write(ap_uint<32>(value)); }
 inline Word take_codes(Port &from) {
   Word codes;
 take_words:
-  for (int w = 0; w < kRows / kCodesPerWord; ++w) {
+  for (int w = 0; w < kWordsPerRow; ++w) {
     const UInt<32> word = from.read();
     for (int i = 0; i < kCodesPerWord; ++i) codes[kCodesPerWord * w + i] = Int<8>(word >> (8 * i));
   }
@@ -23,7 +23,7 @@ take_words:
 }
 inline void give_codes(Port &to, const Word &codes) {
 give_words:
-  for (int w = 0; w < kRows / kCodesPerWord; ++w) {
+  for (int w = 0; w < kWordsPerRow; ++w) {
     UInt<32> word = 0;
     for (int i = 0; i < kCodesPerWord; ++i)
       word |= UInt<32>(UInt<8>(codes[kCodesPerWord * w + i])) << (8 * i);
@@ -41,6 +41,32 @@ take_lanes:
 inline void give_sums(Port &to, const SumWord &sums) {
 give_lanes:
   for (int c = 0; c < kCols; ++c) give(to, sums[c]);
+}
+
+/// A count of clocks: the low word, then the high one.
+inline void give_clocks(Port &to, Int<64> clocks) {
+  give(to, Int<32>(clocks & 0xffffffffLL));
+  give(to, Int<32>(clocks >> 32));
+}
+
+/// Rows of codes for a unit that reads them from a stream, or from one that writes them to it.
+inline void take_rows(Port &from, int count, Stream<Word> &rows) {
+  WEFT_FUNCTION
+take_rows:
+  for (int i = 0; i < count; ++i) {
+    WEFT_PIPELINE_EVERY(kWordsPerRow)
+    WEFT_TRIPCOUNT(kBufferWords)
+    rows.write(take_codes(from));
+  }
+}
+inline void give_rows(Port &to, int count, Stream<Word> &rows) {
+  WEFT_FUNCTION
+give_rows:
+  for (int i = 0; i < count; ++i) {
+    WEFT_PIPELINE_EVERY(kWordsPerRow)
+    WEFT_TRIPCOUNT(kBufferWords)
+    give_codes(to, rows.read());
+  }
 }
 
 inline Command take_command(Port &from) {
