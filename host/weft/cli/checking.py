@@ -55,7 +55,7 @@ def lint_command(overlays: tuple[str, ...], as_json: bool) -> None:
 def export_unit_command(unit: str, texts: tuple[str, ...], output: Path, as_json: bool) -> None:
     """Write one hardware unit, with a test bench, for any HLS tool.
 
-    UNIT is one of multiplier, requant, activate, systolic, window, vector.
+    UNIT is one of multiplier, requant, activate, systolic, window, vector, matmul, transfer.
     """
     from weft import export
 
