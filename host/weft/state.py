@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,4 +157,3 @@ class Unit:
     golden: Callable[[State, Fields, int], None]
     clocks: Callable[[Fields, Overlay, int, Fields], Clocks]
     doc: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
