@@ -25,12 +25,21 @@ class Quant:
 
     Activations: int8, `scale` of shape (), one zero point in -128..127 (uint8 models are moved
     by -128 when they are imported). Weights: symmetric (zero point 0), `scale` of shape () or
-    (channels,) along `axis`; constants hold the integers themselves in `Tensor.data`.
+    (channels,) along `axis`; constants hold in `Tensor.data` what the array multiplies with:
+    integers, or float32 numbers that bf16 holds exactly.
+
+    `format` names how they are stored (`weft.formats`). Formats with a scale of their own per
+    group of input channels keep its bytes in `groups`, uint8 [N, *taps, groups], asymmetric ones
+    their zero points in `zeros`, int8 of that shape; `codebook` holds the int16 values of one.
     """
 
     scale: NDArray[np.float32]
     zero_point: int = 0
     axis: int | None = None
+    format: str = "int8"
+    groups: Array | None = None
+    zeros: Array | None = None
+    codebook: Array | None = None
 
     def quantize(self, x: Array) -> NDArray[np.int8]:
         """Nearest int8 codes of `x` (ties to even, saturating); for per-tensor quantization."""
@@ -44,7 +53,10 @@ class Quant:
             shape = [1] * np.ndim(q)
             shape[self.axis] = -1
             scale = scale.reshape(shape)
-        return (np.asarray(q, np.int32) - self.zero_point).astype(np.float32) * scale
+        whole = np.asarray(q)
+        if whole.dtype.kind != "f":
+            whole = (whole.astype(np.int32) - self.zero_point).astype(np.float32)
+        return np.asarray(whole * scale, np.float32)
 
 
 @dataclass(frozen=True)
