@@ -20,7 +20,7 @@ from weft import build, codegen, isa
 from weft.config import Overlay
 from weft.device import RunResult, open_device
 from weft.program import AcceleratorSegment, Layer, Program
-from weft.units import requant
+from weft.units import requant, systolic
 
 FORMS = ("functional", "cycle")
 
@@ -43,6 +43,11 @@ class Code:
     weights: list[NDArray[np.int8]] = field(default_factory=list)
 
     def add(self, instruction: isa.Instruction, **fields: int) -> Code:
+        """Without more words: a MatMul in int8, a ReadWeights of plain rows."""
+        if instruction is isa.MAT_MUL:
+            fields = systolic.plain(self.overlay) | fields
+        if instruction is isa.READ_WEIGHTS and not fields.get("format"):
+            fields = {"memory_rows": fields.get("rows", 0)} | fields
         self.words.append(instruction.encode(**fields))
         return self
 

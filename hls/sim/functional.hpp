@@ -2,242 +2,196 @@
 /// they take, without moving their registers. Simulation only; tests hold them equal to
 /// units/matmul.hpp and units/vector.hpp in every bit and clock.
 #pragma once
-#include <cstring>
 #include <vector>
 
+#include "sim/gemm.hpp"
+#include "sim/operands.hpp"
+#include "sim/pooling.hpp"
 #include "units/matmul.hpp"
-#include "units/vector.hpp"
-
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-#include <immintrin.h>
-#define WEFT_VNNI 1
-#endif
 
 namespace weft {
 namespace functional {
-
-constexpr int kQuad = 4;  // consecutive K that one lane of a dot-product instruction takes
-constexpr int kRowBlock = 8;
 
 /// Work space of one thread; grows, never shrinks.
 struct Space {
   std::vector<std::uint8_t> x;  // [rows, k], codes + 128: the instruction wants one unsigned side
   std::vector<std::int8_t> w;   // [k / 4, cols, 4]
-  std::vector<std::int32_t> sums;  // [rows, cols]
+  std::vector<std::int16_t> wide_w;  // [k / 2, cols, 2], for weights beyond int8
+  std::vector<std::int32_t> sums;    // [rows, cols]
+  std::vector<float> float_x, float_w;  // [rows, k], [k, cols]
+
+  void resize(int rows, int k) {
+    x.resize(std::size_t(rows) * std::size_t(k));
+    w.resize(std::size_t(k) * kCols);
+    wide_w.resize(std::size_t(k) * kCols);
+    sums.resize(std::size_t(rows) * kCols);
+  }
 };
 
-/// Input words of all folds, row by row: the convolution's window, written out.
-inline void gather(const MatMul &f, int batch, const Memories &m, int k, std::uint8_t *x) {
+/// Calls take(row, fold, words) for every clock that brings words to the array, fold by fold.
+template <typename Take> inline void each_clock(const MatMul &f, int batch, const Memories &m, Take take) {
   Walk<MatMul> walk;
   walk.begin(f, batch);
-  const int rows = walk.at.count(), folds = k / kRows;
+  const int rows = walk.at.count(), folds = walk.groups * walk.taps();
   const Word pad = filled(f.pad);
+  Word words[kActivationWords];
   for (int fold = 0; fold < folds; ++fold) {
-    std::uint8_t *to = x + std::ptrdiff_t(fold) * kRows;
-    for (int row = 0; row < rows; ++row, to += k) {
-      const Word word = walk.inside() ? value_of(m.buffer[walk.address()]) : pad;
-      for (int lane = 0; lane < kRows; ++lane) to[lane] = std::uint8_t(word[lane]) ^ 0x80u;
+    for (int row = 0; row < rows; ++row) {
+      const int present = walk.present();
+      if (walk.inside())
+        m.buffer.read_group(walk.address(), int(f.source_block), present, words);
+      else
+        for (int q = 0; q < kActivationWords; ++q) words[q] = q < present ? pad : filled(0);
+      take(row, fold, words);
       walk.next_position();
     }
     walk.next_fold();
   }
 }
 
-/// One column tile from the weight stream, four rows interleaved; returns −128·(column sums), which
-/// the + 128 on the activations adds too much.
-inline void take_tile(Stream<Word> &weights, int k, std::int8_t *w, std::int32_t *correction) {
+/// Activations of all folds, row by row: the convolution's window, written out. A lane holds
+/// `products` of them.
+template <typename Cell>
+inline void gather(const Cell &cell, const MatMul &f, int batch, const Memories &m, int k,
+                   int products, std::uint8_t *x) {
+  each_clock(f, batch, m, [&](int row, int fold, const Word(&words)[kActivationWords]) {
+    std::uint8_t *to = x + std::ptrdiff_t(row) * k + std::ptrdiff_t(fold) * kRows * products;
+    for (int lane = 0; lane < kRows; ++lane)
+      for (int j = 0; j < products; ++j)
+        *to++ = std::uint8_t(activation_value(cell, words, lane, j) + 128);
+  });
+}
+
+/// One column tile from the weight stream: int8 weights four rows interleaved, wider ones two.
+/// `correction` is −128·(column sums), which the + 128 on the activations adds too much. Returns
+/// whether all weights fit int8.
+template <typename Cell>
+inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int products, Space &space,
+                      std::int32_t *correction) {
+  int beyond = 0;
+  TileWord rows[kActivationWords] = {};
   for (int c = 0; c < kCols; ++c) correction[c] = 0;
-  for (int i = 0; i < k; i += kQuad) {
-    const Word *rows[kQuad];
-    Word copies[kQuad];
-    for (int j = 0; j < kQuad; ++j) {
-      copies[j] = weights.read();
-      rows[j] = &copies[j];
-    }
-    for (int c = 0; c < kCols; ++c)
-      for (int j = 0; j < kQuad; ++j) w[c * kQuad + j] = (*rows[j])[c];
+  for (int i = 0; i < k; ++i) {
+    const int j = i % products;
+    if (j == 0)
+      for (int n = 0; n < cell.weight_rows(); ++n) rows[n] = weights.read();
+    std::int8_t *narrow = space.w.data() + (i / kQuad) * (kCols * kQuad) + i % kQuad;
+    std::int16_t *wide = space.wide_w.data() + (i / 2) * (kCols * 2) + i % 2;
     for (int c = 0; c < kCols; ++c) {
-      const int sum = (*rows[0])[c] + (*rows[1])[c] + (*rows[2])[c] + (*rows[3])[c];
-      correction[c] = std::int32_t(std::uint32_t(correction[c]) - std::uint32_t(128 * sum));
-    }
-    w += kCols * kQuad;
-  }
-}
-
-#ifdef WEFT_VNNI
-inline __m512i dot(__m512i a, __m512i x, __m512i w) { return _mm512_dpbusd_epi32(a, x, w); }
-inline __m256i dot(__m256i a, __m256i x, __m256i w) { return _mm256_dpbusd_epi32(a, x, w); }
-inline void spread(std::int32_t v, __m512i &out) { out = _mm512_set1_epi32(v); }
-inline void spread(std::int32_t v, __m256i &out) { out = _mm256_set1_epi32(v); }
-inline void fetch_lanes(const void *p, __m512i &out) { out = _mm512_loadu_si512(p); }
-inline void fetch_lanes(const void *p, __m256i &out) {
-  out = _mm256_loadu_si256(static_cast<const __m256i *>(p));
-}
-inline void put_lanes(void *p, __m512i v) { _mm512_storeu_si512(p, v); }
-inline void put_lanes(void *p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i *>(p), v); }
-
-/// kN rows times the columns of one vector, over all of k.
-template <typename Lanes, int kN>
-inline void multiply_rows(const std::uint8_t *x, int k, const std::int8_t *w,
-                          const std::int32_t *correction, std::int32_t *sums) {
-  Lanes acc[kN], weights, activation;
-  for (int i = 0; i < kN; ++i) fetch_lanes(correction, acc[i]);
-  for (int q = 0; q < k; q += kQuad, w += kCols * kQuad) {
-    fetch_lanes(w, weights);
-    for (int i = 0; i < kN; ++i) {
-      std::int32_t four;
-      std::memcpy(&four, x + i * k + q, sizeof four);
-      spread(four, activation);
-      acc[i] = dot(acc[i], activation, weights);
+      const int value = weight_value(cell, rows, c, j);
+      narrow[c * kQuad] = std::int8_t(value);
+      wide[c * 2] = std::int16_t(value);
+      beyond |= value ^ std::int8_t(value);
+      correction[c] = std::int32_t(std::uint32_t(correction[c]) - std::uint32_t(128 * value));
     }
   }
-  for (int i = 0; i < kN; ++i) put_lanes(sums + i * kCols, acc[i]);
-}
-
-template <typename Lanes>
-inline void multiply_lanes(const std::uint8_t *x, int rows, int k, const std::int8_t *w,
-                           const std::int32_t *correction, std::int32_t *sums) {
-  constexpr int kLanes = int(sizeof(Lanes) / sizeof(std::int32_t));
-  for (int c = 0; c < kCols; c += kLanes) {
-    int row = 0;
-    for (; row + kRowBlock <= rows; row += kRowBlock)
-      multiply_rows<Lanes, kRowBlock>(x + std::ptrdiff_t(row) * k, k, w + c * kQuad, correction + c,
-                                      sums + row * kCols + c);
-    for (; row < rows; ++row)
-      multiply_rows<Lanes, 1>(x + std::ptrdiff_t(row) * k, k, w + c * kQuad, correction + c,
-                              sums + row * kCols + c);
-  }
-}
-#endif
-
-/// sums[row][c] = Σ x[row][i]·w[i][c], with the correction.
-inline void multiply(const std::uint8_t *x, int rows, int k, const std::int8_t *w,
-                     const std::int32_t *correction, std::int32_t *sums) {
-#ifdef WEFT_VNNI
-  if (kCols % 16 == 0) return multiply_lanes<__m512i>(x, rows, k, w, correction, sums);
-  if (kCols % 8 == 0) return multiply_lanes<__m256i>(x, rows, k, w, correction, sums);
-#endif
-  for (int row = 0; row < rows; ++row, x += k, sums += kCols) {
-    std::uint32_t acc[kCols];  // wraps, as the hardware's registers do
-    for (int c = 0; c < kCols; ++c) acc[c] = std::uint32_t(correction[c]);
-    const std::int8_t *quad = w;
-    for (int q = 0; q < k; q += kQuad, quad += kCols * kQuad)
-      for (int c = 0; c < kCols; ++c)
-        for (int j = 0; j < kQuad; ++j)
-          acc[c] += std::uint32_t(int(x[q + j]) * int(quad[c * kQuad + j]));
-    for (int c = 0; c < kCols; ++c) sums[c] = std::int32_t(acc[c]);
-  }
+  return beyond == 0;
 }
 
 /// The clocks that the array takes (MatMulClocks), without counting them one by one.
-inline void count(const MatMul &f, int batch, int taps, Counters &counters) {
+inline void count(const MatMul &f, int batch, int flush_clocks, Counters &counters) {
+  Walk<MatMul> walk;
+  walk.begin(f, batch);
   MatMulClocks clocks;
-  clocks.begin(f, batch, taps);
+  clocks.begin(f, batch, walk, flush_clocks);
   const Clock busy = Clock(clocks.folds) * clocks.rows;
-  const Clock flush = f.overlap != 0 ? Clock(kFlushClocks) : Clock(clocks.folds) * kFlushClocks;
+  const Clock flush = f.overlap != 0 ? Clock(flush_clocks) : Clock(clocks.folds) * flush_clocks;
   counters.matrix += busy;
   counters.drain += flush;
   counters.weight_shift += clocks.total - busy - flush;
 }
 
 /// What MatMul leaves for one tile: codes in the unified buffer, or partial sums.
+template <bool kFloat>
 inline void put_tile(const MatMul &f, const Activate &a, const std::int32_t *sums, int rows,
                      Memories &m, Writer &out) {
   const ParameterWord p = m.parameters.read(out.parameter());
   for (int row = 0; row < rows; ++row, sums += kCols) {
     SumWord total;
-    for (int c = 0; c < kCols; ++c) {
-      const std::uint32_t before = f.first != 0 ? 0u : std::uint32_t(m.partial[row][c]);
-      total[c] = std::int32_t(before + std::uint32_t(sums[c]));
-    }
+    for (int c = 0; c < kCols; ++c)
+      total[c] = Accumulator<kFloat>::sum(f.first != 0 ? 0 : m.partial[row][c], sums[c], int(f.shift));
     if (f.last == 0) {
       put(m.partial[row], total);
       continue;
     }
     if (f.tiles == 1) put(m.finished[row], total);  // a further Activate may drain it again
-    put(m.buffer[out.address()], activate(total, p, a, m.lookup));
+    out.write(m.buffer, activate(total, p, a, m.lookup));
     out.next();
   }
 }
 
-inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                   Stream<Word> &weights, Counters &counters) {
+/// A MatMul of integers on one engine.
+template <typename Cell>
+inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories &m,
+                       Stream<TileWord> &weights, Counters &counters) {
   static thread_local Space space;
-  const int rows = batch * int(f.out_h) * int(f.out_w), taps = int(f.kernel_h) * int(f.kernel_w);
-  const int k = int(f.blocks) * taps * kRows;
-  space.x.resize(std::size_t(rows) * std::size_t(k));
-  space.w.resize(std::size_t(k) * kCols);
-  space.sums.resize(std::size_t(rows) * kCols);
-  gather(f, batch, m, k, space.x.data());
+  Cell cell;
+  cell.begin(f);
+  Walk<MatMul> walk;
+  walk.begin(f, batch);
+  const int rows = walk.at.count(), products = products_of(cell);
+  const int k = walk.groups * walk.taps() * kRows * products;
+  space.resize(rows, k);
+  gather(cell, f, batch, m, k, products, space.x.data());
   Writer out;
   out.begin(a, batch, int(f.out_h), int(f.out_w));
   std::int32_t correction[kCols];
   for (int tile = 0; tile < int(f.tiles); ++tile) {
-    take_tile(weights, k, space.w.data(), correction);
-    multiply(space.x.data(), rows, k, space.w.data(), correction, space.sums.data());
-    put_tile(f, a, space.sums.data(), rows, m, out);
+    if (take_tile(cell, weights, k, products, space, correction))
+      multiply(space.x.data(), rows, k, space.w.data(), correction, space.sums.data());
+    else
+      multiply_wide(space.x.data(), rows, k, space.wide_w.data(), space.sums.data());
+    put_tile<false>(f, a, space.sums.data(), rows, m, out);
   }
-  count(f, batch, taps, counters);
+  count(f, batch, SystolicArray<Cell>::kFlushClocks, counters);
 }
 
-/// One tap into the sums of a word; `kOperation` is fixed so that the lanes become vectors.
-template <int kOperation>
-inline void take_tap(const Int<8> (&word)[kRows], const Int<8> (&tap)[kRows], int zero,
-                     std::int32_t (&sums)[kCols]) {
-  for (int c = 0; c < kCols; ++c) {
-    const std::int32_t value = word[c] - zero;
-    if (kOperation == kMax) {
-      sums[c] = value > sums[c] ? value : sums[c];
-    } else {
-      sums[c] += kOperation == kDepthwise ? value * tap[c] : value;
-    }
-  }
-}
-
-/// max, sum and depthwise: a window at each output position.
-template <int kOperation>
-inline void pool(const Vector &f, const Activate &a, int batch, Memories &m) {
-  Walk<Vector> walk;
+/// A MatMul of bf16 numbers, in the order of the hardware: sums down the rows of a tile, which then
+/// meet in the accumulators.
+inline void run_float(const MatMul &f, const Activate &a, int batch, Memories &m,
+                      Stream<TileWord> &weights, Counters &counters) {
+  static thread_local Space space;
+  Bf16Cell cell;
+  cell.begin(f);
+  Walk<MatMul> walk;
   walk.begin(f, batch);
+  const int rows = walk.at.count(), folds = walk.groups * walk.taps(), k = folds * kRows;
+  space.resize(rows, k);
+  space.float_x.resize(std::size_t(rows) * std::size_t(k));
+  space.float_w.resize(std::size_t(k) * kCols);
+  each_clock(f, batch, m, [&](int row, int fold, const Word(&words)[kActivationWords]) {
+    float *to = space.float_x.data() + std::ptrdiff_t(row) * k + fold * kRows;
+    for (int lane = 0; lane < kRows; ++lane)
+      to[lane] = float_of(Int<32>(cell.activation(words, lane)) << 16);
+  });
   Writer out;
   out.begin(a, batch, int(f.out_h), int(f.out_w));
-  const int rows = walk.at.count(), taps = walk.taps();
-  for (int block = 0; block < int(f.blocks); ++block) {
-    const ParameterWord p = m.parameters.read(out.parameter());
-    for (int row = 0; row < rows; ++row) {
-      SumWord sums;
-      for (int c = 0; c < kCols; ++c) sums[c] = kOperation == kMax ? kEmptyMax : 0;
-      int tap = int(f.tap) + block * taps;
-      for (int ky = 0; ky < int(f.kernel_h); ++ky) {
-        const int dy = ky * int(f.dilation_y), iy = walk.iy + dy;
-        for (int kx = 0; kx < int(f.kernel_w); ++kx, ++tap) {
-          const int dx = kx * int(f.dilation_x), ix = walk.ix + dx;
-          if (iy < 0 || iy >= int(f.height) || ix < 0 || ix >= int(f.width)) continue;
-          const int address = walk.address() + dy * int(f.source_row) + dx * int(f.source_col);
-          take_tap<kOperation>(m.buffer[address], m.taps[kOperation == kDepthwise ? tap : 0],
-                               int(f.zero), sums.lane);
-        }
-      }
-      put(m.buffer[out.address()], activate(sums, p, a, m.lookup));
-      out.next();
-      walk.next_position();
+  for (int tile = 0; tile < int(f.tiles); ++tile) {
+    for (int i = 0; i < k; ++i) {
+      const TileWord row = weights.read();
+      for (int c = 0; c < kCols; ++c)
+        space.float_w[std::size_t(i) * kCols + std::size_t(c)] =
+            float_of(Int<32>(UInt<32>(Int<32>(row[c])) << 16));
     }
-    walk.next_block();
+    for (int row = 0; row < rows; ++row)
+      multiply_floats(space.float_x.data() + std::ptrdiff_t(row) * k, folds, space.float_w.data(),
+                      space.sums.data() + row * kCols);
+    put_tile<true>(f, a, space.sums.data(), rows, m, out);
   }
+  count(f, batch, SystolicArray<Bf16Cell>::kFlushClocks, counters);
 }
 
-inline void vector(const Vector &f, const Activate &a, int batch, Memories &m, Counters &counters) {
-  if (has_second(f)) return weft::vector(f, a, batch, m, counters);
-  const int operation = int(f.operation);
-  if (operation == kMax) {
-    pool<kMax>(f, a, batch, m);
-  } else if (operation == kSum) {
-    pool<kSum>(f, a, batch, m);
-  } else {
-    pool<kDepthwise>(f, a, batch, m);
-  }
-  counters.vector += Int<64>(batch) * int(f.out_h) * int(f.out_w) * int(f.blocks) *
-                     int(f.kernel_h) * int(f.kernel_w);
+inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
+                   Stream<TileWord> &weights, Counters &counters) {
+  if (kHasSystolic && f.engine == kSystolicEngine)
+    run_integers<IntegerCell>(f, a, batch, m, weights, counters);
+  if (kHasFusion && f.engine == kFusionEngine)
+    run_integers<FusionCell>(f, a, batch, m, weights, counters);
+  if (kHasShift && f.engine == kShiftEngine)
+    run_integers<ShiftCell>(f, a, batch, m, weights, counters);
+  if (kHasBinary && f.engine == kBinaryEngine)
+    run_integers<BinaryCell>(f, a, batch, m, weights, counters);
+  if (kHasBf16 && f.engine == kBf16Engine) run_float(f, a, batch, m, weights, counters);
 }
 
 }  // namespace functional

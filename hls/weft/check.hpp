@@ -3,6 +3,8 @@
 /// The statuses are those of docs/isa.md; the golden model raises the same.
 #pragma once
 #include "memories.hpp"
+#include "units/bf16.hpp"
+#include "units/decode.hpp"
 #include "units/vector.hpp"
 
 namespace weft {
@@ -21,6 +23,7 @@ enum Status {
 };
 
 constexpr int kMaxQueued = 8;       // ReadWeights ahead of their use; below the depth of their FIFO
+constexpr int kLeastGroup = 4;      // log2 of the smallest group: two of the decoder's
 constexpr int kMaxReach = 1 << 30;  // positions from the window's first to its last, one axis
 
 /// What the host gives with a run.
@@ -70,7 +73,8 @@ class Checker {
       return ReadHost::legal(words) ? transfer(ReadHost::decode(words)) : kBadField;
     if (opcode == kWriteHost)
       return WriteHost::legal(words) ? transfer(WriteHost::decode(words)) : kBadField;
-    if (opcode == kReadWeights) return read_weights(ReadWeights::decode(words));
+    if (opcode == kReadWeights)
+      return ReadWeights::legal(words) ? read_weights(ReadWeights::decode(words)) : kBadField;
     if (opcode == kSetTable)
       return SetTable::legal(words) ? set_table(SetTable::decode(words)) : kBadField;
     if (opcode == kMatMul) return MatMul::legal(words) ? matmul(MatMul::decode(words)) : kBadField;
@@ -92,9 +96,23 @@ class Checker {
     if (!in_buffer(buffer)) return kBadBuffer;
     return row < Int<64>(limits_.memory_rows) ? kDone : kBadMemory;
   }
+  /// Whether a ReadWeights takes as many memory rows as its format makes of its stream rows.
+  static bool sized(const ReadWeights &f) {
+    if (f.rows == 0 || !decodes(int(f.format))) return false;
+    if (f.format == 0) return f.memory_rows == f.rows;
+    const Int<64> runs = Int<64>(f.blocks) * Int<64>(f.runs);  // at most 2^40
+    if (runs * kRows != Int<64>(f.rows)) return false;
+    const bool grouped = record_kind(int(f.format)) != kNoRecord && kWeightBits == 16;
+    if (f.group != 0 && (!grouped || f.group < kLeastGroup)) return false;
+    if (f.group == 0 && f.zeros != 0) return false;
+    PackedShape shape;
+    shape.begin(f);
+    return shape.memory_rows(f) == Int<64>(f.memory_rows);
+  }
   Status read_weights(const ReadWeights &f) {
-    if (f.rows == 0) return kBadField;
-    if (Int<64>(f.memory) + Int<64>(f.rows) > Int<64>(limits_.weight_rows)) return kBadMemory;
+    if (!sized(f)) return kBadField;
+    if (Int<64>(f.memory) + Int<64>(f.memory_rows) > Int<64>(limits_.weight_rows))
+      return kBadMemory;
     stream_rows_ += Int<64>(f.rows);
     return ++queued_ > kMaxQueued ? kBadStream : kDone;
   }
@@ -137,20 +155,34 @@ class Checker {
     repeat_ = repeat;
     pending_ = true;
   }
+  static int weight_rows(const MatMul &f) {
+    const bool whole = f.engine == kSystolicEngine || f.engine == kBf16Engine;
+    return whole ? 1 : precision_of(f).weight_rows();
+  }
+  /// Whether the engine is there and takes the precision, the pace and the place of the words.
+  static bool legal_engine(const MatMul &f) {
+    if (!legal_precision(f) || int(f.pace) < weight_rows(f)) return false;
+    // A tile's weights must not overtake the sums, which take kFloatLatency clocks per row.
+    if (f.engine == kBf16Engine && (int(f.pace) < kFloatLatency - 1 || f.shift != 0)) return false;
+    return f.words == 1 || f.blocks == 1 || (f.source_block & 1) != 0;
+  }
   Status matmul(const MatMul &f) {
     const Status status = window(f, first_);
     if (status != kDone) return status;
     second_ = first_;
     if (f.tiles == 0 || (f.last == 0 && f.tiles != 1)) return kBadField;
+    if (!legal_engine(f)) return kBadField;
     const Int<64> rows = Int<64>(limits_.batch) * Int<64>(f.out_h) * Int<64>(f.out_w);
     if (rows > kAccumulatorRows) return kBadRows;
     if (f.first == 0 && open_rows_ != int(rows)) return kBadOrder;
     open_rows_ = f.last != 0 ? 0 : int(rows);
     repeat_ = false;
     if (f.last != 0) keep(f, int(f.tiles), f.tiles == 1);
-    const Int<64> part = Int<64>(f.tiles) * Int<64>(f.blocks) * Int<64>(f.kernel_h);
+    const int words = int(f.words);
+    const Int<64> groups = (Int<64>(f.blocks) + words - 1) >> (words >> 1);
+    const Int<64> part = Int<64>(f.tiles) * groups * Int<64>(f.kernel_h);
     if (part > stream_rows_) return kBadStream;  // so that the product below stays in 64 bits
-    pending_rows_ = part * Int<64>(f.kernel_w) * kRows;
+    pending_rows_ = part * Int<64>(f.kernel_w) * (kRows * weight_rows(f));
     return takes(pending_rows_) ? kDone : kBadStream;
   }
   Status vector(const Vector &f) {
@@ -182,11 +214,13 @@ class Checker {
   }
   Status activate(const Activate &f) {
     if (!pending_ && !repeat_) return kBadOrder;
-    if (f.mode == kRawByte - 1) return kBadField;
+    if (f.mode == kRawByte - 1 || f.mode > kBf16High) return kBadField;
+    if (f.mode >= kFloatCode && !kHasBf16) return kBadField;
+    if (f.pack != 0 && kParts == 1) return kBadField;
     Range target;
     target.first = Int<64>(f.target);
     target.last = target.first + Int<64>(limits_.batch - 1) * Int<64>(f.target_sample) +
-                  Int<64>(blocks_ - 1) * Int<64>(f.target_block) +
+                  Int<64>((blocks_ - 1) >> int(f.pack)) * Int<64>(f.target_block) +
                   Int<64>(out_h_ - 1) * Int<64>(f.target_row) +
                   Int<64>(out_w_ - 1) * Int<64>(f.target_col);
     if (!in_buffer(target)) return kBadBuffer;

@@ -1,9 +1,10 @@
-/// The kernel: fetch → load and weights → compute → store, for one segment of a program.
+/// The kernel: fetch → load, and weights → decode → compute → store, for one segment of a program.
 ///
 /// Segments run one after another (run_segment is not inlined, so their dataflow regions never
 /// overlap): a segment may read what the one before wrote, and nothing that it writes itself.
 #pragma once
 #include "check.hpp"
+#include "units/decode.hpp"
 #include "units/transfer.hpp"
 #ifndef WEFT_MATMUL
 #include "units/matmul.hpp"
@@ -13,9 +14,8 @@
 
 namespace weft {
 
-constexpr int kCommandDepth = 16;                 // more than kMaxQueued
-constexpr int kTileDepth = kWeightTiles * kRows;  // rows of the weight FIFO
-constexpr int kTransferDepth = 64;                // rows on the way from and to memory
+constexpr int kCommandDepth = 16;   // more than kMaxQueued
+constexpr int kTransferDepth = 64;  // rows on the way from and to memory
 
 constexpr int kReportWords = 32;
 enum ReportWord {
@@ -46,7 +46,8 @@ clear:
 /// (first instruction, how many) per segment; instructions begin at `code`.
 inline void fetch(const Int<32> *program, int code, int segment, Limits limits,
                   Stream<Command> &to_load, Stream<Command> &to_weights,
-                  Stream<Command> &to_compute, Stream<Command> &to_store) {
+                  Stream<Command> &to_decode, Stream<Command> &to_compute,
+                  Stream<Command> &to_store) {
   WEFT_FUNCTION
   Checker checker;
   checker.begin(limits);
@@ -74,6 +75,7 @@ instructions:
     open = opcode != kBarrier;
     if (!open || opcode == kReadHost) to_load.write(words);
     if (!open || opcode == kReadWeights) to_weights.write(words);
+    if (!open || opcode == kReadWeights) to_decode.write(words);
     if (!open || opcode == kWriteHost) to_store.write(words);
     if (opcode != kReadWeights) to_compute.write(words);
   }
@@ -90,7 +92,7 @@ load:
   }
 }
 
-inline void weights(Stream<Command> &commands, const Beat *memory, Stream<Word> &tiles) {
+inline void weights(Stream<Command> &commands, const Beat *memory, Stream<Word> &packed) {
   WEFT_FUNCTION
 weights:
   for (bool open = true; open;) {
@@ -98,12 +100,12 @@ weights:
     const Command words = commands.read();
     open = words[0] != kBarrier;
     const ReadWeights f = ReadWeights::decode(words);
-    const UInt<32> rows = open ? f.rows : UInt<32>(0);
-  tile_rows:
+    const UInt<32> rows = open ? f.memory_rows : UInt<32>(0);
+  packed_rows:
     for (UInt<32> row = 0; row < rows; ++row) {
       WEFT_PIPELINE_EVERY(kBeats)
       WEFT_TRIPCOUNT(kTileDepth)
-      tiles.write(read_row(memory, f.memory + row));
+      packed.write(read_row(memory, f.memory + row));
     }
   }
 }
@@ -135,8 +137,8 @@ counters:
 }
 
 /// Ends a segment: the report, and the weights that a broken program left in the stream.
-inline void finish(const Command &end, int segment, const Counters &counters, Stream<Word> &tiles,
-                   Int<32> report[kReportWords]) {
+inline void finish(const Command &end, int segment, const Counters &counters,
+                   Stream<TileWord> &tiles, Int<32> report[kReportWords]) {
   WEFT_FUNCTION
   write_report(counters, end, segment, report);
   const int unused = int(end[3]);
@@ -154,8 +156,9 @@ inline bool takes_activate(const Command &words) {
 }
 
 /// Owns the on-chip memories and runs the instructions one after another.
-inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<Word> &tiles, int batch,
-                    int segment, bool fresh, Stream<Word> &stored, Int<32> report[kReportWords]) {
+inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<TileWord> &tiles,
+                    int batch, int segment, bool fresh, Stream<Word> &stored,
+                    Int<32> report[kReportWords]) {
   WEFT_FUNCTION
   WEFT_STATIC(Memories, m);
   WEFT_PARTITION_MEMORIES(m)
@@ -206,20 +209,25 @@ inline void run_segment(const Int<32> *program, const Beat *weight_memory, const
   WEFT_HLS(DATAFLOW)
   WEFT_CHANNEL(Command, to_load, kCommandDepth)
   WEFT_CHANNEL(Command, to_weights, kCommandDepth)
+  WEFT_CHANNEL(Command, to_decode, kCommandDepth)
   WEFT_CHANNEL(Command, to_compute, kCommandDepth)
   WEFT_CHANNEL(Command, to_store, kCommandDepth)
   WEFT_CHANNEL(Word, loaded, kTransferDepth)
-  WEFT_CHANNEL(Word, tiles, kTileDepth)
+  WEFT_CHANNEL(Word, packed, kTransferDepth)
+  WEFT_CHANNEL(TileWord, tiles, kTileDepth)
   WEFT_CHANNEL(Word, stored, kTransferDepth)
-  WEFT_SIM(sim::begin_segment(to_load, to_weights, to_compute, to_store, loaded, tiles, stored));
-  WEFT_PROCESS(fetch(program, code, segment, limits, to_load, to_weights, to_compute, to_store));
+  WEFT_SIM(sim::begin_segment(to_load, to_weights, to_decode, to_compute, to_store, loaded, packed,
+                              tiles, stored));
+  WEFT_PROCESS(
+      fetch(program, code, segment, limits, to_load, to_weights, to_decode, to_compute, to_store));
   WEFT_PROCESS(load(to_load, loads, limits.batch, loaded));
-  WEFT_PROCESS(weights(to_weights, weight_memory, tiles));
+  WEFT_PROCESS(weights(to_weights, weight_memory, packed));
+  WEFT_PROCESS(decode(to_decode, packed, tiles));
   WEFT_PROCESS(compute(to_compute, loaded, tiles, limits.batch, segment, fresh, stored, report));
   WEFT_PROCESS(store(to_store, stored, limits.batch, stores));
   WEFT_JOIN;
-  WEFT_SIM(sim::end_segment(report[kStatusWord] == kDone, to_load, to_weights, to_compute, to_store,
-                            loaded, tiles, stored));
+  WEFT_SIM(sim::end_segment(report[kStatusWord] == kDone, to_load, to_weights, to_decode, to_compute,
+                            to_store, loaded, packed, tiles, stored));
 }
 
 }  // namespace weft

@@ -6,10 +6,46 @@
 
 namespace weft {
 
-using Word = Vec<Int<8>, kRows>;      // unified-buffer word, memory row, weight-stream row
-using Beat = Vec<Int<8>, kBusBytes>;  // what a memory port moves in a clock
+using Word = Vec<Int<8>, kRows>;          // unified-buffer word, memory row
+using Beat = Vec<Int<8>, kBusBytes>;      // what a memory port moves in a clock
+using Operand = Int<kWeightBits>;         // a weight as the array multiplies with it
+using TileWord = Vec<Operand, kCols>;     // weight-stream row
 using SumWord = Vec<Int<32>, kCols>;
 constexpr int kBeats = kRows / kBusBytes;
+
+inline Word filled(Int<8> value) {
+  Word word;
+fill:
+  for (int lane = 0; lane < kRows; ++lane) {
+    WEFT_UNROLL
+    word[lane] = value;
+  }
+  return word;
+}
+
+/// A memory row as a row of the weight stream,
+inline TileWord widened(const Word &row) {
+  WEFT_INLINE
+  TileWord wide;
+widen:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    wide[c] = Operand(row[c]);
+  }
+  return wide;
+}
+
+/// and the low bytes of one.
+inline Word narrowed(const TileWord &row) {
+  WEFT_INLINE
+  Word narrow;
+narrow:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    narrow[c] = Int<8>(row[c]);
+  }
+  return narrow;
+}
 
 /// Requantization parameters of one channel block, lane by lane (see units/activate.hpp).
 struct ParameterWord {
@@ -54,13 +90,83 @@ struct ParameterTable {
 
 using Lookup = Int<8>[kCols][kLookupEntries];  // a table per lane: no crossing wires
 
+/// The unified buffer. Banks follow one another word by word, so words whose addresses differ in the
+/// low bits are read in the same clock; parts of a word are memories of their own where codes of
+/// fewer bits share bytes, because a memory with enables per bit is none.
+struct Buffer {
+  static constexpr int kDepth = kBufferWords / kBanks, kPartLanes = kRows / kParts;
+  Int<8> bank[kBanks][kDepth][kParts][kPartLanes];
+
+  Word read(int address) const {
+    WEFT_INLINE
+    return line(address & (kBanks - 1), address / kBanks);
+  }
+  void write(int address, const Word &word) {
+    WEFT_INLINE
+    write_parts(address, word, 0, kParts);
+  }
+  /// Parts first..first+count−1 of a word; the others stay.
+  void write_parts(int address, const Word &word, int first, int count) {
+    WEFT_INLINE
+    Int<8>(&to)[kParts][kPartLanes] = bank[address & (kBanks - 1)][address / kBanks];
+  parts:
+    for (int p = 0; p < kParts; ++p) {
+      WEFT_UNROLL
+      if (p < first || p >= first + count) continue;
+      for (int i = 0; i < kPartLanes; ++i) {
+        WEFT_UNROLL
+        to[p][i] = word[p * kPartLanes + i];
+      }
+    }
+  }
+  /// `count` words `step` apart, an odd number: no two of them share a bank, so each bank is read
+  /// once and a crossbar puts the words in order. The rest of `words` is 0.
+  template <int kWords>
+  void read_group(int address, int step, int count, Word (&words)[kWords]) const {
+    WEFT_INLINE
+    Word found[kBanks];
+  banks:
+    for (int b = 0; b < kBanks; ++b) {
+      WEFT_UNROLL
+      int row = 0;
+      for (int q = 0; q < kBanks; ++q) {
+        WEFT_UNROLL
+        const int at = address + q * step;
+        if (q < count && (at & (kBanks - 1)) == b) row = at / kBanks;
+      }
+      found[b] = line(b, row);
+    }
+  in_order:
+    for (int q = 0; q < kWords; ++q) {
+      WEFT_UNROLL
+      const int at = address + q * step;
+      words[q] = q < count ? found[at & (kBanks - 1)] : filled(0);
+    }
+  }
+
+ private:
+  Word line(int b, int row) const {
+    WEFT_INLINE
+    Word word;
+  parts:
+    for (int p = 0; p < kParts; ++p) {
+      WEFT_UNROLL
+      for (int i = 0; i < kPartLanes; ++i) {
+        WEFT_UNROLL
+        word[p * kPartLanes + i] = bank[b][row][p][i];
+      }
+    }
+    return word;
+  }
+};
+
 /// One read and one write port each is all that the II=1 loops need:
 /// - `buffer` is read by the window walk and written by the epilogue;
 /// - `partial` is read and written by the accumulators, one row per clock;
 /// - `finished` takes the sums of a tile's last fold, the epilogue reads it a few clocks behind, so
 ///   a tile drains while the next one accumulates.
 struct Memories {
-  Int<8> buffer[kBufferWords][kRows];
+  Buffer buffer;
   Int<32> partial[kAccumulatorRows][kCols];
   Int<32> finished[kAccumulatorRows][kCols];
   ParameterTable parameters;
@@ -71,8 +177,10 @@ struct Memories {
 // Words that are read whole become one wide RAM (RESHAPE packs the lanes of a row side by side);
 // the accumulators stay a RAM per column, as each column has its own adder.
 #define WEFT_PARTITION_MEMORIES(m)                                                            \
-  WEFT_HLS(ARRAY_RESHAPE variable = m.buffer type = complete dim = 2)                         \
-  WEFT_HLS(BIND_STORAGE variable = m.buffer type = ram_s2p)                                   \
+  WEFT_HLS(ARRAY_PARTITION variable = m.buffer.bank type = complete dim = 1)                  \
+  WEFT_HLS(ARRAY_PARTITION variable = m.buffer.bank type = complete dim = 3)                  \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.buffer.bank type = complete dim = 4)                    \
+  WEFT_HLS(BIND_STORAGE variable = m.buffer.bank type = ram_s2p)                              \
   WEFT_HLS(ARRAY_PARTITION variable = m.partial type = complete dim = 2)                      \
   WEFT_HLS(ARRAY_PARTITION variable = m.finished type = complete dim = 2)                     \
   WEFT_HLS(ARRAY_RESHAPE variable = m.parameters.bias type = complete dim = 2)                \
@@ -88,15 +196,5 @@ struct Counters {
   Int<64> issue, matrix, weight_shift, drain, vector, table, transfer;
   void clear() { issue = matrix = weight_shift = drain = vector = table = transfer = 0; }
 };
-
-inline Word filled(Int<8> value) {
-  Word word;
-fill:
-  for (int lane = 0; lane < kRows; ++lane) {
-    WEFT_UNROLL
-    word[lane] = value;
-  }
-  return word;
-}
 
 }  // namespace weft

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weft import isa
 from weft.config import Overlay, data_root
 from weft.errors import MissingDependency
 from weft.state import ISSUE_CLOCKS
+
+if TYPE_CHECKING:
+    from weft.format import Format
 
 
 def headers(overlay: Overlay) -> dict[str, str]:
@@ -21,8 +25,52 @@ def headers(overlay: Overlay) -> dict[str, str]:
         "overlay": overlay,
         "digest": overlay.digest(),
         "issue_clocks": ISSUE_CLOCKS,
+        **_decoders(overlay),
     }
-    return {name: render(f"hls/templates/{name}.j2", facts) for name in ("config.hpp", "isa.hpp")}
+    names = ("config.hpp", "isa.hpp", "decoders.hpp")
+    return {name: render(f"hls/templates/{name}.j2", facts) for name in names}
+
+
+def _decoders(overlay: Overlay) -> dict[str, Any]:
+    """What hls/templates/decoders.hpp.j2 needs to know of the overlay's number formats."""
+    from weft.formats import BY_NUMBER
+
+    found = [
+        Decoder(number, fmt)
+        for number, fmt in BY_NUMBER.items()
+        if number == 0 or fmt.name in overlay.formats
+    ]
+    coded = [d for d in found if d.number and not d.format.codebook]
+    records = {"multiplier": "kMultiplierRecord", "e8m0": "kExponentRecord", "e4m3": "kE4M3Record"}
+    return {
+        "headers": sorted({d.format.hpp for d in coded}),
+        "code_bits": [(d, d.format.bits) for d in found if d.format.bits != 8],
+        "decodes": [(d, "true") for d in found],
+        "base_3": [(d, "true") for d in found if d.format.per_byte],
+        "pairs": [(d, "true") for d in found if d.format.pairs],
+        "codebooks": [(d, "true") for d in found if d.format.codebook],
+        "records": [(d, records[d.format.record]) for d in found if d.format.record != "none"],
+        "integers": [d for d in coded if d.format.operand != "bf16" and d.format.bits <= 8],
+        "floats": [d for d in coded if d.format.operand == "bf16" and d.format.name != "bf16"],
+    }
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A format by its number in instructions."""
+
+    number: int
+    format: Format
+
+    @property
+    def name(self) -> str:
+        """What the overlay calls it."""
+        return self.format.name
+
+    @property
+    def decoder(self) -> str:
+        """The C++ struct."""
+        return self.format.decoder
 
 
 def render(template: str, facts: dict[str, Any]) -> str:

@@ -48,6 +48,7 @@ class Overlay:
     parameter_blocks: int
     tap_words: int
     multiplier: str = "single"
+    weight_bits: int = 8
     weight_tiles: int = 4
     engines: tuple[str, ...] = ("systolic",)
     formats: tuple[str, ...] = ("int8",)
@@ -63,6 +64,16 @@ class Overlay:
     def beats(self) -> int:
         """Clocks that one memory row takes on a port."""
         return self.rows // self.bus_bytes
+
+    @property
+    def banks(self) -> int:
+        """Words of the unified buffer that a clock reads."""
+        return 4 if set(self.engines) - {"systolic"} else 1
+
+    @property
+    def parts(self) -> int:
+        """Parts of a word that are written one by one, as codes of fewer bits share bytes."""
+        return 8 if set(self.engines) & {"fusion", "shift", "binary"} else 1
 
     @property
     def products_per_dsp(self) -> int:
@@ -118,6 +129,11 @@ class Overlay:
             )
         if self.multiplier not in ("single", "packed"):
             raise OverlayError(unknown("multiplier", self.multiplier, ["single", "packed"]))
+        if self.weight_bits not in ((8,) if self.multiplier == "packed" else (8, 16)):
+            raise OverlayError(
+                f"overlay {self.name!r}: weight_bits = {self.weight_bits}; the array takes weights "
+                "of 8 bits or, with one product per DSP, of 16"
+            )
         return self
 
 

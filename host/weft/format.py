@@ -34,3 +34,11 @@ class Format:
     pack: Callable[[Codes, int], Tiles]
     unpack: Callable[[Tiles, Shape], Codes]
     cpp_type: str
+    operand: str = 'int8'
+    record: str = 'none'
+    pairs: bool = False
+    codebook: bool = False
+    per_byte: int = 0
+    group: int = 0
+    hpp: str = 'formats/int8.hpp'
+    decoder: str = 'Int8'

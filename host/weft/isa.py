@@ -115,7 +115,19 @@ READ_WEIGHTS = Instruction(
     "ReadWeights",
     3,
     "memory → weight stream, in the background",
-    _unsigned(MEMORY, memory="first row in weight memory", rows="number of rows"),
+    (
+        *_unsigned(
+            MEMORY,
+            memory="first row in weight memory",
+            rows="rows that enter the stream",
+            memory_rows="rows of memory that they are decoded from",
+        ),
+        *_unsigned(6, format="number of the format; 0: int8, row for row"),
+        *_unsigned(4, group="log2 of the input channels that share a record; 0: none"),
+        *_unsigned(1, zeros="records hold a row of zero points, too"),
+        *_unsigned(COUNT, blocks="tiles of a run: the channel blocks seen through one tap"),
+        *_unsigned(STRIDE, runs="number of runs: taps × column tiles"),
+    ),
 )
 SET_TABLE = Instruction(
     "SetTable",
@@ -145,6 +157,12 @@ MAT_MUL = Instruction(
         *_unsigned(1, first="overwrite the accumulators instead of adding"),
         *_unsigned(1, last="hand the sums to the Activate that follows"),
         *_unsigned(1, overlap="shift the next tile in while this one computes"),
+        *_unsigned(8, pace="clocks per tile row that the weights take to arrive"),
+        *_unsigned(3, engine="0 systolic, 1 fusion, 2 shift, 3 binary, 4 bf16"),
+        *_unsigned(3, words="words of the input that a clock reads, channel blocks side by side"),
+        *_unsigned(5, activation_bits="of a code in these words", weight_bits="of a code"),
+        *_unsigned(8, codes="what the codes are, as the engine takes it"),
+        *_unsigned(5, shift="left shift of the sums"),
     ),
 )
 ACTIVATE = Instruction(
@@ -162,9 +180,14 @@ ACTIVATE = Instruction(
         ),
         *_unsigned(COUNT, parameter="first parameter block"),
         *_unsigned(1, parameter_step="1: a parameter block per channel block; 0: one for all"),
-        *_unsigned(3, mode="0 single_round, 1 double_round, 2 float_even, 4..7 raw byte 0..3"),
+        *_unsigned(
+            4,
+            mode="0 single_round, 1 double_round, 2 float_even, 4..7 raw byte 0..3; of float sums "
+            "8 code, 9 and 10 low and high byte as bf16",
+        ),
         *_signed(8, zero_point="added after scaling", low="lower clamp", high="upper clamp"),
         *_unsigned(1, lookup="1: map the code through the lookup table"),
+        *_unsigned(2, pack="log2 of the codes that share a byte"),
     ),
 )
 VECTOR = Instruction(
@@ -213,6 +236,9 @@ INSTRUCTIONS: dict[int, Instruction] = {
 OPERATIONS = ("max", "sum", "add", "mul", "depthwise")
 MODES = ("single_round", "double_round", "float_even")
 RAW_BYTE = 4  # Activate.mode of the accumulator's byte 0
+FLOAT_CODE, BF16_LOW, BF16_HIGH = 8, 9, 10  # and of sums that are float32
+ENGINES = ("systolic", "fusion", "shift", "binary", "bf16")
+TERMS = ("int", "uint", "flint", "uflint", "pot", "e2m1", "olive")  # what the shift engine decodes
 TABLES = ("parameters", "taps", "lookup")
 PARAMETER_ROWS = 14  # weight-stream rows per parameter block: byte planes, see units/requant.py
 LOOKUP_ENTRIES = 256
@@ -254,6 +280,9 @@ def template_values() -> Mapping[str, Any]:
         "operations": OPERATIONS,
         "modes": MODES,
         "raw_byte": RAW_BYTE,
+        "float_modes": {"FloatCode": FLOAT_CODE, "Bf16Low": BF16_LOW, "Bf16High": BF16_HIGH},
+        "engines": ENGINES,
+        "terms": TERMS,
         "tables": TABLES,
         "parameter_rows": PARAMETER_ROWS,
         "lookup_entries": LOOKUP_ENTRIES,

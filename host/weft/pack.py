@@ -18,6 +18,20 @@ from weft.graph import Array, Shape
 from weft.program import Layout, Region, Rows
 
 LETTERS = ("c", "h", "w")
+
+
+def packed_codes(codes: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
+    """Bytes [..., n · bits / 8] of codes [..., n], the first in the low bits; one bit says > 0."""
+    per_byte = 8 // bits
+    mask = np.uint8((1 << bits) - 1)
+    whole = (codes > 0).view(np.uint8) if bits == 1 else codes.view(np.uint8) & mask
+    parts = whole.reshape(*codes.shape[:-1], -1, per_byte)
+    packed = parts[..., 0].copy()
+    for j in range(1, per_byte):
+        packed |= parts[..., j] << np.uint8(j * bits)
+    return packed.view(np.int8)
+
+
 _FLOAT, _CODES = np.dtype(np.float32), np.dtype(np.int8)
 # Arrays, not numbers: numpy takes them as they are.
 _LOW, _HIGH = np.asarray(-128, np.float32), np.asarray(127, np.float32)

@@ -22,7 +22,7 @@ from weft.device.golden import Golden
 from weft.errors import CapacityError
 from weft.program import AcceleratorSegment, Layer, Program, Rows
 from weft.state import COUNTERS
-from weft.units import requant
+from weft.units import requant, systolic
 
 BATCH, WIDTH, BLOCKS, TAPS = 2, 2, 2, 4
 Words = isa.Words
@@ -97,7 +97,7 @@ def _program(overlay: Overlay) -> Program:
         "tiles": _codes("weights", BLOCKS * TAPS * lanes, lanes),
     }
     starts = np.cumsum([0, *map(len, parts.values())]).tolist()
-    first = _convolution(height, words, starts, lookup)
+    first = _convolution(overlay, height, words, starts)
     second = _pooling(height, words, starts) if "vector" in overlay.units else None
     segments = [np.stack(s) for s in (first, second) if s]
     return Program(
@@ -122,9 +122,13 @@ def _requantization(name: str, scale: NDArray[np.floating[Any]], lanes: int) -> 
     return requant.pack_parameters(bias, *encoded, *encoded, lanes)
 
 
+def _read(memory: int, rows: int) -> Words:
+    return isa.READ_WEIGHTS.encode(memory=memory, rows=rows, memory_rows=rows)
+
+
 def _parameters(memory: int) -> list[Words]:
     return [
-        isa.READ_WEIGHTS.encode(memory=memory, rows=isa.PARAMETER_ROWS),
+        _read(memory, isa.PARAMETER_ROWS),
         isa.SET_TABLE.encode(target=isa.TABLES.index("parameters"), count=1),
     ]
 
@@ -137,19 +141,22 @@ def _per_sample(words: int) -> dict[str, int]:
     return {"memory_sample": words, "buffer_sample": words}
 
 
-def _convolution(height: int, words: int, starts: Sequence[int], lookup: bool) -> list[Words]:
+def _convolution(
+    overlay: Overlay, height: int, words: int, starts: Sequence[int]
+) -> list[Words]:
     """Input at buffer 0 (both blocks of a sample, then the next sample), output behind it."""
+    lookup = "lookup" in overlay.units
     size, sample = height * WIDTH, BLOCKS * height * WIDTH
     code = _parameters(starts[1])
     if lookup:
         code += [
-            isa.READ_WEIGHTS.encode(memory=starts[2], rows=starts[3] - starts[2]),
+            _read(starts[2], starts[3] - starts[2]),
             isa.SET_TABLE.encode(target=isa.TABLES.index("lookup"), count=isa.LOOKUP_ENTRIES),
         ]
     return [
         *code,
         isa.READ_HOST.encode(**_move(sample, 0, 0), **_per_sample(sample)),
-        isa.READ_WEIGHTS.encode(memory=starts[3], rows=starts[4] - starts[3]),
+        _read(starts[3], starts[4] - starts[3]),
         isa.MAT_MUL.encode(
             source=0,
             source_sample=sample,
@@ -163,6 +170,7 @@ def _convolution(height: int, words: int, starts: Sequence[int], lookup: bool) -
             first=1,
             last=1,
             overlap=1,
+            **systolic.plain(overlay),
         ),
         _activate(BLOCKS * words, size, WIDTH, lookup),
         isa.WRITE_HOST.encode(**_move(size, BLOCKS * words, BLOCKS * words), **_per_sample(size)),

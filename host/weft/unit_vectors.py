@@ -163,7 +163,8 @@ def _window(overlay: Overlay, rng: Generator) -> list[Run]:
         pads = {"pad_y": number - 1, "pad_x": number}
         strides = {"source_sample": 40, "source_block": 20, "source_row": 4, "source_col": 1}
         more = {"out_h": 3, "out_w": 4, "blocks": 2, "source": 7 * number, "tiles": 1}
-        f = _fields(isa.MAT_MUL, **sizes, **steps, **pads, **strides, **more)
+        plain = systolic.plain(overlay)
+        f = _fields(isa.MAT_MUL, **sizes, **steps, **pads, **strides, **more, **plain)
         address, inside = window.walk(f, _BATCH)
         every = [np.where(inside, address + 20 * block, -1) for block in range(2)]
         runs.append((words(_BATCH, isa.MAT_MUL.encode(**f)), words(np.stack(every))))
@@ -228,7 +229,7 @@ def _matmul(overlay: Overlay, rng: Generator) -> list[Run]:
         if before is not None:
             state.partial, state.open_rows = before.partial, before.open_rows
         steps = {"source_sample": _MAP, "source_block": 12, "source_row": 4, "source_col": 1}
-        f = _fields(isa.MAT_MUL, **values, **steps)
+        f = _fields(isa.MAT_MUL, **values, **steps, **systolic.plain(overlay))
         runs.append(_multiplied(state, f, a, batch, rng))
         before = state
     return runs

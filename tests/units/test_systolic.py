@@ -19,19 +19,19 @@ seeds = st.integers(0, 2**32 - 1)
 def convolution(content, tiles, f, batch, lanes):
     """Sums [tile, M, lanes] by the definition's loops, in Python's integers."""
     size = f["height"] * f["width"]
-    shape = (f["blocks"], f["kernel_h"], f["kernel_w"])
+    shape = (f["kernel_h"], f["kernel_w"], f["blocks"])
     weights = tiles.reshape(f["tiles"], *shape, lanes, lanes).astype(object)
     maps = content.reshape(batch, f["blocks"], size, lanes).astype(object)
     sums = np.zeros((f["tiles"], batch * f["out_h"] * f["out_w"], lanes), object)
     for m, (b, oy, ox) in enumerate(np.ndindex(batch, f["out_h"], f["out_w"])):
-        for block, ky, kx in np.ndindex(*shape):
+        for ky, kx, block in np.ndindex(*shape):
             iy = oy * f["stride_y"] + ky * f["dilation_y"] - f["pad_y"]
             ix = ox * f["stride_x"] + kx * f["dilation_x"] - f["pad_x"]
             word = np.full(lanes, f["pad"], object)
             if 0 <= iy < f["height"] and 0 <= ix < f["width"]:
                 word = maps[b, block, iy * f["width"] + ix]
             for tile in range(f["tiles"]):
-                sums[tile, m] += word @ weights[tile, block, ky, kx]
+                sums[tile, m] += word @ weights[tile, ky, kx, block]
     return sums
 
 
@@ -178,8 +178,11 @@ CLOCKS = r"""
 extern "C" long long clocks(int tiles, int blocks, int taps, int rows, int overlap) {
   weft::MatMul f = {};
   f.tiles = tiles; f.blocks = blocks; f.out_h = 1; f.out_w = rows; f.overlap = overlap;
+  f.kernel_h = 1; f.kernel_w = taps; f.words = 1; f.pace = weft::kBeats;
+  weft::Walk<weft::MatMul> walk;
+  walk.begin(f, 1);
   weft::MatMulClocks c;
-  c.begin(f, 1, taps);
+  c.begin(f, 1, walk, weft::SystolicArray<weft::IntegerCell>::kFlushClocks);
   return (long long)c.total;
 }
 """

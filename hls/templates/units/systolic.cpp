@@ -9,24 +9,27 @@ namespace weft {
 
 constexpr int kClockWords = kCols;  // sums of a row: what a clock moves through a port at most
 
-inline void run_fold(SystolicArray &array, int rows, Port &operands, Port &results) {
+using Array = SystolicArray<IntegerCell>;
+
+inline void run_fold(Array &array, int rows, Port &operands, Port &results) {
   WEFT_FUNCTION
-  const Word none = filled(0);
+  const IntegerCell cell;
   SumWord sums;
 clock:
-  for (int t = 0; t < kRows + rows + kFlushClocks; ++t) {
+  for (int t = 0; t < kRows + rows + Array::kFlushClocks; ++t) {
     WEFT_PIPELINE_EVERY(kClockWords)
     WEFT_TRIPCOUNT(kAccumulatorRows)
-    ArrayInput in = {none, false, none, -1};
+    ArrayInput<IntegerCell> in = {};
+    in.weight_row = -1;
     if (t < kRows) {
-      in.weights = take_codes(operands);
+      in.weights = widened(take_codes(operands));
       in.weight_row = t;
     } else if (t < kRows + rows) {
       in.activations = take_codes(operands);
       in.swap = t == kRows;
     }
-    array.step(in, sums);
-    if (t >= kRows + kFlushClocks) give_sums(results, sums);
+    array.step(cell, in, sums);
+    if (t >= kRows + Array::kFlushClocks) give_sums(results, sums);
   }
 }
 
@@ -37,7 +40,7 @@ extern "C" void systolic_words(hls::stream<ap_uint<32>> &operands,
 #pragma HLS INTERFACE mode = axis port = operands
 #pragma HLS INTERFACE mode = axis port = results
   using namespace weft;
-  WEFT_STATIC(SystolicArray, array);
+  WEFT_STATIC(Array, array);
   WEFT_PARTITION_ARRAY(array)
   const int folds = int(take(operands)), rows = int(take(operands));
 folds:

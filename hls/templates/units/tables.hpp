@@ -32,7 +32,7 @@ inline void take_buffer(Port &from, int count, Memories &m) {
 words:
   for (int i = 0; i < count; ++i) {
     WEFT_TRIPCOUNT(kBufferWords)
-    put(m.buffer[i], take_codes(from));
+    m.buffer.write(i, take_codes(from));
   }
 }
 
@@ -40,7 +40,7 @@ inline void give_buffer(Port &to, int first, int count, const Memories &m) {
 words:
   for (int i = 0; i < count; ++i) {
     WEFT_TRIPCOUNT(kBufferWords)
-    give_codes(to, value_of(m.buffer[first + i]));
+    give_codes(to, m.buffer.read(first + i));
   }
 }
 

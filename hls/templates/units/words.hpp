@@ -59,6 +59,15 @@ take_rows:
     rows.write(take_codes(from));
   }
 }
+inline void take_tile_rows(Port &from, int count, Stream<TileWord> &rows) {
+  WEFT_FUNCTION
+take_tile_rows:
+  for (int i = 0; i < count; ++i) {
+    WEFT_PIPELINE_EVERY(kWordsPerRow)
+    WEFT_TRIPCOUNT(kBufferWords)
+    rows.write(widened(take_codes(from)));
+  }
+}
 inline void give_rows(Port &to, int count, Stream<Word> &rows) {
   WEFT_FUNCTION
 give_rows:

@@ -1,6 +1,7 @@
 /// The epilogue: sums → bias, requantize, zero point, clamp, lookup → codes. One word per clock.
 #pragma once
 #include "memories.hpp"
+#include "units/bf16.hpp"
 #include "units/requant.hpp"
 #include "units/window.hpp"
 
@@ -8,6 +9,28 @@ namespace weft {
 
 inline Int<32> biased(Int<32> sum, Int<32> bias) {
   return Int<32>(UInt<32>(sum) + UInt<32>(bias));  // wraps
+}
+
+/// Sums that are float32: bias and scale (the parameters hold their bits), then the nearest code, or
+/// a byte of the nearest bf16 number. A lower clamp of 0 is a ReLU there.
+inline Word float_results(const SumWord &sums, const ParameterWord &p, const Activate &f) {
+  WEFT_INLINE
+  const Int<32> zero = Int<32>(f.zero_point);
+  const Int<32> least = Int<32>(f.low) - zero, most = Int<32>(f.high) - zero;
+  Word codes;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    const Int<32> x = float_sum(sums[c], p.bias[c]);
+    const Int<32> y = float_product(x, x < 0 ? p.negative_multiplier[c] : p.multiplier[c]);
+    const Int<32> integer = rounded_integer(y);
+    const Int<32> v = integer < least ? least : integer;
+    const Int<16> pair = rounded_bf16(f.low == 0 && y < 0 ? Int<32>(0) : y);
+    codes[c] = f.mode == kFloatCode ? Int<8>((v > most ? most : v) + zero)
+               : f.mode == kBf16Low ? Int<8>(pair & 0xff)
+                                    : Int<8>(pair >> 8);
+  }
+  return codes;
 }
 
 /// Requantized and clamped codes. Two loops: mixing 8 and 32 bits in one would make a simulating
@@ -69,8 +92,9 @@ WEFT_SHARED Word activate(const SumWord &sums, const ParameterWord &p, const Act
                           const Lookup &lookup) {
   WEFT_FUNCTION
   const int mode = int(f.mode);
-  if (mode >= kRawByte) return raw_bytes(sums, p, mode - kRawByte);
-  Word codes = requantized(sums, p, f);
+  if (mode >= kRawByte && mode < kFloatCode) return raw_bytes(sums, p, mode - kRawByte);
+  if (kHasBf16 && mode > kFloatCode) return float_results(sums, p, f);
+  Word codes = kHasBf16 && mode == kFloatCode ? float_results(sums, p, f) : requantized(sums, p, f);
   if (f.lookup != 0) {
   look:
     for (int c = 0; c < kCols; ++c) {
@@ -81,7 +105,32 @@ WEFT_SHARED Word activate(const SumWord &sums, const ParameterWord &p, const Act
   return codes;
 }
 
-/// Where the words of a tile go; moves one position per word.
+/// Codes of `8 >> log` bits, the first in the low bits of a byte; a single bit says > 0. They fill
+/// the first lanes of the word.
+inline Word packed_codes(const Word &codes, int log) {
+  WEFT_INLINE
+  Word packed = filled(0);
+lanes:
+  for (int i = 0; i < kRows / 2; ++i) {
+    WEFT_UNROLL
+    unsigned bytes[3] = {0, 0, 0};
+    for (int j = 0; j < 8; ++j) {
+      WEFT_UNROLL
+      for (int k = 1; k <= 3; ++k) {
+        WEFT_UNROLL
+        const int width = 8 >> k, from = (i << k) + j;
+        if (j >= (1 << k) || from >= kRows) continue;
+        const unsigned code = k == 3 ? (codes[from] > 0 ? 1u : 0u)
+                                     : unsigned(codes[from]) & ((1u << width) - 1);
+        bytes[k - 1] |= code << (j * width);
+      }
+    }
+    packed[i] = Int<8>(log == 1 ? bytes[0] : log == 2 ? bytes[1] : bytes[2]);
+  }
+  return packed;
+}
+
+/// Where the words of a tile go; moves one position per word. Packed, several tiles share words.
 struct Writer {
   Activate f;
   Positions at;
@@ -96,6 +145,21 @@ struct Writer {
   }
   int parameter() const { return int(f.parameter) + (f.parameter_step != 0 ? tile : 0); }
   int address() const { return word.address(); }
+  /// Writes the codes of the present position; the first tile of a word clears the rest of it.
+  void write(Buffer &buffer, const Word &codes) const {
+    WEFT_INLINE
+    const int log = int(f.pack);
+    if (kParts == 1 || log == 0) return buffer.write(address(), codes);
+    const int part = tile & ((1 << log) - 1), lanes = kRows >> log, parts = kParts >> log;
+    const Word packed = packed_codes(codes, log);
+    Word placed;
+  place:
+    for (int i = 0; i < kRows; ++i) {
+      WEFT_UNROLL
+      placed[i] = i / lanes == part ? packed[i % lanes] : Int<8>(0);
+    }
+    buffer.write_parts(address(), placed, part == 0 ? 0 : part * parts, part == 0 ? kParts : parts);
+  }
   void next() {
     const bool wraps = at.last_x() && at.last_y() && at.sample == at.batch - 1;
     word.next(at);
@@ -108,7 +172,7 @@ struct Writer {
 
  private:
   void restart() {
-    word.begin(unsigned(f.target) + unsigned(tile) * unsigned(f.target_block),
+    word.begin(unsigned(f.target) + unsigned(tile >> int(f.pack)) * unsigned(f.target_block),
                unsigned(f.target_sample), unsigned(f.target_row), unsigned(f.target_col));
   }
 };
@@ -124,8 +188,8 @@ drain:
   for (int row = 0; row < rows; ++row) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
-    put(m.buffer[out.address()],
-        activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), f, m.lookup));
+    out.write(m.buffer, activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), f,
+                                 m.lookup));
     out.next();
   }
   counters.vector += rows;

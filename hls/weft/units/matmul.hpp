@@ -1,6 +1,9 @@
 /// MatMul with its Activate: feeds the systolic array fold by fold and drains it, a clock per turn.
 #pragma once
 #include "units/activate.hpp"
+#include "units/binary.hpp"
+#include "units/fusion.hpp"
+#include "units/shift.hpp"
 #include "units/systolic.hpp"
 
 namespace weft {
@@ -28,30 +31,50 @@ struct Schedule {
   }
 };
 
+/// Rows of a tile enter the chain `pace` clocks apart: as fast as memory and decoding bring them.
+struct Feed {
+  int pace, phase, row;
+
+  bool due(int rows) const { return phase < rows; }
+  void tick(bool last) {
+    phase = phase == pace - 1 ? 0 : phase + 1;
+    if (phase == 0) ++row;
+    if (last) phase = row = 0;
+  }
+};
+
 /// The clocks of one MatMul: weights in, activations in, sums out, finished sums to the epilogue.
 struct MatMulClocks {
   Schedule weights, input, output;
   int rows, folds;
   Clock total;
 
-  void begin(const MatMul &f, int batch, int taps) {
+  /// `flush`: clocks from a row's activations to its last sum.
+  template <typename Walk> void begin(const MatMul &f, int batch, const Walk &walk, int flush) {
     rows = batch * int(f.out_h) * int(f.out_w);
-    folds = int(f.tiles) * int(f.blocks) * taps;
-    const int load = kRows * kBeats;
+    folds = int(f.tiles) * walk.groups * walk.taps();
+    const int load = kRows * int(f.pace);
     const bool overlap = f.overlap != 0;
-    const int period = overlap ? (rows > load ? rows : load) : load + rows + kFlushClocks;
+    const int period = overlap ? (rows > load ? rows : load) : load + rows + flush;
     const int wait = overlap ? load : 0, start = overlap ? 0 : load;
     weights = {0, 0, load, period, overlap ? load : period, folds, 0, 0};
     input = {wait, start, rows, period, period, folds, 0, 0};
-    output = {wait + kFlushClocks, start, rows, period, period, folds, 0, 0};
-    total = Clock(folds - 1) * period + (wait + start + rows + kFlushClocks);
+    output = {wait + flush, start, rows, period, period, folds, 0, 0};
+    total = Clock(folds - 1) * period + (wait + start + rows + flush);
   }
 };
 
 /// Accumulators: sums of fold after fold meet in `partial`; those of a tile's last fold go to
 /// `finished`, so that no memory is read twice in a clock while the epilogue drains.
-struct Accumulator {
+template <bool kFloat> struct Accumulator {
   int folds_per_tile, fold;  // fold within the tile
+
+  /// Sum of a column. Integers may be parts of wider products: `shift` puts them in place.
+  static Int<32> sum(Int<32> before, Int<32> more, int shift) {
+    WEFT_INLINE
+    if (kFloat) return float_sum(before, more);
+    return Int<32>(UInt<32>(before) + UInt<32>(UInt<32>(more) << shift));  // wraps
+  }
 
   void add(const MatMul &f, int row, const SumWord &sums, Memories &m) {
     WEFT_INLINE
@@ -61,7 +84,7 @@ struct Accumulator {
   lanes:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      total[c] = Int<32>(UInt<32>(fresh ? Int<32>(0) : before[c]) + UInt<32>(sums[c]));
+      total[c] = sum(fresh ? Int<32>(0) : before[c], sums[c], int(f.shift));
     }
     if (finishes(f)) {
       put(m.finished[row], total);
@@ -88,8 +111,8 @@ struct Drain {
   void step(const Activate &a, bool finished, Memories &m) {
     WEFT_INLINE
     if (((ready >> (kDrainLag - 1)) & 1) != 0) {
-      put(m.buffer[out.address()],
-          activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), a, m.lookup));
+      out.write(m.buffer, activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), a,
+                                   m.lookup));
       out.next();
       row = row == rows - 1 ? 0 : row + 1;
     }
@@ -108,36 +131,81 @@ inline void count_clock(const MatMulClocks &c, const MatMul &f, Counters &counte
   }
 }
 
+/// What every column of a cell array gets while nothing arrives.
+template <typename Cell> inline ArrayInput<Cell> no_input() {
+  WEFT_INLINE
+  ArrayInput<Cell> in = {};
+  in.weight_row = -1;
+  return in;
+}
+
+/// The words of a clock: of the buffer, or `pad` outside the map.
+template <typename Cell>
+inline void take_words(const Cell &cell, const Walk<MatMul> &walk, const Memories &m,
+                       const Word &pad, ArrayInput<Cell> &in) {
+  WEFT_INLINE
+  Word words[kActivationWords];
+  if (walk.inside()) {
+    m.buffer.read_group(walk.address(), int(walk.f.source_block), walk.present(), words);
+  } else {
+  outside:
+    for (int q = 0; q < kActivationWords; ++q) {
+      WEFT_UNROLL
+      words[q] = q < walk.present() ? pad : filled(0);
+    }
+  }
+lanes:
+  for (int r = 0; r < kRows; ++r) {
+    WEFT_UNROLL
+    in.activations[r] = cell.activation(words, r);
+  }
+}
+
 /// The clocks of one MatMul, all stages at once.
-inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArray &array,
-                      Memories &m, Stream<Word> &weights, Counters &counters) {
+template <typename Cell>
+inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArray<Cell> &array,
+                      Memories &m, Stream<TileWord> &weights, Counters &counters) {
   WEFT_INLINE  // into compute, where `activate` is shared
       Walk<MatMul>
           walk;
   walk.begin(f, batch);
+  Cell cell;
+  cell.begin(f);
   MatMulClocks clocks;
-  clocks.begin(f, batch, walk.taps());
-  Accumulator accumulator = {int(f.blocks) * walk.taps(), 0};
+  clocks.begin(f, batch, walk, SystolicArray<Cell>::kFlushClocks);
+  Accumulator<Cell::kFloat> accumulator = {walk.groups * walk.taps(), 0};
   Drain drain;
   drain.begin(a, batch, f);
-  const Word pad = filled(f.pad), none = filled(0);
+  Feed feed = {int(f.pace), 0, 0};
+  TileWord tile_rows[kActivationWords] = {};
+  const Word pad = filled(f.pad);
   SumWord sums;
 clock:
   for (Clock t = 0; t < clocks.total + kDrainLag; ++t) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
-    ArrayInput in = {none, false, none, -1};
-    if (clocks.weights.busy() && clocks.weights.row() % kBeats == 0) {
-      in.weights = weights.read();
-      in.weight_row = clocks.weights.row() / kBeats;
+    ArrayInput<Cell> in = no_input<Cell>();
+    if (clocks.weights.busy()) {
+      if (feed.due(cell.weight_rows())) {
+        tile_rows[feed.phase & (kActivationWords - 1)] = weights.read();
+        if (feed.phase == cell.weight_rows() - 1) in.weight_row = feed.row;
+      }
+      feed.tick(clocks.weights.last_row());
+    }
+    if (in.weight_row >= 0) {
+    columns:
+      for (int c = 0; c < kCols; ++c) {
+        WEFT_UNROLL
+        in.weights[c] = cell.weight(tile_rows, c);
+      }
     }
     if (clocks.input.busy()) {
-      in.activations = walk.inside() ? value_of(m.buffer[walk.address()]) : pad;
+      take_words(cell, walk, m, pad, in);
       in.swap = clocks.input.row() == 0;
       walk.next_position();
       if (clocks.input.last_row()) walk.next_fold();
     }
-    array.step(in, sums);
+    array.step(cell, in, sums);
     bool finished = false;
     if (clocks.output.busy()) {
       accumulator.add(f, clocks.output.row(), sums, m);
@@ -152,13 +220,30 @@ clock:
   }
 }
 
-/// Runs one MatMul; `a` is its Activate where f.last is set.
-inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                   Stream<Word> &weights, Counters &counters) {
+/// Runs one MatMul on an array of its own; `a` is its Activate where f.last is set.
+template <typename Cell>
+inline void run_engine(const MatMul &f, const Activate &a, int batch, Memories &m,
+                       Stream<TileWord> &weights, Counters &counters) {
   WEFT_INLINE
-  WEFT_STATIC(SystolicArray, array);
+  WEFT_STATIC(SystolicArray<Cell>, array);
   WEFT_PARTITION_ARRAY(array)
   run_folds(f, a, batch, array, m, weights, counters);
+}
+
+/// Runs one MatMul on the engine that it names; an overlay has the arrays of its engines only.
+inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
+                   Stream<TileWord> &weights, Counters &counters) {
+  WEFT_INLINE
+  if (kHasSystolic && f.engine == kSystolicEngine)
+    run_engine<IntegerCell>(f, a, batch, m, weights, counters);
+  if (kHasFusion && f.engine == kFusionEngine)
+    run_engine<FusionCell>(f, a, batch, m, weights, counters);
+  if (kHasShift && f.engine == kShiftEngine)
+    run_engine<ShiftCell>(f, a, batch, m, weights, counters);
+  if (kHasBinary && f.engine == kBinaryEngine)
+    run_engine<BinaryCell>(f, a, batch, m, weights, counters);
+  if (kHasBf16 && f.engine == kBf16Engine)
+    run_engine<Bf16Cell>(f, a, batch, m, weights, counters);
 }
 
 }  // namespace weft

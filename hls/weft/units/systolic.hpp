@@ -1,28 +1,30 @@
 /// The weight-stationary systolic array: one call of step() is one clock.
 ///
-/// PE(r, c) holds weight (r, c) of the present tile. Activations move one column group per clock,
-/// partial sums one row. Everything that belongs to a fold reaches PE(r, c) r + c clocks after
-/// PE(0, 0), also the change to the next tile: a swap bit rides with the fold's first activation.
-/// Meanwhile the next tile rides down a chain of registers, row by row; the PE whose row it is
-/// keeps the weight in its shadow register. Each wire ends at a neighbour: no broadcast limits the
-/// clock. (On DSP48E2 chain, shadow and active are the B cascade and its two registers.)
+/// Cell(r, c) holds weight (r, c) of the present tile. Activations move one column group per clock,
+/// partial sums one row (or one row per Cell::kLatency clocks where an addition takes several).
+/// Everything that belongs to a fold reaches cell(r, c) r + c clocks after cell(0, 0), also the
+/// change to the next tile: a swap bit rides with the fold's first activation. Meanwhile the next
+/// tile rides down a chain of registers, row by row; the cell whose row it is keeps the weight in
+/// its shadow register. Each wire ends at a neighbour: no broadcast limits the clock. (On DSP48E2
+/// chain, shadow and active are the B cascade and its two registers.)
+///
+/// What a cell multiplies is the Cell's affair: units/multiplier.hpp (int8), fusion.hpp, shift.hpp,
+/// binary.hpp, bf16.hpp.
 #pragma once
-#include "formats/int8.hpp"
 #include "memories.hpp"
 #include "units/multiplier.hpp"
 
 namespace weft {
 
-constexpr int kGroups = kCols / kProductsPerDsp;   // columns that share a DSP share the activation
-constexpr int kFlushClocks = kRows + kGroups - 2;  // from a row's activations to its last sum
-constexpr int kAccumulatorDistance = 4;            // read, add, write of the accumulator RAM
+constexpr int kAccumulatorDistance = 4;  // read, add, write of the accumulator RAM
 static_assert((kRows & (kRows - 1)) == 0, "delay lines wrap by a mask");
 static_assert(kRows >= kAccumulatorDistance, "a fold must outlast the accumulator's pipeline");
 
-/// Delays lane i by i clocks (or by the clocks still missing to the last lane). A small RAM per
-/// lane: shift registers would take kLanes² / 2 of them.
-template <typename T, int kLanes> struct Skew {
-  T line[kLanes][kLanes];
+/// Delays lane i by i·kStep clocks (or by the clocks still missing to the last lane). A small RAM
+/// per lane: shift registers would take kLanes² · kStep / 2 of them.
+template <typename T, int kLanes, int kStep = 1> struct Skew {
+  static constexpr int kDepth = kLanes * kStep;
+  T line[kDepth][kLanes];
   int at;
 
   void push(const Vec<T, kLanes> &in) {
@@ -32,22 +34,22 @@ template <typename T, int kLanes> struct Skew {
       line[at][i] = in[i];
     }
   }
-  T delayed(int lane, int clocks) const { return line[(at - clocks) & (kLanes - 1)][lane]; }
-  void tick() { at = (at + 1) & (kLanes - 1); }
+  T delayed(int lane, int clocks) const { return line[(at - clocks) & (kDepth - 1)][lane]; }
+  void tick() { at = (at + 1) & (kDepth - 1); }
 };
 
 /// What a clock brings to the array.
-struct ArrayInput {
-  Word activations;
-  bool swap;       // they are the first of a fold
-  Word weights;    // a row of the next tile,
-  int weight_row;  // and which one, or -1
+template <typename Cell> struct ArrayInput {
+  Vec<typename Cell::Activation, kRows> activations;
+  bool swap;                                    // they are the first of a fold
+  Vec<typename Cell::Weight, kCols> weights;    // a row of the next tile,
+  int weight_row;                               // and which one, or -1
 };
 
 /// What each column sees of a value per column group; wires only. Spreading and seeing are apart so
 /// that a simulating CPU does not read what it has just written in pieces.
-template <int kShare> struct Columns {
-  static void spread(const Int<8> (&groups)[kCols / kShare], Int<8> (&columns)[kCols]) {
+template <typename T, int kShare> struct Columns {
+  static void spread(const T (&groups)[kCols / kShare], T (&columns)[kCols]) {
     WEFT_INLINE
   groups:
     for (int g = 0; g < kCols / kShare; ++g) {
@@ -55,41 +57,68 @@ template <int kShare> struct Columns {
       for (int d = 0; d < kShare; ++d) columns[g * kShare + d] = groups[g];
     }
   }
-  static Vec<Int<8>, kCols> seen(const Int<8> (&)[kCols / kShare], const Int<8> (&columns)[kCols]) {
+  static Vec<T, kCols> seen(const T (&)[kCols / kShare], const T (&columns)[kCols]) {
     return value_of(columns);
   }
 };
-template <> struct Columns<1> {
-  static void spread(const Int<8> (&)[kCols], Int<8> (&)[kCols]) {}
-  static Vec<Int<8>, kCols> seen(const Int<8> (&groups)[kCols], const Int<8> (&)[kCols]) {
+template <typename T> struct Columns<T, 1> {
+  static void spread(const T (&)[kCols], T (&)[kCols]) {}
+  static Vec<T, kCols> seen(const T (&groups)[kCols], const T (&)[kCols]) {
     return value_of(groups);
   }
 };
 
-/// A PE's control bits: take the shadow weight, keep the weight that is in the chain.
+/// A cell's control bits: take the shadow weight, keep the weight that is in the chain.
 constexpr int kSwap = 1, kKeep = 2;
+
+/// Partial sums on their way through the adder of a row: kLatency − 1 registers before the last.
+template <int kLatency> struct AdderPipe {
+  Int<32> stage[kLatency - 1][kCols];
+  SumWord through(const SumWord &in) {
+    WEFT_INLINE
+    const SumWord out = value_of(stage[kLatency - 2]);
+  stages:
+    for (int i = kLatency - 2; i > 0; --i) {
+      WEFT_UNROLL
+      put(stage[i], value_of(stage[i - 1]));
+    }
+    put(stage[0], in);
+    return out;
+  }
+};
+template <> struct AdderPipe<1> {
+  static SumWord through(const SumWord &in) { return in; }
+};
 
 /// Nothing is cleared between instructions: what is left in the registers belongs to no row, and
 /// all swap and keep bits have left by the end of an instruction.
-struct SystolicArray {
-  Int<8> act[kRows][kGroups], control[kRows][kGroups];
-  Int<8> active[kRows][kCols], shadow[kRows][kCols], chain[kRows][kCols];
+template <typename Cell> struct SystolicArray {
+  using Activation = typename Cell::Activation;
+  using Weight = typename Cell::Weight;
+  static constexpr int kShare = Cell::kShare;      // columns that see the same activation
+  static constexpr int kGroups = kCols / kShare;
+  static constexpr int kStep = Cell::kLatency;     // clocks per row
+  static constexpr int kFlushClocks = kRows * kStep + kGroups - 2;  // from a row to its last sum
+
+  Activation act[kRows][kGroups], column_act[kRows][kCols];  // column_*: wires, see Columns
+  Int<8> control[kRows][kGroups], column_control[kRows][kCols];
+  Weight active[kRows][kCols], shadow[kRows][kCols], chain[kRows][kCols];
   Int<32> psum[kRows][kCols];
-  Int<8> column_act[kRows][kCols], column_control[kRows][kCols];  // wires: see Columns
-  Skew<Int<8>, kRows> in_skew;
+  AdderPipe<kStep> pipe[kRows];
+  Skew<Activation, kRows, kStep> in_skew;
   Skew<Int<32>, kCols> out_skew;
-  Skew<Int<8>, kCols> weight_skew;
-  Int<8> swap_line[kRows];    // the swap bit on its way down the left edge
-  Int<16> weight_tag[kRows];  // which row the chain's weights belong to
+  Skew<Weight, kCols> weight_skew;
+  Int<8> swap_line[kRows * kStep];  // the swap bit on its way down the left edge
+  Int<16> weight_tag[kRows];        // which row the chain's weights belong to
   // Clock enables: clocks until the last bit or weight has left its shift register.
   int swap_clocks, chain_clocks;
   Int<16> control_clocks[kRows];
 
   /// One clock. `sums` are those of the activations that came kFlushClocks clocks ago.
-  void step(const ArrayInput &in, SumWord &sums) {
+  void step(const Cell &cell, const ArrayInput<Cell> &in, SumWord &sums) {
     WEFT_INLINE
     in_skew.push(in.activations);
-    if (in.swap) swap_clocks = kRows + 1;
+    if (in.swap) swap_clocks = kRows * kStep + 1;
     if (swap_clocks > 0) shift_in(swap_line, Int<8>(in.swap ? kSwap : 0));
     if (in.weight_row >= 0) chain_clocks = 2 * kRows + kGroups;
     const bool chain_moves = chain_clocks > 0;
@@ -103,21 +132,22 @@ struct SystolicArray {
   left_edge:
     for (int r = kRows - 1; r >= 0; --r) {
       WEFT_UNROLL
-      shift_in(act[r], Int8::decode(in_skew.delayed(r, r)));
+      shift_in(act[r], in_skew.delayed(r, r * kStep));
       const bool keep = chain_moves && weight_tag[r] == r;
-      move_control(r, Int<8>((swap_clocks > 0 ? swap_line[r] : Int<8>(0)) + (keep ? kKeep : 0)));
+      const Int<8> swap = swap_clocks > 0 ? swap_line[r * kStep] : Int<8>(0);
+      move_control(r, Int<8>(swap + (keep ? kKeep : 0)));
     }
   columns:
     for (int r = kRows - 1; r >= 0; --r) {
       WEFT_UNROLL
-      Columns<kProductsPerDsp>::spread(act[r], column_act[r]);
-      if (control_clocks[r] != 0) Columns<kProductsPerDsp>::spread(control[r], column_control[r]);
+      Columns<Activation, kShare>::spread(act[r], column_act[r]);
+      if (control_clocks[r] != 0) Columns<Int<8>, kShare>::spread(control[r], column_control[r]);
     }
   rows:
     for (int r = kRows - 1; r >= 0; --r) {  // from the bottom: each row reads the one above as was
       WEFT_UNROLL
       change_weights(r);
-      multiply_row(r);
+      multiply_row(cell, r);
     }
     collect(sums);
     if (chain_moves) --chain_clocks;
@@ -138,7 +168,7 @@ struct SystolicArray {
   chain_top:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      chain[0][c] = weight_skew.delayed(c, c / kProductsPerDsp);
+      chain[0][c] = weight_skew.delayed(c, c / kShare);
     }
   }
   /// Control bits move right one column group.
@@ -153,7 +183,7 @@ struct SystolicArray {
   void change_weights(int r) {
     WEFT_INLINE
     if (control_clocks[r] == 0) return;  // all bits are 0
-    const Vec<Int<8>, kCols> bits = Columns<kProductsPerDsp>::seen(control[r], column_control[r]);
+    const Vec<Int<8>, kCols> bits = Columns<Int<8>, kShare>::seen(control[r], column_control[r]);
   change:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
@@ -163,44 +193,26 @@ struct SystolicArray {
     }
   }
   /// Partial sums move down one row and take this row's products.
-  void multiply_row(int r) {
+  void multiply_row(const Cell &cell, int r) {
     WEFT_INLINE
-#ifdef WEFT_AP_INT
-    if (kProductsPerDsp == 2) {
-    pairs:
-      for (int g = 0; g < kGroups; ++g) {
-        WEFT_UNROLL
-        const int c = kProductsPerDsp * g, d = c + kProductsPerDsp - 1;
-        Int<16> low, high;
-        packed_product(act[r][g], active[r][c], active[r][d], low, high);
-        psum[r][c] = above(r, c) + low;
-        psum[r][d] = above(r, d) + high;
-      }
-      return;
-    }
-#endif
-    const Vec<Int<8>, kCols> activations = Columns<kProductsPerDsp>::seen(act[r], column_act[r]);
-  macs:
+    SumWord above;
+  from_above:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      psum[r][c] = above(r, c) + product(activations[c], active[r][c]);
+      above[c] = r > 0 ? psum[r > 0 ? r - 1 : 0][c] : Int<32>(0);
     }
+    const Vec<Activation, kCols> activations =
+        Columns<Activation, kShare>::seen(act[r], column_act[r]);
+    put(psum[r], pipe[r].through(cell.row(above, activations, value_of(active[r]))));
   }
-  Int<32> above(int r, int c) const { return r > 0 ? psum[r > 0 ? r - 1 : 0][c] : Int<32>(0); }
   /// The bottom row leaves; the columns wait for the last one.
   void collect(SumWord &sums) {
     WEFT_INLINE
-    SumWord bottom;
-  bottom_row:
-    for (int c = 0; c < kCols; ++c) {
-      WEFT_UNROLL
-      bottom[c] = psum[kRows - 1][c];
-    }
-    out_skew.push(bottom);
+    out_skew.push(value_of(psum[kRows - 1]));
   deskew:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      sums[c] = out_skew.delayed(c, kGroups - 1 - c / kProductsPerDsp);
+      sums[c] = out_skew.delayed(c, kGroups - 1 - c / kShare);
     }
   }
 };
@@ -215,6 +227,7 @@ struct SystolicArray {
   WEFT_HLS(ARRAY_PARTITION variable = array.column_act type = complete dim = 0)     \
   WEFT_HLS(ARRAY_PARTITION variable = array.column_control type = complete dim = 0) \
   WEFT_HLS(ARRAY_PARTITION variable = array.psum type = complete dim = 0)           \
+  WEFT_HLS(ARRAY_PARTITION variable = array.pipe type = complete dim = 0)           \
   WEFT_HLS(ARRAY_PARTITION variable = array.swap_line type = complete dim = 0)      \
   WEFT_HLS(ARRAY_PARTITION variable = array.weight_tag type = complete dim = 0)     \
   WEFT_HLS(ARRAY_PARTITION variable = array.control_clocks type = complete dim = 0) \

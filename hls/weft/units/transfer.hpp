@@ -103,7 +103,7 @@ read_host:
   for (Int<64> i = 0; i < words; ++i) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kBufferWords)
-    put(m.buffer[walk.word.address()], loaded.read());
+    m.buffer.write(walk.word.address(), loaded.read());
     walk.next();
   }
   counters.transfer += words * kBeats;
@@ -120,7 +120,7 @@ write_host:
   for (Int<64> i = 0; i < words; ++i) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kBufferWords)
-    stored.write(value_of(m.buffer[walk.word.address()]));
+    stored.write(m.buffer.read(walk.word.address()));
     walk.next();
   }
   counters.transfer += words * kBeats;
@@ -155,7 +155,8 @@ lanes:
 }
 
 /// SetTable: weight stream → parameters, taps or lookup.
-inline void set_table(const SetTable &f, Stream<Word> &weights, Memories &m, Counters &counters) {
+inline void set_table(const SetTable &f, Stream<TileWord> &weights, Memories &m,
+                      Counters &counters) {
   WEFT_FUNCTION
   const int planes = f.target == kParametersTable ? kParameterRows : 1;
   const int rows = int(f.count) * planes;
@@ -165,7 +166,7 @@ table:
   for (int i = 0; i < rows; ++i) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kTapWords)
-    const Word row = weights.read();
+    const Word row = narrowed(weights.read());
     if (f.target == kParametersTable) {
       set_plane(block, plane, row);
       if (plane == kParameterRows - 1) m.parameters.write(entry, block);

@@ -113,12 +113,12 @@ clock:
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kBufferWords)
     const bool valid = walk.valid();
-    const Word x = valid ? value_of(m.buffer[walk.address()]) : filled(0);
+    const Word x = valid ? m.buffer.read(walk.address()) : filled(0);
     const bool depthwise = f.operation == kDepthwise;
     const Word factor = depthwise ? value_of(m.taps[walk.tap_word()]) : filled(0);
     vector_step(f, walk.step, valid, x, factor, sums);
     if (walk.last_step()) {
-      put(m.buffer[out.address()], activate(sums, m.parameters.read(out.parameter()), a, m.lookup));
+      out.write(m.buffer, activate(sums, m.parameters.read(out.parameter()), a, m.lookup));
       out.next();
     }
     walk.next();

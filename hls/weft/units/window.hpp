@@ -1,6 +1,6 @@
 /// The window walk of MatMul and Vector: one input position per clock, by counters and adders.
 #pragma once
-#include "types.hpp"
+#include "isa.hpp"
 
 namespace weft {
 
@@ -57,19 +57,31 @@ struct Strided {
   }
 };
 
+/// Words that a clock reads, channel blocks side by side.
+inline int words_of(const MatMul &f) { return int(f.words); }
+inline int words_of(const Vector &) { return 1; }
+
 /// Input positions of one fold: a channel block seen through one tap of the window.
 template <typename Instruction> struct Walk {
   Instruction f;
   Positions at;
   Strided word;
   int block, ky, kx;
-  int iy, ix;  // input position of the present output position
+  int words, groups;  // channel blocks read at once, and how often that makes all
+  int iy, ix;         // input position of the present output position
 
   void begin(const Instruction &fields, int batch) {
     f = fields;
     at.begin(batch, int(f.out_h), int(f.out_w));
     block = ky = kx = 0;
+    words = words_of(f);
+    groups = (int(f.blocks) + words - 1) >> (words >> 1);
     restart();
+  }
+  /// Words of the present group that there are: fewer than `words` in the last one.
+  int present() const {
+    const int left = int(f.blocks) - block * words;
+    return left < words ? left : words;
   }
   bool inside() const { return iy >= 0 && iy < int(f.height) && ix >= 0 && ix < int(f.width); }
   int address() const { return word.address(); }
@@ -86,12 +98,14 @@ template <typename Instruction> struct Walk {
     }
     at.next();
   }
-  /// The next fold, ordered (block, ky, kx); after the last one the first again.
+  /// The next fold, ordered (ky, kx, block), so that the channels of a tap are together: groups of
+  /// weights with a scale of their own run along them. After the last one the first again.
   void next_fold() {
+    const bool last_block = block == groups - 1;
     const bool last_kx = kx == int(f.kernel_w) - 1, last_ky = ky == int(f.kernel_h) - 1;
-    kx = last_kx ? 0 : kx + 1;
-    if (last_kx) ky = last_ky ? 0 : ky + 1;
-    if (last_kx && last_ky) block = block == int(f.blocks) - 1 ? 0 : block + 1;
+    block = last_block ? 0 : block + 1;
+    if (last_block) kx = last_kx ? 0 : kx + 1;
+    if (last_block && last_kx) ky = last_ky ? 0 : ky + 1;
     restart();
   }
   /// The next channel block, at the first tap and position.
@@ -108,7 +122,7 @@ template <typename Instruction> struct Walk {
     iy = top();
     ix = left();
     const unsigned row = unsigned(f.source_row), col = unsigned(f.source_col);
-    const unsigned base = unsigned(f.source) + unsigned(block) * unsigned(f.source_block) +
+    const unsigned base = unsigned(f.source) + unsigned(block * words) * unsigned(f.source_block) +
                           unsigned(iy) * row + unsigned(ix) * col;
     word.begin(base, unsigned(f.source_sample), unsigned(f.stride_y) * row,
                unsigned(f.stride_x) * col);

@@ -1,8 +1,8 @@
-"""Number formats: how weights become codes, and codes become rows of the weight stream."""
-
+"""Number formats."""
 from weft.format import Format
 from weft.formats import int8
-
 FORMATS: dict[str, Format] = {f.name: f for f in (int8.INT8,)}
-
-__all__ = ["FORMATS", "Format"]
+BY_NUMBER = dict(enumerate(FORMATS.values()))
+NUMBERS = {f.name: i for i, f in BY_NUMBER.items()}
+def parse(name):
+    return FORMATS[name]

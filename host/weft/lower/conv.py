@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.errors import CapacityError
-from weft.formats import int8
 from weft.graph import Array, Node, Quant
 from weft.isa import PARAMETER_ROWS
 from weft.lower.context import Context
 from weft.lower.epilogue import Scaling, epilogue, scaling
 from weft.lower.layout import kept, spatial_letters
+from weft.lower.weights import coded, elementwise, int8_parts, plain, stored_as, stored_bytes
 from weft.lower.stage import (
     Epilogue,
     HostOnlyError,
@@ -30,7 +30,7 @@ from weft.lower.stage import (
 from weft.pack import extents
 from weft.program import Layout, Unfold
 
-LARGEST_K = (1 << 31) // (128 * 128)  # products of int8 that can't overflow int32
+LARGEST_SUM = (1 << 31) // 128  # of the magnitudes of weights: with int8 codes it fits int32
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class _Kernel:
     window: Window
     group: int
     values: Scaling  # bias without the input's zero point
+    quant: Quant  # of the weights: how they may be stored
 
 
 def lower_conv(ctx: Context, node: Node) -> Stage:
@@ -59,7 +60,8 @@ def lower_conv(ctx: Context, node: Node) -> Stage:
     values = _values(ctx, node, x.quant, y, w.shape[0])
     dims = ((), ("c",), *((letter,) for letter in letters))
     layout = Layout(w.shape[0], window.out_h, window.out_w, dims)
-    return _stage(ctx, node, x, layout, _Kernel(w, window, group, values))
+    quant = stored_as(ctx, node, w, in_order=letters in (("h",), ("w",), ("h", "w")))
+    return _stage(ctx, node, x, layout, _Kernel(w, window, group, values, quant))
 
 
 def lower_linear(ctx: Context, node: Node) -> Stage:
@@ -68,7 +70,8 @@ def lower_linear(ctx: Context, node: Node) -> Stage:
     w = ctx.weights(node, 1)
     taps, window, out = _as_convolution(ctx, node, x, w)
     values = _values(ctx, node, x.quant, y, w.shape[1])
-    return _stage(ctx, node, x, out, _Kernel(taps, window, 1, values))
+    quant = stored_as(ctx, node, w, in_order=window.taps == 1)
+    return _stage(ctx, node, x, out, _Kernel(taps, window, 1, values, quant))
 
 
 def lower_linear_bytes(ctx: Context, node: Node) -> Stage:
@@ -79,9 +82,14 @@ def lower_linear_bytes(ctx: Context, node: Node) -> Stage:
     tiles = -(-w.shape[1] // ctx.lanes)
     layout = replace(layout, channels=4 * tiles * ctx.lanes)
     done = epilogue(node, scaling(node, 1.0, 1.0, y), y, ctx.lanes, step=0)
-    full = weight_tiles(int8_parts(kernel)[0], ctx.lanes)
+    codes, lanes = int8_parts(kernel)[0], ctx.lanes
     ops = tuple(
-        MatrixOp((Pass(x.root, window, full[t : t + 1]),), done, Target(block0=t), tiles)
+        MatrixOp(
+            (Pass(x.root, window, plain(codes[t * lanes : (t + 1) * lanes], lanes)),),
+            done,
+            Target(block0=t),
+            tiles,
+        )
         for t in range(tiles)
     )
     macs = w.size * window.out_h * window.out_w
@@ -106,17 +114,21 @@ def _as_convolution(
     taps = taps.reshape(w.shape[1], -1, kernel_h, kernel_w)
     out_h, out_w = layout.height // kernel_h, layout.width // kernel_w
     window = Window(layout.height, layout.width, out_h, out_w, kernel_h, kernel_w)
-    if taps.shape[1] * window.taps >= LARGEST_K:
-        raise _overflow(node, taps.shape[1] * window.taps)
+    _check_sums(node, taps)
     positions = tuple(kept(layout, axis) for axis in range(len(layout.dims) - 1))
     return taps, window, Layout(w.shape[1], out_h, out_w, (*positions, ("c",)))
 
 
-def _overflow(node: Node, k: int) -> CapacityError:
-    return CapacityError(
-        f"{node.op} {node.name!r}: K = {k} products per output could overflow the int32 "
-        f"accumulators (limit {LARGEST_K - 1}); split the layer in two"
-    )
+def _check_sums(node: Node, w: NDArray[np.int64]) -> None:
+    """Raises CapacityError where codes of int8 could make sums that leave int32."""
+    k = math.prod(w.shape[1:])
+    largest = 128 if k * 128 < LARGEST_SUM else int(np.abs(w).sum(axis=(1, 2, 3)).max()) // k + 1
+    if k * largest >= LARGEST_SUM:
+        raise CapacityError(
+            f"{node.op} {node.name!r}: K = {k} products per output, of weights up to "
+            f"{np.abs(w).max()}, could overflow the int32 accumulators; split the layer in two"
+            + ("" if np.abs(w).max() <= 128 else ", or take a format with smaller values")
+        )
 
 
 def _values(ctx: Context, node: Node, x: Quant, y: Quant, channels: int) -> Scaling:
@@ -188,15 +200,16 @@ def _stage(ctx: Context, node: Node, x: Value, layout: Layout, kernel: _Kernel) 
     if depthwise and int8 and window.taps <= ctx.overlay.tap_words:
         ops: tuple[Op, ...] = (_depthwise(ctx, node, x, y, kernel),)
         return ctx.stage(node, y, layout, ops, engine="vector", macs=macs, weight_bytes=w.size)
-    if depth * window.taps >= LARGEST_K:
-        raise _overflow(node, depth * window.taps)
-    unfolded = ctx.unfoldable(node.inputs[0]) and _unfold(ctx, x, kernel)
+    _check_sums(node, w)
+    movable = elementwise(kernel.quant) and ctx.unfoldable(node.inputs[0])
+    unfolded = movable and _unfold(ctx, x, kernel)
     if unfolded:
         w, window = unfolded
     bias = kernel.values.bias - x.quant.zero_point * kernel.weights.sum(axis=(1, 2, 3))
     done = epilogue(node, Scaling(kernel.values.scale, bias), y, ctx.lanes)
-    ops = _matrix_ops(ctx, x, w, window, kernel.group, done)
-    return ctx.stage(node, y, layout, ops, engine="systolic", macs=macs, weight_bytes=w.size)
+    ops = _matrix_ops(ctx, node, x, replace(kernel, weights=w, window=window), done)
+    nbytes = stored_bytes(kernel.weights, kernel.quant)
+    return ctx.stage(node, y, layout, ops, engine="systolic", macs=macs, weight_bytes=nbytes)
 
 
 def _depthwise(ctx: Context, node: Node, x: Value, y: Quant, kernel: _Kernel) -> VectorOp:
@@ -211,13 +224,16 @@ def _depthwise(ctx: Context, node: Node, x: Value, y: Quant, kernel: _Kernel) ->
 
 
 def _matrix_ops(
-    ctx: Context, x: Value, w: NDArray[np.int64], window: Window, group: int, done: Epilogue
+    ctx: Context, node: Node, x: Value, kernel: _Kernel, done: Epilogue
 ) -> tuple[Op, ...]:
     """One operation for all tiles; where groups or wide weights ask for it, one per tile."""
+    w, window, pad, group = kernel.weights, kernel.window, x.quant.zero_point, kernel.group
+    if group == 1 and kernel.quant.format != "int8":
+        weights = coded(w, kernel.quant, ctx.overlay)
+        return (MatrixOp((Pass(x.root, window, weights, 0, pad),), done),)
     parts = int8_parts(w)
     if group == 1 and len(parts) == 1:
-        tiles = weight_tiles(parts[0], ctx.lanes)
-        return (MatrixOp((Pass(x.root, window, tiles, 0, x.quant.zero_point),), done),)
+        return (MatrixOp((Pass(x.root, window, plain(parts[0], ctx.lanes), 0, pad),), done),)
     return tuple(
         _tile_op(ctx, x, parts, window, group, done, tile)
         for tile in range(-(-w.shape[0] // ctx.lanes))
@@ -246,8 +262,8 @@ def _tile_op(
             at = row // per_group * depth - first * lanes
             dense[row - low, at : at + depth] = part[row]
         if number == 0 or dense.any():
-            tiles = weight_tiles(dense, lanes)
-            passes.append(Pass(x.root, window, tiles, first, x.quant.zero_point))
+            weights = plain(dense, lanes)
+            passes.append(Pass(x.root, window, weights, first, x.quant.zero_point))
     return MatrixOp(tuple(passes), block_of(done, tile), Target(block0=tile))
 
 
@@ -255,24 +271,6 @@ def block_of(done: Epilogue, block: int) -> Epilogue:
     """The epilogue of one channel block."""
     rows = done.rows[block * PARAMETER_ROWS : (block + 1) * PARAMETER_ROWS]
     return replace(done, rows=rows)
-
-
-def int8_parts(w: NDArray[np.int64]) -> list[NDArray[np.int8]]:
-    """int8 arrays that add up to `w`; one if it fits."""
-    parts: list[NDArray[np.int8]] = []
-    rest = w
-    while not parts or rest.any():
-        part = np.clip(rest, -128, 127)
-        parts.append(part.astype(np.int8))
-        rest = rest - part
-    return parts
-
-
-def weight_tiles(w: NDArray[np.int8], lanes: int) -> NDArray[np.int8]:
-    """Tiles [tiles, blocks, kernel_h, kernel_w, input lane, output lane] of w [O, I, kh, kw]."""
-    blocks = -(-w.shape[1] // lanes)
-    tiles = int8.pack(np.ascontiguousarray(w.transpose(1, 2, 3, 0)), lanes)
-    return tiles.reshape(len(tiles), blocks, *w.shape[2:], lanes, lanes)
 
 
 def _unfold(ctx: Context, x: Value, kernel: _Kernel) -> tuple[NDArray[np.int64], Window] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +15,9 @@ from weft.lower.bands import bands
 from weft.lower.context import Context
 from weft.lower.schedule import Piece
 from weft.lower.stage import Epilogue, MatrixOp, Op, Place, Rect, Second, Stage, Target, VectorOp
+from weft.lower.weights import Weights
 from weft.program import Layer
+from weft.units import systolic
 
 PARAMETERS, TAPS, LOOKUP = range(3)
 LARGEST_COUNT = (1 << isa.COUNT) - 1
@@ -37,7 +39,8 @@ class Emitter:
     owners: list[int] = field(default_factory=list)
     weights: list[NDArray[np.int8]] = field(default_factory=list)
     _weight_rows: int = 0
-    _stored: dict[object, int] = field(default_factory=dict)
+    _stored: dict[object, tuple[int, int]] = field(default_factory=dict)
+    _paces: dict[int, int] = field(default_factory=dict)
     _waiting: list[Words] = field(default_factory=list)
     _range: tuple[int, int] = (0, 0)
     _tables: list[dict[bytes, int]] = field(default_factory=lambda: [{}, {}, {}])
@@ -129,25 +132,26 @@ class Emitter:
                 yield Rect(y0, y1, x0, x1)
 
     def _matrix(self, op: MatrixOp, rect: Rect, places: Places, target: Place) -> None:
-        step = op.blocks if len(op.passes) > 1 else self.context.overlay.parameter_blocks
+        overlay = self.context.overlay
+        step = op.blocks if len(op.passes) > 1 else overlay.parameter_blocks
         for tile, end in _even(0, op.blocks, step):
             parameter = self._epilogue(op.epilogue, tile, end)
             for number, part in enumerate(op.passes):
                 place = places[part.source]
                 window = part.window.cut(rect, place.origin, place.rows)
-                tiles = part.tiles[tile:end].reshape(-1, self.context.lanes)
-                self._need((id(op), number, tile), tiles)
+                self._need_weights((id(op), number, tile), part.weights, tile, end)
                 last = number == len(op.passes) - 1
                 self._waiting.append(
                     isa.MAT_MUL.encode(
                         **vars(window),
                         **_source(place, part.block0),
-                        blocks=part.tiles.shape[1],
+                        blocks=part.weights.blocks,
                         tiles=end - tile,
                         pad=part.pad,
                         first=int(number == 0),
                         last=int(last),
                         overlap=int(self.overlap),
+                        **{**systolic.plain(overlay), "pace": self._pace(part.weights)},
                     )
                 )
             if not op.byte_blocks:
@@ -238,21 +242,47 @@ class Emitter:
 
     def _need(self, key: object, rows: NDArray[np.int8]) -> None:
         """The next instruction takes `rows` from the stream: stores them once, reads them now."""
-        start = self._stored.get(key)
-        if start is None:
-            start = self._stored[key] = self._weight_rows
-            self.weights.append(rows)
-            self._weight_rows += len(rows)
+        self._read(*self._store(key, lambda: rows))
+
+    def _need_weights(self, key: object, weights: Weights, tile: int, end: int) -> None:
+        """The next instruction takes column tiles tile..end-1, which are decoded on their way."""
+        start, count = self._store(key, lambda: weights.packed(tile, end))
+        fields = weights.fields(tile, end)
+        if fields["format"] == 0:
+            self._read(start, count)
+            return
+        self._flush()
+        self._waiting.append(
+            isa.READ_WEIGHTS.encode(memory=start, memory_rows=count, **fields)
+        )
+
+    def _read(self, start: int, count: int) -> None:
+        """Rows for the next instruction; those that lie behind one another are read together."""
         if start != self._range[1] or self._range[0] == self._range[1]:
             self._flush()
             self._range = (start, start)
-        self._range = (self._range[0], start + len(rows))
+        self._range = (self._range[0], start + count)
+
+    def _store(self, key: object, make: Callable[[], NDArray[np.int8]]) -> tuple[int, int]:
+        """First row and number of rows of what is stored under `key`."""
+        if key not in self._stored:
+            rows = make()
+            self._stored[key] = (self._weight_rows, len(rows))
+            self.weights.append(rows)
+            self._weight_rows += len(rows)
+        return self._stored[key]
+
+    def _pace(self, weights: Weights) -> int:
+        if id(weights) not in self._paces:
+            self._paces[id(weights)] = weights.pace(self.context.overlay)
+        return self._paces[id(weights)]
 
     def _flush(self) -> None:
         """Puts out what waits, behind the ReadWeights that feeds it."""
         low, high = self._range
         if low < high:
-            self._waiting.insert(0, isa.READ_WEIGHTS.encode(memory=low, rows=high - low))
+            read = isa.READ_WEIGHTS.encode(memory=low, rows=high - low, memory_rows=high - low)
+            self._waiting.insert(0, read)
         self._range = (0, 0)
         self.words += self._waiting
         self.owners += [len(self.layers) - 1] * len(self._waiting)

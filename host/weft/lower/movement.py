@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from weft.graph import Node, Quant
 from weft.lower.context import Context
-from weft.lower.conv import block_of, weight_tiles
+from weft.lower.conv import block_of
 from weft.lower.epilogue import Scaling, epilogue, scaling
 from weft.lower.layout import kept, spatial_letters
 from weft.lower.stage import (
@@ -106,7 +106,7 @@ def _selection(
         first = int(rows.min()) // lanes
         dense = np.zeros((len(source), int(rows.max()) + 1 - first * lanes, 1, 1), np.int8)
         dense[columns, rows - first * lanes] = 1
-        passes.append(Pass(x.root, window, weight_tiles(dense, lanes), first))
+        passes.append(Pass(x.root, window, plain(dense, lanes), first))
         bias[columns] = -x.quant.zero_point
         scale[columns] = scaling(node, x.quant.scale, 1.0, y).scale
     done = epilogue(node, Scaling(scale, bias), y, lanes)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.graph import Quant
+from weft.lower.weights import Weights
 from weft.program import Layer, Layout
 
 Int8 = NDArray[np.int8]
@@ -159,11 +160,11 @@ class Epilogue:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One MatMul's operand: `tiles` [tiles, blocks, kernel_h, kernel_w, lanes, lanes]."""
+    """One MatMul's operands: a map seen through a window, and weights."""
 
     source: str
     window: Window
-    tiles: Int8
+    weights: Weights
     block0: int = 0
     pad: int = 0
 
@@ -190,7 +191,7 @@ class MatrixOp:
     @property
     def blocks(self) -> int:
         """Channel blocks of the output."""
-        return int(self.passes[0].tiles.shape[0])
+        return self.passes[0].weights.tiles
 
     @property
     def sources(self) -> tuple[str, ...]:

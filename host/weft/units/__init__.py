@@ -2,7 +2,7 @@
 
 from weft import isa
 from weft.state import Clocks, Unit
-from weft.units import activate, systolic, transfer, vector
+from weft.units import activate, decode, systolic, transfer, vector
 
 UNITS: dict[str, Unit] = {
     u.name: u
@@ -10,6 +10,7 @@ UNITS: dict[str, Unit] = {
         systolic.UNIT,
         vector.UNIT,
         activate.UNIT,
+        decode.UNIT,
         transfer.UNIT,
         transfer.READ,
         transfer.WRITE,

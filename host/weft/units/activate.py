@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from weft import isa
+from weft import isa, pack
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
-from weft.units import requant, window
+from weft.units import bf16, requant, window
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
@@ -27,15 +27,50 @@ def golden(state: State, f: Fields, batch: int) -> None:
     for block, values in enumerate(sums.blocks):
         index = f["parameter"] + block * f["parameter_step"]
         codes = _codes(values, state.parameters[index], f)
-        if f["lookup"] and f["mode"] < isa.RAW_BYTE:
+        if f["lookup"] and (f["mode"] < isa.RAW_BYTE or f["mode"] == isa.FLOAT_CODE):
             lane = np.arange(state.overlay.lanes)
             codes = state.lookup[codes.astype(np.int64) + 128, lane]
-        state.buffer[words + block * f["target_block"]] = codes
+        _write(state, words + (block >> f["pack"]) * f["target_block"], codes, block, f["pack"])
     state.pending = False
+
+
+def _write(
+    state: State, words: NDArray[np.int64], codes: NDArray[np.int8], block: int, log: int
+) -> None:
+    """Codes to their words; packed ones to their part, of which the first clears the rest."""
+    if log == 0:
+        state.buffer[words] = codes
+        return
+    packed = pack.packed_codes(codes, 8 >> log)
+    part = block & ((1 << log) - 1)
+    if part == 0:
+        state.buffer[words] = 0
+    lanes = packed.shape[-1]
+    state.buffer[words, part * lanes : (part + 1) * lanes] = packed
+
+
+def _float_codes(x: NDArray[np.int32], planes: NDArray[np.int8], f: Fields) -> NDArray[np.int8]:
+    """Results of sums that are float32; the parameters hold the bits of bias and scale."""
+    bias, multiplier, _, negative_multiplier, _ = requant.unpack_parameters(planes)
+    sums = bf16.add(bf16.from_bits(x), bf16.from_bits(bias))
+    below = bf16.to_bits(sums) < 0
+    scale = np.where(below, bf16.from_bits(negative_multiplier), bf16.from_bits(multiplier))
+    y = bf16.from_bits(bf16.to_bits(bf16.multiply(sums, scale)))
+    if f["mode"] == isa.FLOAT_CODE:
+        with np.errstate(invalid="ignore"):
+            whole = np.rint(np.where(np.isnan(y), np.inf, y).astype(np.float64))
+        limited = np.clip(whole, -(2.0**31), 2.0**31 - 1).astype(np.int64)
+        return np.clip(limited + f["zero_point"], f["low"], f["high"]).astype(np.int8)
+    if f["low"] == 0:
+        y = np.where(bf16.to_bits(y) < 0, np.float32(0), y)
+    bits = bf16.rounded(y)
+    return (bits >> (8 * (f["mode"] - isa.BF16_LOW))).astype(np.uint8).view(np.int8)
 
 
 def _codes(sums: NDArray[np.int32], planes: NDArray[np.int8], f: Fields) -> NDArray[np.int8]:
     """int8 codes [M, lanes] of int32 sums, with one block of parameters."""
+    if f["mode"] >= isa.FLOAT_CODE:
+        return _float_codes(sums, planes, f)
     bias, multiplier, shift, negative_multiplier, negative_shift = requant.unpack_parameters(planes)
     x = (sums.astype(np.int64) + bias).astype(np.uint32).astype(np.int32)
     if f["mode"] >= isa.RAW_BYTE:
@@ -52,10 +87,15 @@ def _check(state: State, f: Fields, batch: int) -> None:
     sums: Sums | None = state.sums
     if sums is None or not (state.pending or sums.repeat):
         raise FaultError(6)
-    if f["mode"] == len(isa.MODES):
+    is_float = f["mode"] >= isa.FLOAT_CODE
+    if f["mode"] == len(isa.MODES) or f["mode"] > isa.BF16_HIGH:
         raise FaultError(2, f"mode = {f['mode']}")
+    if is_float and "bf16" not in state.overlay.engines:
+        raise FaultError(2, f"mode = {f['mode']} on an overlay without the bf16 engine")
+    if f["pack"] and state.overlay.parts == 1:
+        raise FaultError(2, f"pack = {f['pack']} on an overlay whose words have no parts")
     last = int(window.output_words(f, batch, sums.out_h, sums.out_w)[-1])
-    last += (len(sums.blocks) - 1) * f["target_block"]
+    last += ((len(sums.blocks) - 1) >> f["pack"]) * f["target_block"]
     if last >= len(state.buffer):
         raise FaultError(3, f"word {last} of {len(state.buffer)}")
     for first_read, last_read in sums.sources:

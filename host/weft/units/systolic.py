@@ -13,18 +13,52 @@ from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
+from weft.engine import Bytes, Engine, weight_rows
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
-from weft.units import window
+from weft.units import binary, bf16, fusion, shift, window
 
 
-def array_clocks(m: int, folds: int, overlay: Overlay, overlap: bool = True) -> Clocks:
-    """Clocks of `folds` tiles with `m` rows each, without the instruction's own issue."""
-    load = overlay.rows * overlay.beats
-    flush = overlay.rows + overlay.column_groups - 2
+def _plain(f: Fields) -> bool:
+    """int8 activations; weights are operands already."""
+    return f["words"] == 1 and f["activation_bits"] == 8
+
+
+ENGINE = Engine(
+    "systolic",
+    _plain,
+    lambda words, f: np.moveaxis(words, -2, -1).view(np.int8).astype(np.int64),
+    lambda rows, f: rows.astype(np.int64),
+    "int8 × int8 or int16 into int32",
+)
+ENGINES: dict[str, Engine] = {
+    e.name: e for e in (ENGINE, fusion.ENGINE, shift.ENGINE, binary.ENGINE, bf16.ENGINE)
+}
+assert tuple(ENGINES) == isa.ENGINES, "instructions number the engines in this order"
+
+
+def array_clocks(
+    m: int,
+    folds: int,
+    overlay: Overlay,
+    overlap: bool = True,
+    pace: int = 0,
+    engine: Engine = ENGINE,
+) -> Clocks:
+    """Clocks of `folds` tiles with `m` rows each, without the instruction's own issue.
+
+    `pace`: clocks per tile row that the weights take to arrive; 0: those of int8.
+    """
+    load = overlay.rows * (pace or overlay.beats)
+    flush = engine.flush(overlay)
     if overlap:
         period = max(m, load)
         return Clocks(matrix=folds * m, weight_shift=load + (folds - 1) * (period - m), drain=flush)
     return Clocks(matrix=folds * m, weight_shift=folds * load, drain=folds * flush)
+
+
+def plain(overlay: Overlay) -> dict[str, int]:
+    """Fields of a MatMul on int8 codes and int8 weights."""
+    return {"words": 1, "activation_bits": 8, "weight_bits": 8, "pace": overlay.beats}
 
 
 def gemm_folds(n: int, k: int, overlay: Overlay) -> int:
@@ -32,61 +66,110 @@ def gemm_folds(n: int, k: int, overlay: Overlay) -> int:
     return -(-k // overlay.rows) * -(-n // overlay.cols)
 
 
+def folds_per_tile(f: Fields) -> int:
+    """Folds of a column tile: groups of channel blocks, and taps."""
+    return -(-f["blocks"] // f["words"]) * window.taps(f)
+
+
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """Clocks of one MatMul."""
-    folds = f["tiles"] * f["blocks"] * window.taps(f)
-    array = array_clocks(window.positions(f, batch), folds, overlay, bool(f["overlap"]))
+    m, engine = window.positions(f, batch), ENGINES[isa.ENGINES[f["engine"]]]
+    folds = f["tiles"] * folds_per_tile(f)
+    array = array_clocks(m, folds, overlay, bool(f["overlap"]), f["pace"], engine)
     return Clocks(ISSUE_CLOCKS, array.matrix, array.weight_shift, array.drain)
 
 
 def golden(state: State, f: Fields, batch: int) -> None:
     """MatMul: takes its tiles from the weight stream, leaves sums for Activate or the next one."""
-    _check(state, f, batch)
+    engine = _check(state, f, batch)
     m, lanes = window.positions(f, batch), state.overlay.lanes
-    state.need(f["tiles"] * f["blocks"] * window.taps(f) * lanes)
-    x = _gather(state, f, batch)
+    folds, rows = folds_per_tile(f), weight_rows(f) if not engine.is_float else 1
+    state.need(f["tiles"] * folds * lanes * rows)
+    x = engine.activations(_gather(state, f, batch), f)  # [m, folds, lanes, products]
+    taken = state.take(f["tiles"] * folds * lanes * rows)
+    w = engine.weights(taken.reshape(f["tiles"], folds, lanes, rows, lanes), f)
+    if engine.is_float:
+        sums = np.stack([bf16.products(x[..., 0], tile[:, :, 0]) for tile in w])
+        if not f["first"]:
+            before = bf16.from_bits(state.partial[:m])
+            sums = bf16.to_bits(bf16.add(before, bf16.from_bits(sums)))
+    else:
+        sums = _integer_sums(x.reshape(m, -1), w.reshape(f["tiles"], -1, lanes), f["shift"])
+        if not f["first"]:
+            total = state.partial[:m].astype(np.int64) + sums
+            sums = total.astype(np.uint32).astype(np.int32)  # wraps
+    _hand_over(state, f, batch, sums)
+
+
+def _integer_sums(x: NDArray[np.int64], w: NDArray[np.int64], shift: int) -> NDArray[np.int32]:
+    """Sums [tiles, M, columns], as 32 bits hold them."""
+    # They are exact in floating point, and BLAS is 40 times faster than integer matmul.
     k = x.shape[1]
-    tiles = state.take(f["tiles"] * k).reshape(f["tiles"], k, lanes)
-    w = tiles.transpose(1, 0, 2).reshape(k, -1)
-    # Products of int8 are exact in floating point, and BLAS is 40 times faster than integer matmul.
-    exact = np.float32 if k * 128 * 128 < 1 << 24 else np.float64
-    product = (x.astype(exact) @ w.astype(exact)).astype(np.int64)
-    total = product.reshape(m, f["tiles"], lanes).transpose(1, 0, 2)
-    if not f["first"]:
-        total = total + state.partial[:m]
-    sums = total.astype(np.uint32).astype(np.int32)  # wraps as the hardware does
+    largest = int(np.abs(x).max(initial=0)) * int(np.abs(w).max(initial=0))
+    exact = np.float32 if k * largest < 1 << 24 else np.float64
+    wide = w.transpose(1, 0, 2).reshape(k, -1).astype(exact)
+    product = (x.astype(exact) @ wide).astype(np.int64) << shift
+    sums = product.reshape(len(x), len(w), -1).transpose(1, 0, 2)
+    return np.asarray(sums.astype(np.uint32).astype(np.int32))
+
+
+def _hand_over(state: State, f: Fields, batch: int, sums: NDArray[np.int32]) -> None:
+    """Leaves sums to the Activate behind, or to the next MatMul."""
     state.sums = None
     if f["last"]:
         sources = (window.source_range(f, batch),)
         state.sums = Sums(sums, f["out_h"], f["out_w"], sources, repeat=f["tiles"] == 1)
     else:
-        state.partial[:m] = sums[0]
+        state.partial[: sums.shape[1]] = sums[0]
     state.pending = bool(f["last"])
-    state.open_rows = 0 if f["last"] else m
+    state.open_rows = 0 if f["last"] else sums.shape[1]
 
 
-def _gather(state: State, f: Fields, batch: int) -> NDArray[np.int8]:
-    """Input words [M, blocks·taps·lanes] in the order of the folds."""
-    address, inside = window.walk(f, batch)
-    blocks = np.arange(f["blocks"]) * f["source_block"]
-    address = blocks[:, None, None] + np.where(inside, address, 0)
-    words = state.buffer[address]
-    words[:, ~inside] = f["pad"]
-    m = words.shape[2]
-    return words.transpose(2, 0, 1, 3).reshape(m, -1)
+def _gather(state: State, f: Fields, batch: int) -> Bytes:
+    """Bytes [M, folds, words, lanes] that reach the array: taps outermost, then channel blocks.
+
+    Words that the last group has no blocks for are 0.
+    """
+    address, inside = window.walk(f, batch)  # [taps, M]
+    groups, words = -(-f["blocks"] // f["words"]), f["words"]
+    found = np.zeros((*address.shape, groups * words, state.overlay.lanes), np.uint8)
+    base = np.where(inside, address, 0)
+    for block in range(f["blocks"]):
+        found[:, :, block] = state.buffer.view(np.uint8)[base + block * f["source_block"]]
+    found[~inside, : f["blocks"]] = f["pad"] & 0xFF
+    taps, m = address.shape
+    ordered = found.reshape(taps, m, groups, words, -1).transpose(1, 0, 2, 3, 4)
+    return ordered.reshape(m, taps * groups, words, -1)
 
 
-def _check(state: State, f: Fields, batch: int) -> None:
+def _check(state: State, f: Fields, batch: int) -> Engine:
     window.check(state, f, batch)
     if f["tiles"] == 0 or (not f["last"] and f["tiles"] != 1):
         raise FaultError(2, f"tiles = {f['tiles']}, last = {f['last']}")
+    engine = _engine(state, f)
     m = window.positions(f, batch)
     if m > state.overlay.accumulator_rows:
         raise FaultError(4, f"{m} of {state.overlay.accumulator_rows}")
     if not f["first"] and state.open_rows != m:
         raise FaultError(6, f"{m} rows go on from {state.open_rows} unfinished ones")
+    return engine
 
 
-UNIT = Unit(
-    "systolic", (isa.MAT_MUL,), golden, clocks, "weight-stationary array, int8 × int8 into int32"
-)
+def _engine(state: State, f: Fields) -> Engine:
+    """The engine; raises FaultError where it is not there, or not for these codes."""
+    name = isa.ENGINES[f["engine"]] if f["engine"] < len(isa.ENGINES) else str(f["engine"])
+    if name not in state.overlay.engines:
+        raise FaultError(2, f"engine {name} is none of {', '.join(state.overlay.engines)}")
+    engine = ENGINES[name]
+    if not engine.legal(f):
+        sizes = ("words", "activation_bits", "weight_bits", "codes", "pace", "shift")
+        raise FaultError(2, f"engine {name}: " + ", ".join(f"{s} = {f[s]}" for s in sizes))
+    rows = 1 if engine.is_float or name == "systolic" else weight_rows(f)
+    if f["pace"] < rows:
+        raise FaultError(2, f"pace = {f['pace']} for {rows} stream rows per tile row")
+    if f["words"] > 1 and f["blocks"] > 1 and f["source_block"] % 2 == 0:
+        raise FaultError(2, f"source_block = {f['source_block']} is even: two words share a bank")
+    return engine
+
+
+UNIT = Unit("systolic", (isa.MAT_MUL,), golden, clocks, "weight-stationary array of cells")

@@ -1,4 +1,4 @@
-"""What moves data: ReadHost, WriteHost, ReadWeights, SetTable."""
+"""What moves data: ReadHost, WriteHost, SetTable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
 from weft.units import requant
 
 PARAMETERS, TAPS, LOOKUP = range(3)
-QUEUE = 8  # ReadWeights that may wait for their use; more could block the fetch process for ever
 
 
 def table_rows(f: Fields) -> int:
@@ -25,34 +24,21 @@ def rows_moved(f: Fields, batch: int) -> int:
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
-    """A row takes `beats` clocks. ReadWeights runs in the background and takes none."""
+    """A row takes `beats` clocks."""
     if "chunks" in f:
         return Clocks(ISSUE_CLOCKS, transfer=rows_moved(f, batch) * overlay.beats)
-    if "target" in f:
-        return Clocks(ISSUE_CLOCKS, table=table_rows(f) * overlay.beats)
-    return Clocks()
+    return Clocks(ISSUE_CLOCKS, table=table_rows(f) * overlay.beats)
 
 
 def golden(state: State, f: Fields, batch: int) -> None:
-    """ReadWeights and SetTable."""
-    if "rows" in f:
-        if f["rows"] == 0:
-            raise FaultError(2, "rows = 0")
-        block = state.weights[f["memory"] : f["memory"] + f["rows"]]
-        if len(block) < f["rows"]:
-            raise FaultError(8, f"weight row {f['memory'] + f['rows'] - 1} of {len(state.weights)}")
-        state.queued += 1
-        if state.queued > QUEUE:
-            raise FaultError(9, f"more than {QUEUE} ReadWeights ahead of their use")
-        state.stream.append(block)
-        return
+    """SetTable."""
     if f["target"] > LOOKUP or f["count"] == 0:
         raise FaultError(2, f"target = {f['target']}, count = {f['count']}")
     table = (state.parameters, state.taps, state.lookup)[f["target"]]
     end = f["index"] + f["count"]
     if end > len(table):
         raise FaultError(5, f"{isa.TABLES[f['target']]} entry {end - 1} of {len(table)}")
-    rows = state.take(table_rows(f)).reshape((f["count"], *table.shape[1:]))
+    rows = state.take(table_rows(f)).astype(np.int8).reshape((f["count"], *table.shape[1:]))
     if f["target"] == PARAMETERS:
         rows = requant.legal_shifts(rows)
     table[f["index"] : end] = rows
@@ -90,10 +76,10 @@ def _addresses(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int64], 
 
 UNIT = Unit(
     "transfer",
-    (isa.READ_WEIGHTS, isa.SET_TABLE),
+    (isa.SET_TABLE,),
     golden,
     clocks,
-    "weight stream and tables",
+    "weight stream → tables",
 )
 READ = Unit("read", (isa.READ_HOST,), golden_read, clocks, "memory → unified buffer")
 WRITE = Unit("write", (isa.WRITE_HOST,), golden_write, clocks, "unified buffer → memory")

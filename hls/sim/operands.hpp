@@ -1,0 +1,73 @@
+/// What the codes of a cell's operands stand for: plain numbers for the functional simulation.
+#pragma once
+#include "units/matmul.hpp"
+
+namespace weft {
+namespace functional {
+
+using Words = Word[kActivationWords];
+using TileRows = TileWord[kActivationWords];
+
+inline int products_of(const IntegerCell &) { return 1; }
+template <typename Cell> inline int products_of(const Cell &cell) {
+  return cell.precision.products();
+}
+
+inline int activation_value(const IntegerCell &, const Words &words, int lane, int) {
+  return words[0][lane];
+}
+inline int weight_value(const IntegerCell &, const TileRows &rows, int c, int) { return rows[0][c]; }
+
+inline int activation_value(const FusionCell &cell, const Words &words, int lane, int j) {
+  return code_of(packed_lane(words, lane), j, cell.precision.activation_bits,
+                 cell.signed_activations);
+}
+inline int weight_value(const FusionCell &cell, const TileRows &rows, int c, int j) {
+  return code_of(packed_column(rows, c), j, cell.precision.weight_bits, cell.signed_weights);
+}
+
+/// Number j of an operand of the shift engine: a term, or the two of a number of 8 bits.
+inline int term_value(UInt<32> terms, int j, int width) {
+  const int one = term(false, 0, 1);
+  const unsigned bits = unsigned(terms);
+  if (width == 4) return term_product(int(bits >> (8 * j)) & 0xff, one);
+  return term_product(int(bits >> (16 * j)) & 0xff, one) +
+         term_product(int(bits >> (16 * j + 8)) & 0xff, one);
+}
+inline int activation_value(const ShiftCell &cell, const Words &words, int lane, int j) {
+  return term_value(cell.activation(words, lane), j, cell.precision.activation_bits);
+}
+inline int weight_value(const ShiftCell &cell, const TileRows &rows, int c, int j) {
+  return term_value(cell.weight(rows, c), j, cell.precision.weight_bits);
+}
+
+inline int activation_value(const BinaryCell &cell, const Words &words, int lane, int j) {
+  const UInt<32> operand = packed_lane(words, lane);
+  if (cell.precision.activation_bits == 8) return code_of(operand, j, 8, true);
+  const int bit = code_of(operand, j, 1, false);
+  return cell.signed_bits ? 2 * bit - 1 : bit;
+}
+inline int weight_value(const BinaryCell &cell, const TileRows &rows, int c, int j) {
+  const UInt<32> operand = packed_column(rows, c);
+  if (cell.precision.weight_bits == 1) return 2 * code_of(operand, j, 1, false) - 1;
+  if (cell.precision.activation_bits == 1)
+    return code_of(operand, j, 1, false) - code_of(operand, j + 16, 1, false);
+  const int code = code_of(operand, j, 2, true);
+  return code == -2 ? 0 : code;
+}
+
+/// Sums [cols] of one row of activations [folds · rows] with weights [folds · rows, cols].
+inline void multiply_floats(const float *x, int folds, const float *w, std::int32_t *sums) {
+  for (int c = 0; c < kCols; ++c) sums[c] = 0;
+  for (int fold = 0; fold < folds; ++fold) {
+    std::int32_t column[kCols] = {};
+    for (int r = 0; r < kRows; ++r, ++x, w += kCols)
+      for (int c = 0; c < kCols; ++c)
+        column[c] = float_sum(column[c], bits_of(*x * w[c]));
+    for (int c = 0; c < kCols; ++c)
+      sums[c] = fold == 0 ? column[c] : std::int32_t(float_sum(sums[c], column[c]));
+  }
+}
+
+}  // namespace functional
+}  // namespace weft

@@ -1,0 +1,91 @@
+"""The decoder between weight memory and the array: ReadWeights.
+
+Weights lie in memory as packed codes (weft.tiles); what enters the weight stream are operands, as
+the array multiplies with them: int8, int16, or the bits of bf16 numbers. Tables, and weights in
+int8, pass row for row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft import isa, tiles
+from weft.config import Overlay
+from weft.format import Format
+from weft.formats import BY_NUMBER
+from weft.state import Clocks, FaultError, Fields, State, Unit
+
+QUEUE = 8  # ReadWeights that may wait for their use; more could block the fetch process for ever
+LEAST_GROUP = 16
+LARGEST_BF16 = np.float32(3.3895314e38)
+SMALLEST_NORMAL = np.float32(2.0**-126)
+
+
+def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
+    """ReadWeights runs in the background and takes none."""
+    return Clocks()
+
+
+def golden(state: State, f: Fields, batch: int) -> None:
+    """ReadWeights: decoded rows enter the weight stream."""
+    fmt = _checked(state, f)
+    end = f["memory"] + f["memory_rows"]
+    if end > len(state.weights):
+        raise FaultError(8, f"weight row {end - 1} of {len(state.weights)}")
+    state.queued += 1
+    if state.queued > QUEUE:
+        raise FaultError(9, f"more than {QUEUE} ReadWeights ahead of their use")
+    rows = state.weights[f["memory"] : end]
+    state.stream.append(rows if fmt.name == "int8" else _decoded(rows, f, fmt, state.overlay))
+
+
+def _checked(state: State, f: Fields) -> Format:
+    """The format; raises FaultError where the sizes are not those that it makes."""
+    fmt = BY_NUMBER.get(f["format"])
+    if fmt is None or (f["format"] and fmt.name not in state.overlay.formats):
+        raise FaultError(2, f"format = {f['format']}: overlay {state.overlay.name!r} has none such")
+    if f["rows"] == 0 or f["memory_rows"] != memory_rows(f, fmt, state.overlay):
+        raise FaultError(2, f"rows = {f['rows']}, memory_rows = {f['memory_rows']}")
+    return fmt
+
+
+def memory_rows(f: Fields, fmt: Format, overlay: Overlay) -> int:
+    """Rows of memory that the decoder reads; 0 if the fields contradict one another."""
+    if f["format"] == 0:
+        return f["rows"]
+    group = 1 << f["group"] if f["group"] else 0
+    grouped = fmt.record != "none" and overlay.weight_bits == 16
+    if f["runs"] * f["blocks"] * overlay.lanes != f["rows"]:
+        return 0
+    if group and not (grouped and group >= LEAST_GROUP):
+        return 0
+    if f["zeros"] and not group:
+        return 0
+    shape = (overlay.lanes, f["runs"], f["blocks"] * overlay.lanes)
+    return tiles.stored_rows(shape, fmt, overlay.lanes, group, bool(f["zeros"]))
+
+
+def _decoded(
+    rows: NDArray[np.int8], f: Fields, fmt: Format, overlay: Overlay
+) -> NDArray[np.int16]:
+    """Operands [rows, lanes] of packed rows, as the hardware leaves them in the stream."""
+    lanes = overlay.lanes
+    shape = (lanes, f["runs"], f["blocks"] * lanes)
+    group = 1 << f["group"] if f["group"] else 0
+    codes, quant = tiles.unpack(rows, shape, fmt, lanes, group=group, zeros=bool(f["zeros"]))
+    operands = fmt.decode(codes, quant)
+    if fmt.operand == "bf16":
+        operands = bf16_bits(operands)
+    words = operands.transpose(1, 2, 0).reshape(-1, lanes).astype(np.int64)
+    return words.astype(np.int16 if overlay.weight_bits == 16 else np.int8).astype(np.int16)
+
+
+def bf16_bits(x: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Bits of numbers that bf16 holds exactly; below the normal ones 0, above the largest that."""
+    bounded = np.clip(x, -LARGEST_BF16, LARGEST_BF16).astype(np.float32)
+    bounded = np.where(np.abs(bounded) < SMALLEST_NORMAL, np.float32(0), bounded)
+    return np.asarray((bounded.view(np.uint32) >> 16).astype(np.uint16).view(np.int16))
+
+
+UNIT = Unit("decode", (isa.READ_WEIGHTS,), golden, clocks, "packed weights → operands of the array")
