@@ -14,8 +14,8 @@ namespace functional {
 
 /// Work space of one thread; grows, never shrinks.
 struct Space {
-  std::vector<std::uint8_t> x;  // [rows, k], codes + 128: the instruction wants one unsigned side
-  std::vector<std::int8_t> w;   // [k / 4, cols, 4]
+  std::vector<std::uint8_t> x;       // [rows, k], with the offset of operands.hpp
+  std::vector<std::int8_t> w;        // [k / 4, cols, 4]
   std::vector<std::int16_t> wide_w;  // [k / 2, cols, 2], for weights beyond int8
   std::vector<std::int32_t> sums;    // [rows, cols]
   std::vector<float> float_x, float_w;  // [rows, k], [k, cols]
@@ -58,12 +58,12 @@ inline void gather(const Cell &cell, const MatMul &f, int batch, const Memories 
     std::uint8_t *to = x + std::ptrdiff_t(row) * k + std::ptrdiff_t(fold) * kRows * products;
     for (int lane = 0; lane < kRows; ++lane)
       for (int j = 0; j < products; ++j)
-        *to++ = std::uint8_t(activation_value(cell, words, lane, j) + 128);
+        *to++ = std::uint8_t(activation_value(cell, words, lane, j) + offset_of(cell));
   });
 }
 
 /// One column tile from the weight stream: int8 weights four rows interleaved, wider ones two.
-/// `correction` is −128·(column sums), which the + 128 on the activations adds too much. Returns
+/// `correction` is −offset·(column sums), which the offset of the activations adds too much. Returns
 /// whether all weights fit int8.
 template <typename Cell>
 inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int products, Space &space,
@@ -82,7 +82,8 @@ inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int pr
       narrow[c * kQuad] = std::int8_t(value);
       wide[c * 2] = std::int16_t(value);
       beyond |= value ^ std::int8_t(value);
-      correction[c] = std::int32_t(std::uint32_t(correction[c]) - std::uint32_t(128 * value));
+      const std::uint32_t more = std::uint32_t(offset_of(cell) * value);
+      correction[c] = std::int32_t(std::uint32_t(correction[c]) - more);
     }
   }
   return beyond == 0;
@@ -140,7 +141,8 @@ inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories
     if (take_tile(cell, weights, k, products, space, correction))
       multiply(space.x.data(), rows, k, space.w.data(), correction, space.sums.data());
     else
-      multiply_wide(space.x.data(), rows, k, space.wide_w.data(), space.sums.data());
+      multiply_wide(space.x.data(), rows, k, offset_of(cell), space.wide_w.data(),
+                    space.sums.data());
     put_tile<false>(f, a, space.sums.data(), rows, m, out);
   }
   count(f, batch, SystolicArray<Cell>::kFlushClocks, counters);

@@ -64,13 +64,13 @@ inline void multiply_lanes(const std::uint8_t *x, int rows, int k, const std::in
 }
 #endif
 
-/// The same for weights beyond int8: sums[row][c] = Σ (x[row][i] − 128)·wide[i][c].
-inline void multiply_wide(const std::uint8_t *x, int rows, int k, const std::int16_t *wide,
-                          std::int32_t *sums) {
+/// The same for weights beyond int8: sums[row][c] = Σ (x[row][i] − offset)·wide[i][c].
+inline void multiply_wide(const std::uint8_t *x, int rows, int k, int offset,
+                          const std::int16_t *wide, std::int32_t *sums) {
   for (int row = 0; row < rows; ++row, x += k, sums += kCols) {
     std::uint32_t acc[kCols] = {};
     for (int i = 0; i < k; i += 2) {
-      const std::int32_t low = int(x[i]) - 128, high = int(x[i + 1]) - 128;
+      const std::int32_t low = int(x[i]) - offset, high = int(x[i + 1]) - offset;
       const std::int16_t *pair = wide + i * kCols;
       for (int c = 0; c < kCols; ++c)
         acc[c] += std::uint32_t(low * pair[2 * c] + high * pair[2 * c + 1]);

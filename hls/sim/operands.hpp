@@ -13,6 +13,12 @@ template <typename Cell> inline int products_of(const Cell &cell) {
   return cell.precision.products();
 }
 
+/// What makes an activation a byte without sign: the instruction wants one side so.
+template <typename Cell> inline int offset_of(const Cell &) { return 128; }
+inline int offset_of(const FusionCell &cell) {
+  return cell.precision.activation_bits == 8 && !cell.signed_activations ? 0 : 128;
+}
+
 inline int activation_value(const IntegerCell &, const Words &words, int lane, int) {
   return words[0][lane];
 }

@@ -28,7 +28,8 @@ class Layout:
     """How a tensor lies in words: channels × height × width, channels in blocks of `lanes`.
 
     Word (block, y, x) is at index (block·height + y)·width + x of the sample; its lane l holds
-    channel block·lanes + l, or 0 past the last channel. `dims` says what the tensor's own
+    channel block·lanes + l, or 0 past the last channel. Codes of fewer than 8 `bits` share a byte,
+    the lower channel in the low bits, so a block has more channels. `dims` says what the tensor's own
     dimensions are made of, the batch dimension first and empty: NCHW is ((), ("c",), ("h",),
     ("w",)); after a flatten ((), ("c", "h", "w")); NHWC ((), ("h",), ("w",), ("c",)). Fewer dims
     than the tensor has describe it flattened: an image that lies as a vector is ((), ("c",)).
@@ -38,10 +39,11 @@ class Layout:
     height: int
     width: int
     dims: tuple[tuple[str, ...], ...]
+    bits: int = 8
 
     def blocks(self, lanes: int) -> int:
         """Channel blocks."""
-        return -(-self.channels // lanes)
+        return -(-self.channels // (lanes * 8 // self.bits))
 
     def words(self, lanes: int) -> int:
         """Words per sample."""

@@ -157,7 +157,7 @@ def _memory(found: Partition, parts: Sequence[Part], batch: int) -> tuple[dict[s
     for name in first:
         if name in graph.inputs or name in outputs:
             first[name], last[name] = 0, len(parts)
-    requests = [Request(n, context.maps[n].words * batch, first[n], last[n]) for n in first]
+    requests = [Request(n, context.maps[n].rows * batch, first[n], last[n]) for n in first]
     placed = plan(requests)
     return dict(placed.offsets), max(placed.peak, 1)
 

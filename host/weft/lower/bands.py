@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from weft.config import Overlay, load_overlay, overlay_names
 from weft.errors import CapacityError
 from weft.lower.context import Context
-from weft.lower.stage import Place, Stage, union
+from weft.lower.stage import Place, Stage, block_words, union
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def _band(context: Context, stage: Stage, rows: tuple[int, int]) -> Band:
     base = 0
     for name, (low, high) in {**needs, stage.target: rows}.items():
         extent = context.maps[name]
-        words = extent.blocks * (high - low) * extent.width
-        places[name] = Place(base, words, high - low, extent.width, low)
+        words = extent.blocks * block_words(high - low, extent.width, extent.odd)
+        places[name] = Place(base, words, high - low, extent.width, low, extent.odd)
         base += words
     return Band(rows, places, base)
 

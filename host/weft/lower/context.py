@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from weft.config import Overlay
 from weft.errors import ShapeError
 from weft.graph import Array, Graph, Node, Quant
+from weft.lower.activations import packed_epilogue
+from weft.lower.engines import packed_bits, precisions
 from weft.lower.layout import RELABELS, relabeled, wish
-from weft.lower.stage import HostOnlyError, Map, Op, Stage, Value
+from weft.lower.stage import HERE, HostOnlyError, Map, Op, Stage, Value
+from weft.lower.weights import is_float
 from weft.pack import extents
 from weft.program import Layer, Layout, Unfold
 
@@ -63,7 +66,7 @@ class Context:
             raise HostOnlyError(f"{name!r} is a constant")
         if tensor.shape[:1] != (1,):
             raise HostOnlyError(f"{name!r} has shape {tensor.shape}, without a batch of 1 first")
-        layout = wish(self.graph, self.consumers, name)
+        layout = self.packed(name, wish(self.graph, self.consumers, name))
         self.values[name] = Value(name, layout, quant)
         self.maps[name] = self.map_of(layout)
         self.hosted.add(name)
@@ -85,16 +88,50 @@ class Context:
         layout = relabeled(value.layout, node, self.graph[out].shape)
         self.values[out] = Value(value.root, layout, value.quant)
 
+    def packed(self, name: str, layout: Layout) -> Layout:
+        """The layout of an activation, with codes side by side in bytes where all its readers are
+        products on engines that take it so.
+        """
+        bits = packed_bits(self.quant(name).format, self.overlay)
+        if bits == 8 or name in self.graph.outputs or not self._multiplied(name, bits):
+            return layout
+        return replace(layout, bits=bits)
+
+    def _multiplied(self, name: str, bits: int) -> bool:
+        """Whether every reader of `name` is a product that an engine makes of packed codes."""
+        readers = self.consumers.get(name, [])
+        return bool(readers) and all(self._multiplies(node, name, bits) for node in readers)
+
+    def _multiplies(self, node: Node, name: str, bits: int) -> bool:
+        if node.op not in ("Conv", "Linear") or node.inputs[0] != name:
+            return False
+        quant = self.graph[node.inputs[1]].quant
+        if quant is None or int(node.attrs.get("group", 1)) != 1:
+            return False
+        x, shape = self.quant(name), self.graph[name].shape
+        if x.format == "binary" and any(node.attrs.get("pads") or ()):
+            return False  # no code of ±1 stands for the 0 outside the map
+        if node.op == "Linear" and len(shape) != 2:
+            return False
+        channels = shape[1] if len(shape) > 1 else 1
+        found = precisions(self.overlay, x.format, bits, quant, channels)
+        return any(p.activation_bits == bits for p in found)
+
     def map_of(self, layout: Layout) -> Map:
         """Extent of a layout in words."""
         return Map(layout.blocks(self.lanes), layout.height, layout.width)
 
-    def weights(self, node: Node, index: int) -> NDArray[np.int64]:
-        """Integer weights of a node. Raises HostOnlyError if they are no quantized constant."""
+    def weights(self, node: Node, index: int) -> Array:
+        """What the array multiplies with: int64, or float32 where the format's numbers are bf16.
+
+        Raises HostOnlyError if they are no quantized constant.
+        """
         tensor = self.graph[node.inputs[index]]
         if tensor.data is None:
             raise HostOnlyError("weights that are no constant")
         quant = tensor.quant
+        if quant is not None and tensor.data.dtype.kind == "f" and is_float(quant):
+            return tensor.data.astype(np.float32)
         if quant is None or tensor.data.dtype.kind not in "iu" or quant.zero_point:
             raise HostOnlyError("weights that are not quantized symmetrically")
         return tensor.data.astype(np.int64)
@@ -150,6 +187,10 @@ class Context:
         """A stage that writes the output of `node`, which becomes known with that."""
         self.check_shape(node, layout)
         out = node.outputs[0]
+        wanted = self.packed(out, layout)
+        if wanted.bits < 8 and len(ops) == 1 and ops[0].target == HERE:
+            done = packed_epilogue(ops[0].epilogue, y.format, wanted.bits)
+            ops, layout = (replace(ops[0], epilogue=done),), wanted
         self.values[out] = Value(out, layout, y)
         self.maps[out] = self.map_of(layout)
         layer = Layer(node.name or out, node.op, engine, int(macs), int(weight_bytes))

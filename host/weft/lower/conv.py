@@ -8,13 +8,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import CapacityError
+from weft.errors import CapacityError, UsageError
 from weft.graph import Array, Node, Quant
 from weft.isa import PARAMETER_ROWS
 from weft.lower.context import Context
-from weft.lower.epilogue import Scaling, epilogue, scaling
+from weft.lower.engines import fused, packed_pad, precisions
+from weft.lower.epilogue import Scaling, epilogue, float_epilogue, scaling
+from weft.lower.fused import FusedWeights
 from weft.lower.layout import kept, spatial_letters
-from weft.lower.weights import coded, elementwise, int8_parts, plain, stored_as, stored_bytes
+from weft.lower.weights import (
+    Weights,
+    coded,
+    elementwise,
+    int8_parts,
+    is_float,
+    plain,
+    stored_as,
+    stored_bytes,
+)
 from weft.lower.stage import (
     Epilogue,
     HostOnlyError,
@@ -37,7 +48,7 @@ LARGEST_SUM = (1 << 31) // 128  # of the magnitudes of weights: with int8 codes 
 class _Kernel:
     """A convolution brought to (rows, columns): weights [O, I/g, kh, kw] and its bias."""
 
-    weights: NDArray[np.int64]
+    weights: Array
     window: Window
     group: int
     values: Scaling  # bias without the input's zero point
@@ -137,6 +148,7 @@ def _values(ctx: Context, node: Node, x: Quant, y: Quant, channels: int) -> Scal
     assert weights.quant is not None
     w_scale = np.asarray(weights.quant.scale)
     bias: Array = np.zeros(channels, np.int64)
+    real = is_float(weights.quant)
     if len(node.inputs) > 2 and node.inputs[2]:
         tensor = ctx.graph[node.inputs[2]]
         if tensor.data is None:
@@ -144,9 +156,9 @@ def _values(ctx: Context, node: Node, x: Quant, y: Quant, channels: int) -> Scal
         bias = tensor.data
         if bias.dtype.kind == "f":
             unit = np.asarray(x.scale, np.float64) * np.asarray(w_scale, np.float64)
-            bias = np.rint(bias / unit)
+            bias = bias / unit if real else np.rint(bias / unit)
         bias = np.broadcast_to(bias.reshape(-1), (channels,))
-    return scaling(node, x.scale, w_scale.reshape(-1), y, bias.astype(np.int64))
+    return scaling(node, x.scale, w_scale.reshape(-1), y, bias, real=real)
 
 
 def window_of(
@@ -191,25 +203,30 @@ def window_of(
 def _stage(ctx: Context, node: Node, x: Value, layout: Layout, kernel: _Kernel) -> Stage:
     """Chooses the engine and writes the stage."""
     w, window = kernel.weights, kernel.window
-    outputs, depth = w.shape[:2]
+    outputs = w.shape[0]
     y = ctx.quant(node.outputs[0])
     macs = w.size * window.out_h * window.out_w
     ctx.check_shape(node, layout)
-    int8 = bool((w >= -128).all() and (w <= 127).all())
+    int8 = not is_float(kernel.quant) and bool((w >= -128).all() and (w <= 127).all())
     depthwise = kernel.group == outputs == x.layout.channels and outputs > 1
     if depthwise and int8 and window.taps <= ctx.overlay.tap_words:
         ops: tuple[Op, ...] = (_depthwise(ctx, node, x, y, kernel),)
         return ctx.stage(node, y, layout, ops, engine="vector", macs=macs, weight_bytes=w.size)
-    _check_sums(node, w)
+    if not is_float(kernel.quant):
+        _check_sums(node, w)
     movable = elementwise(kernel.quant) and ctx.unfoldable(node.inputs[0])
     unfolded = movable and _unfold(ctx, x, kernel)
     if unfolded:
         w, window = unfolded
-    bias = kernel.values.bias - x.quant.zero_point * kernel.weights.sum(axis=(1, 2, 3))
-    done = epilogue(node, Scaling(kernel.values.scale, bias), y, ctx.lanes)
+    if is_float(kernel.quant):
+        done = float_epilogue(node, kernel.values, y, ctx.lanes)
+    else:
+        bias = kernel.values.bias - x.quant.zero_point * kernel.weights.sum(axis=(1, 2, 3))
+        done = epilogue(node, Scaling(kernel.values.scale, bias), y, ctx.lanes)
     ops = _matrix_ops(ctx, node, x, replace(kernel, weights=w, window=window), done)
     nbytes = stored_bytes(kernel.weights, kernel.quant)
-    return ctx.stage(node, y, layout, ops, engine="systolic", macs=macs, weight_bytes=nbytes)
+    engine = ops[0].passes[0].precision.engine
+    return ctx.stage(node, y, layout, ops, engine=engine, macs=macs, weight_bytes=nbytes)
 
 
 def _depthwise(ctx: Context, node: Node, x: Value, y: Quant, kernel: _Kernel) -> VectorOp:
@@ -225,19 +242,42 @@ def _depthwise(ctx: Context, node: Node, x: Value, y: Quant, kernel: _Kernel) ->
 
 def _matrix_ops(
     ctx: Context, node: Node, x: Value, kernel: _Kernel, done: Epilogue
-) -> tuple[Op, ...]:
+) -> tuple[MatrixOp, ...]:
     """One operation for all tiles; where groups or wide weights ask for it, one per tile."""
-    w, window, pad, group = kernel.weights, kernel.window, x.quant.zero_point, kernel.group
-    if group == 1 and kernel.quant.format != "int8":
-        weights = coded(w, kernel.quant, ctx.overlay)
-        return (MatrixOp((Pass(x.root, window, weights, 0, pad),), done),)
-    parts = int8_parts(w)
-    if group == 1 and len(parts) == 1:
-        return (MatrixOp((Pass(x.root, window, plain(parts[0], ctx.lanes), 0, pad),), done),)
+    w, window, group = kernel.weights, kernel.window, kernel.group
+    parts = int8_parts(w) if kernel.quant.format == "int8" else []
+    if group == 1 and len(parts) <= 1:
+        return (_whole_op(ctx, node, x, kernel, done),)
+    if "systolic" not in ctx.overlay.engines:
+        raise HostOnlyError("groups, or weights beyond int8, on an overlay without the int8 array")
+    parts = parts or int8_parts(w)
     return tuple(
         _tile_op(ctx, x, parts, window, group, done, tile)
         for tile in range(-(-w.shape[0] // ctx.lanes))
     )
+
+
+def _whole_op(ctx: Context, node: Node, x: Value, kernel: _Kernel, done: Epilogue) -> MatrixOp:
+    """One operation for all tiles, on the engine that makes the most products per clock."""
+    w = kernel.weights
+    found = precisions(ctx.overlay, x.quant.format, x.layout.bits, kernel.quant, w.shape[1])
+    precision = next(iter(found), None)
+    if precision is None:
+        raise UsageError(
+            f"{node.op} {node.name!r}: no engine of overlay {ctx.overlay.name!r} "
+            f"({', '.join(ctx.overlay.engines)}) multiplies {kernel.quant.format} weights with "
+            f"{x.quant.format} activations"
+        )
+    if precision.engine not in ("systolic", "bf16"):
+        weights: Weights | FusedWeights = fused(w, kernel.quant, precision, ctx.lanes)
+    elif kernel.quant.format == "int8":
+        weights = plain(w.astype(np.int8), ctx.lanes)
+    else:
+        weights = coded(w, kernel.quant, ctx.overlay)
+    if precision.words > 1:
+        ctx.maps[x.root] = replace(ctx.maps[x.root], odd=True)
+    pad = packed_pad(x.quant.zero_point, precision.activation_bits)
+    return MatrixOp((Pass(x.root, kernel.window, weights, 0, pad, precision),), done)
 
 
 def _tile_op(
@@ -273,7 +313,7 @@ def block_of(done: Epilogue, block: int) -> Epilogue:
     return replace(done, rows=rows)
 
 
-def _unfold(ctx: Context, x: Value, kernel: _Kernel) -> tuple[NDArray[np.int64], Window] | None:
+def _unfold(ctx: Context, x: Value, kernel: _Kernel) -> tuple[Array, Window] | None:
     """Weights and window after the host has gathered taps into lanes; None where it won't help."""
     w, window = kernel.weights, kernel.window
     outputs, depth, kernel_h, kernel_w = w.shape
@@ -285,7 +325,7 @@ def _unfold(ctx: Context, x: Value, kernel: _Kernel) -> tuple[NDArray[np.int64],
     step = window.stride_y if groups == 1 else math.gcd(window.stride_y, jump)
     stride, dilation = window.stride_y // step, (jump // step if groups > 1 else 1)
     height = (window.out_h - 1) * stride + (groups - 1) * dilation + 1
-    gathered = np.zeros((outputs, depth, groups * rows, kernel_w), np.int64)
+    gathered = np.zeros((outputs, depth, groups * rows, kernel_w), w.dtype)
     gathered[:, :, :kernel_h] = w
     lanes_last = gathered.reshape(outputs, depth, groups, rows, kernel_w)
     taps = lanes_last.transpose(0, 3, 4, 1, 2).reshape(outputs, -1, groups, 1)

@@ -15,15 +15,16 @@ from weft.lower.bands import bands
 from weft.lower.context import Context
 from weft.lower.schedule import Piece
 from weft.lower.stage import Epilogue, MatrixOp, Op, Place, Rect, Second, Stage, Target, VectorOp
+from weft.lower.fused import FusedWeights
 from weft.lower.weights import Weights
 from weft.program import Layer
-from weft.units import systolic
 
 PARAMETERS, TAPS, LOOKUP = range(3)
 LARGEST_COUNT = (1 << isa.COUNT) - 1
 
 
 Places = Mapping[str, Place]
+AnyWeights = Weights | FusedWeights
 
 
 @dataclass
@@ -71,6 +72,7 @@ class Emitter:
                 self.context.maps[name].words,
                 self.context.maps[name].height,
                 self.context.maps[name].width,
+                odd=self.context.maps[name].odd,
             )
             for name, offset in piece.plan.offsets.items()
         }
@@ -102,8 +104,9 @@ class Emitter:
     def _transfer(self, kind: isa.Instruction, name: str, place: Place) -> None:
         """Moves the rows of a place, of every channel block, from or to the map's region."""
         extent = self.context.maps[name]
-        whole = place.rows == extent.height
-        words = extent.words if whole else place.block
+        size = place.rows * extent.width  # of a block
+        whole = place.rows == extent.height and place.block == size
+        words = extent.rows if whole else size
         chunks = 1 if whole else extent.blocks
         first = self.regions[name] + place.origin * extent.width
         for start in range(0, words, LARGEST_COUNT):
@@ -115,7 +118,7 @@ class Emitter:
                     chunks=chunks,
                     memory_step=extent.height * extent.width,
                     buffer_step=place.block,
-                    memory_sample=extent.words,
+                    memory_sample=extent.rows,
                     buffer_sample=place.sample,
                 )
             )
@@ -134,7 +137,7 @@ class Emitter:
     def _matrix(self, op: MatrixOp, rect: Rect, places: Places, target: Place) -> None:
         overlay = self.context.overlay
         step = op.blocks if len(op.passes) > 1 else overlay.parameter_blocks
-        for tile, end in _even(0, op.blocks, step):
+        for tile, end in _even(0, op.blocks, step, 1 << op.epilogue.pack):
             parameter = self._epilogue(op.epilogue, tile, end)
             for number, part in enumerate(op.passes):
                 place = places[part.source]
@@ -151,7 +154,8 @@ class Emitter:
                         first=int(number == 0),
                         last=int(last),
                         overlap=int(self.overlap),
-                        **{**systolic.plain(overlay), "pace": self._pace(part.weights)},
+                        **part.precision.fields(),
+                        pace=part.precision.pace(self._pace(part.weights)),
                     )
                 )
             if not op.byte_blocks:
@@ -167,7 +171,7 @@ class Emitter:
         if op.taps is not None:
             limit = min(limit, overlay.tap_words // op.window.taps)
         place = places[op.source]
-        for block, end in _even(0, op.blocks, limit):
+        for block, end in _even(0, op.blocks, limit, 1 << op.epilogue.pack):
             parameter = self._epilogue(op.epilogue, block, end)
             tap = 0 if op.taps is None else self._table(TAPS, _joined(op.taps[block:end]))
             fields = _source(place, op.block0 + block)
@@ -195,7 +199,7 @@ class Emitter:
         self._waiting.append(
             isa.ACTIVATE.encode(
                 target=place.at(
-                    target.block0 + block,
+                    (target.block0 + block) >> done.pack,
                     target.y0 + rect.y0 * target.step_y,
                     target.x0 + rect.x0 * target.step_x,
                 ),
@@ -210,6 +214,7 @@ class Emitter:
                 low=done.low,
                 high=done.high,
                 lookup=int(done.lookup is not None),
+                pack=done.pack,
             )
         )
 
@@ -244,7 +249,7 @@ class Emitter:
         """The next instruction takes `rows` from the stream: stores them once, reads them now."""
         self._read(*self._store(key, lambda: rows))
 
-    def _need_weights(self, key: object, weights: Weights, tile: int, end: int) -> None:
+    def _need_weights(self, key: object, weights: AnyWeights, tile: int, end: int) -> None:
         """The next instruction takes column tiles tile..end-1, which are decoded on their way."""
         start, count = self._store(key, lambda: weights.packed(tile, end))
         fields = weights.fields(tile, end)
@@ -272,7 +277,7 @@ class Emitter:
             self._weight_rows += len(rows)
         return self._stored[key]
 
-    def _pace(self, weights: Weights) -> int:
+    def _pace(self, weights: AnyWeights) -> int:
         if id(weights) not in self._paces:
             self._paces[id(weights)] = weights.pace(self.context.overlay)
         return self._paces[id(weights)]
@@ -317,9 +322,13 @@ def _joined(taps: NDArray[np.int8]) -> NDArray[np.int8]:
     return taps.reshape(-1, taps.shape[-1])
 
 
-def _even(low: int, high: int, limit: int) -> Iterator[tuple[int, int]]:
-    """low..high-1 in as few parts of at most `limit` as can be, of nearly equal size."""
-    count = max(high - low, 0)
-    parts = -(-count // max(limit, 1))
+def _even(low: int, high: int, limit: int, unit: int = 1) -> Iterator[tuple[int, int]]:
+    """low..high-1 in as few parts of at most `limit` as can be, of nearly equal size.
+
+    Parts begin at multiples of `unit` from `low`, which is no more than the limit.
+    """
+    count = -(-max(high - low, 0) // unit)
+    parts = -(-count // max(limit // unit, 1))
     for i in range(parts):
-        yield low + i * count // parts, low + (i + 1) * count // parts
+        first, last = (low + (i + j) * count // parts * unit for j in range(2))
+        yield first, min(last, high)

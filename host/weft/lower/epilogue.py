@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from weft import isa
 from weft.errors import ModelError, UsageError, WeftError, unknown
 from weft.graph import Node, Quant
+from weft.lower.activations import code_range, intermediate
 from weft.lower.stage import Epilogue, HostOnlyError
 from weft.units import requant
 
@@ -22,7 +23,7 @@ class Scaling:
     """Real scale of the accumulators over that of the output, () or (channels,), and the bias."""
 
     scale: NDArray[np.float64]
-    bias: NDArray[np.int64]
+    bias: NDArray[Any]  # int64; float64 where sums are real
 
 
 def requant_mode(node: Node) -> str:
@@ -34,11 +35,17 @@ def requant_mode(node: Node) -> str:
 
 
 def scaling(
-    node: Node, x_scale: ArrayLike, w_scale: ArrayLike, y: Quant, bias: ArrayLike = 0
+    node: Node,
+    x_scale: ArrayLike,
+    w_scale: ArrayLike,
+    y: Quant,
+    bias: ArrayLike = 0,
+    *,
+    real: bool = False,
 ) -> Scaling:
-    """x_scale · w_scale / y.scale, rounded as the node's mode wants it."""
+    """x_scale · w_scale / y.scale, rounded as the node's mode wants it; `real`: for float sums."""
     scale = requant.combined_scale(x_scale, w_scale, y.scale, requant_mode(node))
-    return Scaling(scale, np.asarray(bias, np.int64))
+    return Scaling(scale, np.asarray(bias, np.float64 if real else np.int64))
 
 
 def epilogue(
@@ -52,6 +59,9 @@ def epilogue(
     """
     kind = activation or node.attrs.get("activation") or ()
     mode = requant_mode(node)
+    fine, table = intermediate(y)
+    if table is not None:
+        values = Scaling(values.scale * float(y.scale) / float(fine.scale), values.bias)
     scale, bias = np.broadcast_arrays(np.atleast_1d(values.scale), values.bias)
     scale, bias = scale.reshape(-1), bias.reshape(-1)
     negative = scale * _slope(kind, len(scale))
@@ -64,16 +74,38 @@ def epilogue(
         raise ModelError(f"{node.op} {node.name!r}: {error}") from error
     wrapped = bias.astype(np.int64).astype(np.uint32).view(np.int32)
     rows = requant.pack_parameters(wrapped, *positive_code, *negative_code, lanes)
-    low, high = clamp(kind, y)
-    return Epilogue(rows, isa.MODES.index(mode), y.zero_point, low, high, step)
+    low, high = clamp(kind, fine)
+    return Epilogue(rows, isa.MODES.index(mode), y.zero_point, low, high, step, table)
+
+
+def float_epilogue(node: Node, values: Scaling, y: Quant, lanes: int) -> Epilogue:
+    """Parameters for sums that are float32: bias in their units, then the scale, as bit patterns.
+
+    Raises ModelError for a scale or bias that float32 does not hold.
+    """
+    kind = node.attrs.get("activation") or ()
+    fine, table = intermediate(y)
+    channels = len(values.bias)
+    scale = np.broadcast_to(values.scale * float(y.scale) / float(fine.scale), (channels,))
+    with np.errstate(over="ignore"):
+        numbers = [v.astype(np.float32) for v in (values.bias, scale, scale * _slope(kind, channels))]
+    if not all(np.isfinite(v).all() for v in numbers):
+        raise ModelError(f"{node.op} {node.name!r}: a scale or bias is beyond float32")
+    bias, above, below = (np.ascontiguousarray(v).view(np.int32) for v in numbers)
+    none = np.zeros(channels, np.int8)
+    rows = requant.pack_parameters(bias, above, none, below, none, lanes)
+    low, high = clamp(kind, fine)
+    return Epilogue(rows, isa.FLOAT_CODE, y.zero_point, low, high, 1, table)
 
 
 def clamp(activation: Any, y: Quant) -> tuple[int, int]:
     """Smallest and largest code that the activation leaves."""
+    least, most = code_range(y.format)
     if not activation or activation[0] not in ("Relu", "Clip"):
-        return -128, 127
+        return least, most
     low, high = (0.0, np.inf) if activation[0] == "Relu" else activation[1:3]
-    return _bound(low, y, -128), _bound(high, y, 127)
+    bounds = _bound(low, y, least), _bound(high, y, most)
+    return min(max(bounds[0], least), most), min(max(bounds[1], least), most)
 
 
 def _bound(value: float | None, y: Quant, default: int) -> int:

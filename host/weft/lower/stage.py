@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.graph import Quant
+from weft.lower.fused import FusedWeights
+from weft.lower.precision import PLAIN_PRECISION, Precision
 from weft.lower.weights import Weights
 from weft.program import Layer, Layout
 
@@ -35,16 +37,31 @@ class Value:
 
 @dataclass(frozen=True)
 class Map:
-    """Extent of a stored map in words: index (block·height + y)·width + x."""
+    """Extent of a stored map in words: index (block·height + y)·width + x.
+
+    With `odd`, blocks in the unified buffer lie an odd number of words apart: words of several
+    blocks that a clock reads are then in different banks.
+    """
 
     blocks: int
     height: int
     width: int
+    odd: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of memory per sample."""
+        return self.blocks * self.height * self.width
 
     @property
     def words(self) -> int:
-        """Words per sample."""
-        return self.blocks * self.height * self.width
+        """Words of the unified buffer per sample."""
+        return self.blocks * block_words(self.height, self.width, self.odd)
+
+
+def block_words(height: int, width: int, odd: bool) -> int:
+    """Words from channel block to channel block."""
+    return height * width | int(odd)
 
 
 @dataclass(frozen=True)
@@ -97,11 +114,12 @@ class Place:
     rows: int
     width: int
     origin: int = 0
+    odd: bool = False
 
     @property
     def block(self) -> int:
         """Words from channel block to channel block."""
-        return self.rows * self.width
+        return block_words(self.rows, self.width, self.odd)
 
     def at(self, block: int, y: int = 0, x: int = 0) -> int:
         """Word of a position; y counts rows of the whole map."""
@@ -156,6 +174,7 @@ class Epilogue:
     high: int = 127
     step: int = 1
     lookup: Int8 | None = None
+    pack: int = 0  # log2 of the codes that share a byte
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +183,10 @@ class Pass:
 
     source: str
     window: Window
-    weights: Weights
+    weights: Weights | FusedWeights
     block0: int = 0
     pad: int = 0
+    precision: Precision = PLAIN_PRECISION
 
 
 @dataclass(frozen=True, eq=False)

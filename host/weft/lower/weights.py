@@ -111,6 +111,8 @@ def stored_as(ctx: Context, node: Node, w: Array, *, in_order: bool) -> Quant:
     check_format(name, ctx.overlay, node)
     if in_order or elementwise(quant):
         return quant
+    if is_float(quant):
+        return replace(PLAIN, format="bf16")
     fits = -128 <= int(w.min()) and int(w.max()) <= 127
     return PLAIN if fits or "int16" not in ctx.overlay.formats else replace(PLAIN, format="int16")
 
@@ -139,6 +141,11 @@ def check_format(name: str, overlay: Overlay, node: Node) -> None:
         f"{node.op} {node.name!r}: overlay {overlay.name!r} does not decode weights in {name} "
         f"(it has {', '.join(overlay.formats)}); overlays that do: {', '.join(having) or 'none'}"
     )
+
+
+def is_float(quant: Quant) -> bool:
+    """Whether the array multiplies with bf16 numbers."""
+    return parse(quant.format).operand == "bf16"
 
 
 def elementwise(quant: Quant) -> bool:
