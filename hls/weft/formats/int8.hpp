@@ -1,12 +1,3 @@
-/// int8, two's complement: the code is the operand. A decoder stands at the edge of the array.
+/// int8, two's complement: the code is the operand. (Signed<8> decodes it where pairs want a term.)
 #pragma once
-#include "types.hpp"
-
-namespace weft {
-
-struct Int8 {
-  using Operand = Int<8>;
-  static Operand decode(Int<8> code) { return code; }
-};
-
-}  // namespace weft
+#include "formats/integer.hpp"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from weft import tiles
 from weft.config import Overlay, load_overlay, overlay_names
 from weft.errors import UsageError
 from weft.format import Format
-from weft.formats import NUMBERS, parse
+from weft.formats import NUMBERS, base_name, parse
 from weft.graph import Array, Node, Quant
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Weights:
         runs = (last - first) * self.taps
         return {
             "rows": runs * self.blocks * self.lanes,
-            "format": NUMBERS[self.format.name],
+            "format": NUMBERS[base_name(self.format.name)],
             **({"blocks": self.blocks, "runs": runs} if self.format.name != "int8" else {}),
             "group": self.group.bit_length() - 1 if self.group else 0,
             "zeros": int(self.quant.zeros is not None),
@@ -60,10 +59,8 @@ class Weights:
 
     @property
     def group(self) -> int:
-        """Input channels that share a record; those of the whole tap where zero points only do."""
-        if self.quant.groups is None:
-            return 0
-        return self.format.group or 1 << max(4, math.ceil(math.log2(self.codes.shape[3])))
+        """Input channels that share a record; 0: none."""
+        return tiles.group_of(self.format, self.quant, self.codes.shape[3])
 
     def pace(self, overlay: Overlay) -> int:
         """Clocks per tile row: of memory, and of the decoder."""
@@ -105,7 +102,7 @@ def stored_as(ctx: Context, node: Node, w: Array, *, in_order: bool) -> Quant:
     """
     quant = ctx.graph[node.inputs[1]].quant
     assert quant is not None, "the caller has taken integers"
-    name = parse(quant.format).name
+    name = base_name(quant.format)
     if name == "int8":
         return PLAIN
     check_format(name, ctx.overlay, node)

@@ -7,19 +7,24 @@ int8, pass row for row.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from weft import group as grouped
 from weft import isa, tiles
 from weft.config import Overlay
 from weft.format import Format
-from weft.formats import BY_NUMBER
+from weft.formats import BY_NUMBER, bf16, minifloat
+from weft.graph import Array, Quant
 from weft.state import Clocks, FaultError, Fields, State, Unit
 
 QUEUE = 8  # ReadWeights that may wait for their use; more could block the fetch process for ever
 LEAST_GROUP = 16
-LARGEST_BF16 = np.float32(3.3895314e38)
-SMALLEST_NORMAL = np.float32(2.0**-126)
+LARGEST_BF16, SMALLEST_NORMAL = float(bf16.LARGEST), 2.0**-126
+# Bytes of scales: code 127 (NaN) counts on, as the hardware does.
+E4M3 = minifloat.values(4, 3, 7)
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
@@ -73,18 +78,43 @@ def _decoded(
     lanes = overlay.lanes
     shape = (lanes, f["runs"], f["blocks"] * lanes)
     group = 1 << f["group"] if f["group"] else 0
-    codes, quant = tiles.unpack(rows, shape, fmt, lanes, group=group, zeros=bool(f["zeros"]))
-    operands = fmt.decode(codes, quant)
-    if fmt.operand == "bf16":
-        operands = bf16_bits(operands)
+    codes, quant = tiles.unpack(rows, shape, fmt, lanes, group, bool(f["zeros"]))
+    if fmt.bits == 16:
+        operands = codes  # as they are
+    else:
+        elements = fmt.decode(codes, replace(quant, groups=None, zeros=None))
+        operands = _scaled(elements, quant, fmt, group)
     words = operands.transpose(1, 2, 0).reshape(-1, lanes).astype(np.int64)
     return words.astype(np.int16 if overlay.weight_bits == 16 else np.int8).astype(np.int16)
 
 
-def bf16_bits(x: NDArray[np.float32]) -> NDArray[np.int16]:
+def _scaled(elements: Array, quant: Quant, fmt: Format, group: int) -> Array:
+    """Elements [N, taps, I] with the bytes of their groups; of floats the bits of bf16 numbers."""
+    if fmt.operand != "bf16":
+        whole = elements.astype(np.int64)
+        if not group:
+            return whole
+        channels = whole.shape[2]
+        if quant.zeros is not None:
+            whole = whole - grouped.spread(quant.zeros, group, channels).astype(np.int64)
+        assert quant.groups is not None, "a group has a record"
+        return whole * grouped.spread(quant.groups, group, channels).astype(np.int64)
+    numbers = elements.astype(np.float64)
+    if group:
+        assert quant.groups is not None, "a group has a record"
+        scale = _power(quant.groups) if fmt.record == "e8m0" else E4M3[quant.groups & 127]
+        numbers = numbers * grouped.spread(scale, group, numbers.shape[2])
+    return bf16_bits(numbers)
+
+
+def _power(byte: Array) -> NDArray[np.float64]:
+    return np.ldexp(1.0, byte.astype(np.int64) - 127)
+
+
+def bf16_bits(x: NDArray[np.float64]) -> NDArray[np.int16]:
     """Bits of numbers that bf16 holds exactly; below the normal ones 0, above the largest that."""
     bounded = np.clip(x, -LARGEST_BF16, LARGEST_BF16).astype(np.float32)
-    bounded = np.where(np.abs(bounded) < SMALLEST_NORMAL, np.float32(0), bounded)
+    bounded = np.where(np.abs(x) < SMALLEST_NORMAL, np.float32(0), bounded)
     return np.asarray((bounded.view(np.uint32) >> 16).astype(np.uint16).view(np.int16))
 
 
