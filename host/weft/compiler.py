@@ -17,6 +17,7 @@ from weft.program import Program
 
 if TYPE_CHECKING:
     from weft.lower import Placement
+    from weft.plan import Plan
 
 Progress = Callable[[str], None]
 Calibration = Array | Mapping[str, Array] | str | Path
@@ -59,6 +60,10 @@ def compile(
     batch: int | None = None,
     symmetric: bool = False,
     dynamic: bool = False,
+    weights: str = "int8",
+    activations: str = "int8",
+    method: str = "max",
+    plan: Plan | str | Path | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     progress: Progress | None = None,
 ) -> Program:
@@ -67,7 +72,9 @@ def compile(
     A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
     them by input name, or the path of an .npz file); `calibrator` names how ranges follow from
     them, `requant` the rounding, `symmetric` asks for zero points of 0, `dynamic` for ranges
-    that need no data. A model that is quantized already keeps its scales. `batch` is how many
+    that need no data. `weights` and `activations` are number formats (`weft list formats`),
+    `method` how weights are rounded to theirs (weft.passes.weights.METHODS), `plan` (or its file)
+    says so for single layers. A model that is quantized already keeps its scales. `batch` is how many
     samples a device run holds (as many as fit, if None). `progress` hears the name of each stage.
 
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
@@ -93,10 +100,23 @@ def compile(
             requant=requant,
             symmetric=symmetric,
             dynamic=dynamic,
+            weights=weights,
+            activations=activations,
+            method=method,
+            plan=load_plan(plan),
             progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
         )
     tell(f"lowering to overlay {hardware.name}")
     return lower(graph, hardware, batch=batch)
+
+
+def load_plan(plan: Plan | str | Path | None) -> Plan | None:
+    """The plan itself, or the one in a file."""
+    if not isinstance(plan, (str, Path)):
+        return plan
+    from weft.plan import Plan
+
+    return Plan.load(plan)
 
 
 def preflight(

@@ -43,8 +43,16 @@ class Quant:
 
     def quantize(self, x: Array) -> NDArray[np.int8]:
         """Nearest int8 codes of `x` (ties to even, saturating); for per-tensor quantization."""
-        q = np.rint(np.asarray(x, np.float32) / self.scale) + np.float32(self.zero_point)
-        return np.asarray(np.clip(q, -128, 127), np.int8)
+        units = np.asarray(x, np.float32) / self.scale
+        low, high = -128, 127
+        if self.format != "int8":
+            from weft import codes
+
+            if not codes.uniform(self.format):
+                return codes.nearest(units, self.format)
+            low, high = codes.code_range(self.format)
+        q = np.rint(units) + np.float32(self.zero_point)
+        return np.asarray(np.clip(q, low, high), np.int8)
 
     def dequantize(self, q: Array) -> NDArray[np.float32]:
         """Real values of the codes `q`; per-channel scales broadcast along `axis`."""

@@ -20,6 +20,7 @@ import numpy as np
 from weft import isa
 from weft.config import Overlay
 from weft.errors import ProgramError, WeftError
+from weft.formats import parse
 from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.program import (
     AcceleratorSegment,
@@ -116,6 +117,7 @@ def _plain(value: Any) -> Any:
             "scale": scale.tolist(),
             "zero_point": int(value.zero_point),
             "axis": value.axis,
+            **({} if value.format == "int8" else {"format": value.format}),
         }
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
@@ -230,7 +232,9 @@ def _quant(entry: dict[str, Any]) -> Quant:
     scale = np.asarray(entry["scale"], np.float32)
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise ProgramError(f"scale {entry['scale']} is not positive and finite")
-    return Quant(scale, int(entry["zero_point"]), entry["axis"])
+    name = str(entry.get("format", "int8"))
+    parse(name)
+    return Quant(scale, int(entry["zero_point"]), entry["axis"], name)
 
 
 def _region(entry: dict[str, Any]) -> Region:
@@ -238,7 +242,10 @@ def _region(entry: dict[str, Any]) -> Region:
     dims = tuple(tuple(str(axis) for axis in dim) for dim in layout["dims"])
     unfold = Unfold(**entry["unfold"]) if entry["unfold"] else None
     channels, height, width = (int(layout[name]) for name in ("channels", "height", "width"))
-    place = Layout(channels, height, width, dims)
+    bits = int(layout.get("bits", 8))
+    if bits not in (1, 2, 4, 8):
+        raise ProgramError(f"codes of {bits} bits; there are 1, 2, 4 and 8")
+    place = Layout(channels, height, width, dims, bits)
     return Region(int(entry["row"]), place, _quant(entry["quant"]), unfold)
 
 

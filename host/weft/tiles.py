@@ -1,7 +1,7 @@
 """Weights in memory: codes [N, taps, I] ↔ rows of `lanes` bytes, in the order of the weight stream.
 
-For every column tile of `lanes` outputs, tap, and block of `lanes` input channels (the last tiles
-and blocks are filled up with code 0): first the records of the groups that begin there, a row of
+For every column tile of `lanes` outputs, tap, and block of `lanes` input channels (the last ones are
+filled up with the code of 0): first the records of the groups that begin there, a row of
 their bytes (and one of zero points), then the codes of the tile, a byte lane per output.
 
 Tile rows are packed eight at a time. A code is cut into planes of 8, 4, 2 or 1 bits, low bits
@@ -57,15 +57,29 @@ def group_of(fmt: Format, quant: Quant, channels: int) -> int:
     return fmt.group or 1 << max(4, (channels - 1).bit_length())
 
 
+def code_of_zero(fmt: Format, quant: Quant) -> int:
+    """The code of operand 0, which input channels that are not there have.
+
+    Binary codes have none: 0.
+    """
+    values = quant.codebook if fmt.codebook else fmt.grid
+    found = [] if values is None else np.flatnonzero(np.asarray(values) == 0)
+    return int(found[0]) if len(found) else 0
+
+
 def pack(codes: Array, quant: Quant, fmt: Format, lanes: int) -> Rows:
     """Memory rows [rows, lanes] of codes [N, taps, I] and of what `quant` carries for them."""
     n, taps, channels = codes.shape
     tiles, blocks = -(-n // lanes), -(-channels // lanes)
     # [tile, tap, input channel, output lane]: each row of a tile is contiguous
-    whole = np.zeros((tiles, taps, blocks * lanes, lanes), codes.dtype)
+    whole = np.full((tiles, taps, blocks * lanes, lanes), code_of_zero(fmt, quant), codes.dtype)
     for tile in range(tiles):
-        part = codes[tile * lanes : (tile + 1) * lanes]
+        outputs = slice(tile * lanes, (tile + 1) * lanes)
+        part = codes[outputs]
         whole[tile, :, :channels, : len(part)] = part.transpose(1, 2, 0)
+        if quant.zeros is not None and channels < blocks * lanes:
+            last = quant.zeros[outputs][:, :, -1:]  # the group that is filled up
+            whole[tile, :, channels:, : len(part)] = last.transpose(1, 2, 0)
     if fmt.per_byte:
         return _trits(whole.reshape(-1, lanes))
     body = _planes(whole.reshape(tiles * taps, blocks * lanes, lanes), fmt.bits)

@@ -28,6 +28,13 @@ shape_option = click.option(
 )
 
 
+def format_names() -> list[str]:
+    """Names of the number formats."""
+    from weft.formats import FORMATS
+
+    return list(FORMATS)
+
+
 def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]] | None:
     """{"x": (1, 3, 32, 32)} from ["x=1,3,32,32"]."""
     shapes = {}
@@ -98,6 +105,27 @@ def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
 )
 @click.option("--calibrator", default="minmax", show_default=True, metavar="NAME")
 @click.option("--requant", default="single_round", show_default=True, metavar="MODE")
+@click.option(
+    "--weights",
+    default="int8",
+    show_default=True,
+    metavar="FORMAT",
+    shell_complete=terminal.completing(format_names),
+    help="Number format of weights, a name of `weft list formats`; int4:g32 has groups of 32.",
+)
+@click.option(
+    "--activations",
+    default="int8",
+    show_default=True,
+    metavar="FORMAT",
+    help="Number format of what Conv and Linear read.",
+)
+@click.option(
+    "--method", default="max", show_default=True, metavar="NAME", help="How weights are rounded."
+)
+@click.option(
+    "--plan", type=click.Path(path_type=Path), metavar="PLAN.toml", help="Formats by layer."
+)
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples of a device run.")
 @click.option("--symmetric", is_flag=True, help="Zero points of 0.")
 @click.option("--dynamic", is_flag=True, help="Take ranges without calibration data.")

@@ -1,7 +1,7 @@
 """Codebooks: indices into 16 or 256 shared values (Han et al., Deep Compression, ICLR 2016).
 
 The values are found by k-means in one dimension, from equally spaced ones on, over a histogram;
-they are int16, in units of the largest. Ties go to the larger value.
+they are int16, in units of the largest, and one of them is 0. Ties go to the larger value.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def _fit(bits: int, x: Array, axis: int | None = 0, method: str = "max") -> Quan
     real = finite(x)
     scale = scales(largest(real, axis), TOP)
     units = real / aligned(scale, real.ndim)
-    book = np.clip(np.rint(clusters(units, 1 << bits)), -TOP, TOP).astype(np.int16)
-    return Quant(scale, axis=axis, format=f"codebook{1 << bits}", codebook=np.sort(book))
+    book = np.sort(np.clip(np.rint(clusters(units, 1 << bits)), -TOP, TOP).astype(np.int16))
+    book[np.argmin(np.abs(book.astype(int)))] = 0  # what fills up a tile
+    return Quant(scale, axis=axis, format=f"codebook{1 << bits}", codebook=book)
 
 
 def _quantize(x: Array, quant: Quant) -> Array:

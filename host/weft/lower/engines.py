@@ -1,7 +1,7 @@
 """Which engine of an overlay runs a layer, and in what form its weights and activations lie.
 
-The engine with the most products per clock for the formats of a layer is taken; of equals, the one
-that the overlay names first.
+The engine that takes the fewest folds for the formats and channels of a layer is taken; of equals,
+the one that reads the fewest bytes, then the one that the overlay names first.
 """
 
 from __future__ import annotations
@@ -60,11 +60,18 @@ def packed_pad(zero_point: int, bits: int) -> int:
 def precisions(
     overlay: Overlay, x_format: str, x_bits: int, w: Quant, channels: int
 ) -> Iterator[Precision]:
-    """What the engines of an overlay can do with such a layer, most products first."""
+    """What the engines of an overlay can do with such a layer: fewest folds first, then bytes."""
     found = [_precision(engine, x_format, x_bits, w) for engine in overlay.engines]
-    able = [p for p in found if p is not None]
-    for p in sorted(able, key=lambda p: -p.products):
-        yield _with_zeros(p, channels, overlay.lanes)
+    able = [_with_zeros(p, channels, overlay.lanes) for p in found if p is not None]
+    yield from sorted(able, key=lambda p: _cost(p, w, channels, overlay.lanes))
+
+
+def _cost(p: Precision, w: Quant, channels: int, lanes: int) -> tuple[int, float]:
+    """Folds per tap, and bits per weight position of all of them."""
+    per_word = lanes * 8 // p.activation_bits if p.activation_bits < 16 else lanes
+    folds = -(-channels // (per_word * (1 if p.is_float else p.words)))
+    stored = parse(w.format).weight_bits if p.engine in ("systolic", "bf16") else 8.0 * p.weight_rows
+    return folds, folds * stored
 
 
 def _with_zeros(p: Precision, channels: int, lanes: int) -> Precision:
@@ -126,8 +133,9 @@ def _binary(x_format: str, x_bits: int, name: str) -> Precision | None:
 def fused(w: Array, quant: Quant, precision: Precision, lanes: int) -> FusedWeights:
     """Operands [O, I, kernel_h, kernel_w] as codes for an engine of several products."""
     operands = np.ascontiguousarray(w.transpose(0, 2, 3, 1))
-    if precision.engine == "shift" and quant.format != "int8":
-        codes = parse(quant.format).encode(operands, quant)
+    if precision.engine == "shift" and SHIFT.get(quant.format, "int") != "int":
+        flat = operands.reshape(len(operands), -1, operands.shape[3])
+        codes = parse(quant.format).encode(flat, quant).reshape(operands.shape)
     elif precision.engine == "binary" and precision.weight_bits == 1:
         codes = (operands > 0).astype(np.uint8)
     else:

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from weft import isa
 from weft.errors import ModelError, UsageError, WeftError, unknown
 from weft.graph import Node, Quant
-from weft.lower.activations import code_range, intermediate
+from weft.codes import code_range
+from weft.lower.activations import intermediate
 from weft.lower.stage import Epilogue, HostOnlyError
 from weft.units import requant
 

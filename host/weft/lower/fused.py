@@ -41,20 +41,15 @@ class FusedWeights:
         """Folds of a tap."""
         return -(-self.blocks // self.precision.words)
 
-    @property
-    def rows_per_tile_row(self) -> int:
-        """Stream rows that hold the codes of a row of cells."""
-        return max(1, self.precision.products * self.precision.weight_bits // 8)
-
     def fields(self, first: int, last: int) -> dict[str, int]:
         """ReadWeights of column tiles first..last-1, without its place in memory."""
         taps = self.codes.shape[1] * self.codes.shape[2]
-        rows = (last - first) * taps * self.groups * self.lanes * self.rows_per_tile_row
+        rows = (last - first) * taps * self.groups * self.lanes * self.precision.weight_rows
         return {"rows": rows, "format": NUMBERS["int8"]}
 
     def pace(self, overlay: Overlay) -> int:
         """Clocks per tile row."""
-        return overlay.beats * self.rows_per_tile_row
+        return overlay.beats * self.precision.weight_rows
 
     def packed(self, first: int, last: int) -> Int8:
         """Memory rows of column tiles first..last-1."""

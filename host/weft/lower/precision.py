@@ -25,6 +25,11 @@ class Precision:
         return self.words * 8 // self.activation_bits
 
     @property
+    def weight_rows(self) -> int:
+        """Stream rows of a tile row, where a cell takes several codes."""
+        return max(1, self.products * self.weight_bits // 8)
+
+    @property
     def per_byte(self) -> int:
         """Activations in a byte."""
         return 8 // min(self.activation_bits, 8)

@@ -106,6 +106,8 @@ def stored_as(ctx: Context, node: Node, w: Array, *, in_order: bool) -> Quant:
     if name == "int8":
         return PLAIN
     check_format(name, ctx.overlay, node)
+    if name == "binary" and w.shape[1] % ctx.lanes:
+        return replace(quant, format="ternary2")  # binary has no 0 for lanes without a channel
     if in_order or elementwise(quant):
         return quant
     if is_float(quant):
@@ -126,7 +128,9 @@ def coded(w: Array, quant: Quant, overlay: Overlay) -> Weights:
     """Operands [O, I, kernel_h, kernel_w] in the format of `quant`."""
     fmt = parse(quant.format)
     operands = np.ascontiguousarray(w.transpose(0, 2, 3, 1))
-    return Weights(fmt.encode(operands, quant), quant, fmt, overlay.lanes)
+    flat = operands.reshape(len(operands), -1, operands.shape[3])
+    codes = fmt.encode(flat, quant).reshape(operands.shape)
+    return Weights(codes, quant, fmt, overlay.lanes)
 
 
 def check_format(name: str, overlay: Overlay, node: Node) -> None:

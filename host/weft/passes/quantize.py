@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,21 @@ from weft.calibrate import CALIBRATORS, Calibrator, MinMax
 from weft.errors import InputError, ModelError, UsageError, unknown
 from weft.formats import int8
 from weft.graph import Array, Graph, Node, Quant, Tensor
+from weft.passes.choices import Choice, Choices, activation_quant
 from weft.passes.placement import accelerated, quantized_roots, weight_axis
+from weft.passes.weights import (
+    Layer,
+    axis_of,
+    canonical,
+    encode_weights,
+    format_for,
+    method_of,
+    native,
+)
 from weft.samples import take_feeds
+
+if TYPE_CHECKING:
+    from weft.plan import Plan
 
 BATCH = 16  # samples that are evaluated at a time
 BIAS_LIMIT = 1 << 30  # largest bias: leaves the sums of products the other half of int32
@@ -36,6 +50,10 @@ def quantize(
     requant: str = "single_round",
     symmetric: bool = False,
     dynamic: bool = False,
+    weights: str = "int8",
+    activations: str = "int8",
+    method: str = "max",
+    plan: Plan | None = None,
     progress: Progress | None = None,
 ) -> Graph:
     """`graph` with codes and scales wherever the accelerator can run.
@@ -45,6 +63,10 @@ def quantize(
     names the rounding of every quantized node, `symmetric` asks for activations with zero point
     0. With `dynamic` only the weights of Linear nodes are quantized, `data` is not needed, and
     the nodes carry the attribute dynamic. `progress` hears (samples done, samples in all).
+
+    `weights` names the number format of weights (`weft list formats`), `activations` that of what
+    Conv and Linear read, and `method` how weights are rounded; `plan` may say otherwise for single
+    layers. The graph's own inputs and outputs stay int8 unless the plan says so.
 
     A channel whose bias would not fit int32 gets a larger weight scale, which the node's
     attribute "notes" says. Activations that become infinite stay float.
@@ -58,17 +80,22 @@ def quantize(
         raise UsageError(unknown("requantization mode", requant, isa.MODES))
     if any(t.quant is not None for t in graph.tensors.values()):
         raise UsageError(f"graph {graph.name!r} is quantized already")
+    chosen = Choices(weights, activations, method, plan).verify(graph)
     if dynamic:
         return _dynamic(graph)
     _check_data(graph, data)
     roots = quantized_roots(graph)
     found = _ranges(graph, data, set(roots.values()), CALIBRATORS[calibrator], progress)
-    quants = {root: int8.affine(*bounds, symmetric) for root, bounds in found.items()}
+    formats = chosen.formats(graph, roots)
+    quants = {
+        root: activation_quant(formats.get(root, "int8"), *bounds, symmetric)
+        for root, bounds in found.items()
+    }
     tensors = dict(graph.tensors)
     for name, root in roots.items():
         if root in quants:
             tensors[name] = replace(tensors[name], quant=quants[root])
-    return _rewrite(graph.replace(tensors=tensors), requant)
+    return _rewrite(graph.replace(tensors=tensors), requant, chosen, data)
 
 
 def simulate(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -182,14 +209,16 @@ class _Constants:
         return target
 
 
-def _rewrite(graph: Graph, requant: str) -> Graph:
+def _rewrite(
+    graph: Graph, requant: str, chosen: Choices, data: Mapping[str, Array]
+) -> Graph:
     """The graph whose activations have scales, with codes for the constants."""
     constants = _Constants(dict(graph.tensors), graph.consumers())
     nodes, crossed = [], set()
     for node in graph:
         names = [n for n in (*node.inputs, *node.outputs) if n and graph[n].data is None]
         if accelerated(graph, node) and all(graph[n].quant is not None for n in names):
-            node = _with_codes(graph, node, constants).with_attrs(requant=requant)
+            node = _with_codes(graph, node, constants, chosen, data).with_attrs(requant=requant)
             crossed.update(names)
         nodes.append(node)
     for name, tensor in graph.tensors.items():
@@ -198,8 +227,13 @@ def _rewrite(graph: Graph, requant: str) -> Graph:
     return graph.replace(nodes=tuple(nodes), tensors=constants.tensors).pruned().verify()
 
 
-def _with_codes(graph: Graph, node: Node, constants: _Constants) -> Node:
+def _with_codes(
+    graph: Graph, node: Node, constants: _Constants, chosen: Choices, data: Mapping[str, Array]
+) -> Node:
     if node.op in ("Conv", "Linear"):
+        choice = chosen.of(node)
+        if choice.weights != "int8" or choice.method != "max":
+            return _with_format(graph, node, constants, choice, data)
         return _with_weights(graph, node, constants)
     inputs = list(node.inputs)
     if node.op in ("Add", "Sub", "Mul", "Concat"):
@@ -251,6 +285,35 @@ def _with_weights(graph: Graph, node: Node, constants: _Constants) -> Node:
         codes = np.rint(bias / unit).astype(np.int32)
         quant = Quant(unit.astype(np.float32), axis=0)
         names.append(constants.put(node.inputs[2], node, codes, quant))
+    changed = replace(node, inputs=tuple(names))
+    return changed.with_attrs(notes=notes) if notes else changed
+
+
+def _with_format(
+    graph: Graph, node: Node, constants: _Constants, choice: Choice, data: Mapping[str, Array]
+) -> Node:
+    """Conv or Linear with weights in the format chosen, and the bias that goes with it."""
+    x, weights = graph[node.inputs[0]].quant, graph[node.inputs[1]]
+    assert x is not None, "the caller has checked it"
+    real = canonical(_finite(weights, node), node)
+    fmt, notes = format_for(node, choice.weights, real)
+    method = method_of(choice.method)
+    has_bias = len(node.inputs) > 2 and bool(node.inputs[2])
+    bias = _finite(graph[node.inputs[2]], node).reshape(-1) if has_bias else np.zeros(len(real))
+    least = (np.abs(bias.astype(np.float64)) / (float(x.scale) * BIAS_LIMIT)).astype(np.float32)
+    least = np.nextafter(least, np.float32(math.inf)) * (least > 0)
+    layer = Layer(node, real, fmt, graph, data)
+    operands, quant = encode_weights(layer, method, least)
+    own = axis_of(node, quant)
+    codes = native(operands, node, weights.shape)
+    names = [node.inputs[0], constants.put(weights.name, node, codes, own)]
+    if has_bias and fmt.operand == "bf16":
+        names.append(node.inputs[2])
+    elif has_bias:
+        unit = np.float64(x.scale) * np.asarray(quant.scale, np.float64)
+        integers = np.rint(bias / unit).astype(np.int32)
+        names.append(constants.put(node.inputs[2], node, integers,
+                                   Quant(unit.astype(np.float32), axis=0)))  # fmt: skip
     changed = replace(node, inputs=tuple(names))
     return changed.with_attrs(notes=notes) if notes else changed
 
