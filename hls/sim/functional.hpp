@@ -23,7 +23,7 @@ struct Space {
   void resize(int rows, int k) {
     x.resize(std::size_t(rows) * std::size_t(k));
     w.resize(std::size_t(k) * kCols);
-    wide_w.resize(std::size_t(k) * kCols);
+    if (kWeightBits > 8 || kBanks > 1) wide_w.resize(std::size_t(k) * kCols);
     sums.resize(std::size_t(rows) * kCols);
   }
 };
@@ -62,6 +62,24 @@ inline void gather(const Cell &cell, const MatMul &f, int batch, const Memories 
   });
 }
 
+/// The plain array takes a byte per lane, and one word per clock.
+inline void gather(const IntegerCell &, const MatMul &f, int batch, const Memories &m, int k, int,
+                   std::uint8_t *x) {
+  Walk<MatMul> walk;
+  walk.begin(f, batch);
+  const int rows = walk.at.count(), folds = walk.groups * walk.taps();
+  const Word pad = filled(f.pad);
+  for (int fold = 0; fold < folds; ++fold) {
+    std::uint8_t *to = x + std::ptrdiff_t(fold) * kRows;
+    for (int row = 0; row < rows; ++row, to += k) {
+      const Word word = walk.inside() ? m.buffer.read(walk.address()) : pad;
+      for (int lane = 0; lane < kRows; ++lane) to[lane] = std::uint8_t(word[lane]) ^ 0x80u;
+      walk.next_position();
+    }
+    walk.next_fold();
+  }
+}
+
 /// One column tile from the weight stream: int8 weights four rows interleaved, wider ones two.
 /// `correction` is −offset·(column sums), which the offset of the activations adds too much. Returns
 /// whether all weights fit int8.
@@ -85,6 +103,32 @@ inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int pr
       const std::uint32_t more = std::uint32_t(offset_of(cell) * value);
       correction[c] = std::int32_t(std::uint32_t(correction[c]) - more);
     }
+  }
+  return beyond == 0;
+}
+
+/// The plain array's rows are weights as they are; four at a time are interleaved.
+inline bool take_tile(const IntegerCell &, Stream<TileWord> &weights, int k, int, Space &space,
+                      std::int32_t *correction) {
+  int beyond = 0;
+  std::int8_t *narrow = space.w.data();
+  std::int16_t *wide = space.wide_w.data();
+  for (int c = 0; c < kCols; ++c) correction[c] = 0;
+  for (int i = 0; i < k; i += kQuad, narrow += kCols * kQuad, wide += kCols * kQuad) {
+    TileWord rows[kQuad];
+    for (int j = 0; j < kQuad; ++j) rows[j] = weights.read();
+    for (int c = 0; c < kCols; ++c)
+      for (int j = 0; j < kQuad; ++j) narrow[c * kQuad + j] = std::int8_t(rows[j][c]);
+    for (int c = 0; c < kCols; ++c) {
+      const int sum = rows[0][c] + rows[1][c] + rows[2][c] + rows[3][c];
+      correction[c] = std::int32_t(std::uint32_t(correction[c]) - std::uint32_t(128 * sum));
+    }
+    if (kWeightBits == 8) continue;
+    for (int c = 0; c < kCols; ++c)
+      for (int j = 0; j < kQuad; ++j) beyond |= rows[j][c] ^ std::int8_t(rows[j][c]);
+    for (int c = 0; c < kCols; ++c)
+      for (int j = 0; j < kQuad; ++j)
+        wide[(j / 2 * kCols + c) * 2 + j % 2] = std::int16_t(rows[j][c]);
   }
   return beyond == 0;
 }
