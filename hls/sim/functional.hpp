@@ -14,22 +14,30 @@ namespace functional {
 
 /// Work space of one thread; grows, never shrinks.
 struct Space {
-  std::vector<std::uint8_t> x;       // [rows, k], with the offset of operands.hpp
-  std::vector<std::int8_t> w;        // [k / 4, cols, 4]
-  std::vector<std::int16_t> wide_w;  // [k / 2, cols, 2], for weights beyond int8
-  std::vector<std::int32_t> sums;    // [rows, cols]
-  std::vector<float> float_x, float_w;  // [rows, k], [k, cols]
+  std::vector<std::uint8_t> x;               // [rows, k], with the offset of operands.hpp
+  std::vector<std::int8_t> w;                // [k / 4, cols, 4]
+  std::vector<std::int16_t> wide_x, wide_w;  // [rows, k], [k / 2, cols, 2]: beyond dot products
+  std::vector<std::int32_t> sums;            // [rows, cols]
+  std::vector<float> float_x, float_w;       // [rows, k], [k, cols]
 
   void resize(int rows, int k) {
     x.resize(std::size_t(rows) * std::size_t(k));
     w.resize(std::size_t(k) * kCols);
-    if (kWeightBits > 8 || kBanks > 1) wide_w.resize(std::size_t(k) * kCols);
+    wide_w.resize(std::size_t(k) * kCols);
     sums.resize(std::size_t(rows) * kCols);
+    wide_x.clear();
+  }
+  /// Activations as numbers of 16 bits, once per instruction.
+  void widen(int offset) {
+    if (!wide_x.empty()) return;
+    wide_x.resize(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) wide_x[i] = std::int16_t(int(x[i]) - offset);
   }
 };
 
 /// Calls take(row, fold, words) for every clock that brings words to the array, fold by fold.
-template <typename Take> inline void each_clock(const MatMul &f, int batch, const Memories &m, Take take) {
+template <typename Take>
+inline void each_clock(const MatMul &f, int batch, const Memories &m, Take take) {
   Walk<MatMul> walk;
   walk.begin(f, batch);
   const int rows = walk.at.count(), folds = walk.groups * walk.taps();
@@ -81,11 +89,11 @@ inline void gather(const IntegerCell &, const MatMul &f, int batch, const Memori
 }
 
 /// One column tile from the weight stream: int8 weights four rows interleaved, wider ones two.
-/// `correction` is −offset·(column sums), which the offset of the activations adds too much. Returns
-/// whether all weights fit int8.
+/// `correction` is −offset·(column sums), which the offset of the activations adds too much.
+/// Returns whether the dot products of int8 can take it.
 template <typename Cell>
-inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int products, Space &space,
-                      std::int32_t *correction) {
+inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int products,
+                      Space &space, std::int32_t *correction) {
   int beyond = 0;
   TileWord rows[kActivationWords] = {};
   for (int c = 0; c < kCols; ++c) correction[c] = 0;
@@ -104,7 +112,7 @@ inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int pr
       correction[c] = std::int32_t(std::uint32_t(correction[c]) - more);
     }
   }
-  return beyond == 0;
+  return kDotProducts && beyond == 0;
 }
 
 /// The plain array's rows are weights as they are; four at a time are interleaved.
@@ -123,14 +131,14 @@ inline bool take_tile(const IntegerCell &, Stream<TileWord> &weights, int k, int
       const int sum = rows[0][c] + rows[1][c] + rows[2][c] + rows[3][c];
       correction[c] = std::int32_t(std::uint32_t(correction[c]) - std::uint32_t(128 * sum));
     }
-    if (kWeightBits == 8) continue;
+    if (kWeightBits == 8 && kDotProducts) continue;
     for (int c = 0; c < kCols; ++c)
       for (int j = 0; j < kQuad; ++j) beyond |= rows[j][c] ^ std::int8_t(rows[j][c]);
     for (int c = 0; c < kCols; ++c)
       for (int j = 0; j < kQuad; ++j)
         wide[(j / 2 * kCols + c) * 2 + j % 2] = std::int16_t(rows[j][c]);
   }
-  return beyond == 0;
+  return kDotProducts && beyond == 0;
 }
 
 /// The clocks that the array takes (MatMulClocks), without counting them one by one.
@@ -154,7 +162,8 @@ inline void put_tile(const MatMul &f, const Activate &a, const std::int32_t *sum
   for (int row = 0; row < rows; ++row, sums += kCols) {
     SumWord total;
     for (int c = 0; c < kCols; ++c)
-      total[c] = Accumulator<kFloat>::sum(f.first != 0 ? 0 : m.partial[row][c], sums[c], int(f.shift));
+      total[c] =
+          Accumulator<kFloat>::sum(f.first != 0 ? 0 : m.partial[row][c], sums[c], int(f.shift));
     if (f.last == 0) {
       put(m.partial[row], total);
       continue;
@@ -168,7 +177,7 @@ inline void put_tile(const MatMul &f, const Activate &a, const std::int32_t *sum
 /// A MatMul of integers on one engine.
 template <typename Cell>
 inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories &m,
-                       Stream<TileWord> &weights, Counters &counters) {
+                         Stream<TileWord> &weights, Counters &counters) {
   static thread_local Space space;
   Cell cell;
   cell.begin(f);
@@ -182,11 +191,12 @@ inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories
   out.begin(a, batch, int(f.out_h), int(f.out_w));
   std::int32_t correction[kCols];
   for (int tile = 0; tile < int(f.tiles); ++tile) {
-    if (take_tile(cell, weights, k, products, space, correction))
+    if (take_tile(cell, weights, k, products, space, correction)) {
       multiply(space.x.data(), rows, k, space.w.data(), correction, space.sums.data());
-    else
-      multiply_wide(space.x.data(), rows, k, offset_of(cell), space.wide_w.data(),
-                    space.sums.data());
+    } else {
+      space.widen(offset_of(cell));
+      multiply_wide(space.wide_x.data(), rows, k, space.wide_w.data(), space.sums.data());
+    }
     put_tile<false>(f, a, space.sums.data(), rows, m, out);
   }
   count(f, batch, SystolicArray<Cell>::kFlushClocks, counters);

@@ -22,7 +22,9 @@ inline int offset_of(const FusionCell &cell) {
 inline int activation_value(const IntegerCell &, const Words &words, int lane, int) {
   return words[0][lane];
 }
-inline int weight_value(const IntegerCell &, const TileRows &rows, int c, int) { return rows[0][c]; }
+inline int weight_value(const IntegerCell &, const TileRows &rows, int c, int) {
+  return rows[0][c];
+}
 
 inline int activation_value(const FusionCell &cell, const Words &words, int lane, int j) {
   return code_of(packed_lane(words, lane), j, cell.precision.activation_bits,
@@ -62,17 +64,22 @@ inline int weight_value(const BinaryCell &cell, const TileRows &rows, int c, int
   return code == -2 ? 0 : code;
 }
 
+/// A float, subnormal numbers as 0.
+inline float normal(float x) {
+  const float smallest = 1.17549435e-38f;
+  return x < smallest && x > -smallest ? 0.0f : x;
+}
+
 /// Sums [cols] of one row of activations [folds · rows] with weights [folds · rows, cols].
 inline void multiply_floats(const float *x, int folds, const float *w, std::int32_t *sums) {
-  for (int c = 0; c < kCols; ++c) sums[c] = 0;
+  float total[kCols] = {};
   for (int fold = 0; fold < folds; ++fold) {
-    std::int32_t column[kCols] = {};
+    float column[kCols] = {};
     for (int r = 0; r < kRows; ++r, ++x, w += kCols)
-      for (int c = 0; c < kCols; ++c)
-        column[c] = float_sum(column[c], bits_of(*x * w[c]));
-    for (int c = 0; c < kCols; ++c)
-      sums[c] = fold == 0 ? column[c] : std::int32_t(float_sum(sums[c], column[c]));
+      for (int c = 0; c < kCols; ++c) column[c] = normal(column[c] + normal(*x * w[c]));
+    for (int c = 0; c < kCols; ++c) total[c] = fold == 0 ? column[c] : normal(total[c] + column[c]);
   }
+  for (int c = 0; c < kCols; ++c) sums[c] = std::int32_t(bits_of(total[c]));
 }
 
 }  // namespace functional

@@ -39,8 +39,8 @@ inline void pool(const Vector &f, const Activate &a, int batch, Memories &m) {
           const int dx = kx * int(f.dilation_x), ix = walk.ix + dx;
           if (iy < 0 || iy >= int(f.height) || ix < 0 || ix >= int(f.width)) continue;
           const int address = walk.address() + dy * int(f.source_row) + dx * int(f.source_col);
-          take_tap<kOperation>(m.buffer.read(address).lane, m.taps[kOperation == kDepthwise ? tap : 0],
-                               int(f.zero), sums.lane);
+          take_tap<kOperation>(m.buffer.read(address).lane,
+                               m.taps[kOperation == kDepthwise ? tap : 0], int(f.zero), sums.lane);
         }
       }
       out.write(m.buffer, activate(sums, p, a, m.lookup));

@@ -45,9 +45,8 @@ clear:
 /// Reads a segment's instructions, checks them and hands them out. The program starts with a pair
 /// (first instruction, how many) per segment; instructions begin at `code`.
 inline void fetch(const Int<32> *program, int code, int segment, Limits limits,
-                  Stream<Command> &to_load, Stream<Command> &to_weights,
-                  Stream<Command> &to_decode, Stream<Command> &to_compute,
-                  Stream<Command> &to_store) {
+                  Stream<Command> &to_load, Stream<Command> &to_weights, Stream<Command> &to_decode,
+                  Stream<Command> &to_compute, Stream<Command> &to_store) {
   WEFT_FUNCTION
   Checker checker;
   checker.begin(limits);
@@ -226,8 +225,8 @@ inline void run_segment(const Int<32> *program, const Beat *weight_memory, const
   WEFT_PROCESS(compute(to_compute, loaded, tiles, limits.batch, segment, fresh, stored, report));
   WEFT_PROCESS(store(to_store, stored, limits.batch, stores));
   WEFT_JOIN;
-  WEFT_SIM(sim::end_segment(report[kStatusWord] == kDone, to_load, to_weights, to_decode, to_compute,
-                            to_store, loaded, packed, tiles, stored));
+  WEFT_SIM(sim::end_segment(report[kStatusWord] == kDone, to_load, to_weights, to_decode,
+                            to_compute, to_store, loaded, packed, tiles, stored));
 }
 
 }  // namespace weft

@@ -6,10 +6,10 @@
 
 namespace weft {
 
-using Word = Vec<Int<8>, kRows>;          // unified-buffer word, memory row
-using Beat = Vec<Int<8>, kBusBytes>;      // what a memory port moves in a clock
-using Operand = Int<kWeightBits>;         // a weight as the array multiplies with it
-using TileWord = Vec<Operand, kCols>;     // weight-stream row
+using Word = Vec<Int<8>, kRows>;       // unified-buffer word, memory row
+using Beat = Vec<Int<8>, kBusBytes>;   // what a memory port moves in a clock
+using Operand = Int<kWeightBits>;      // a weight as the array multiplies with it
+using TileWord = Vec<Operand, kCols>;  // weight-stream row
 using SumWord = Vec<Int<32>, kCols>;
 constexpr int kBeats = kRows / kBusBytes;
 
@@ -90,9 +90,9 @@ struct ParameterTable {
 
 using Lookup = Int<8>[kCols][kLookupEntries];  // a table per lane: no crossing wires
 
-/// The unified buffer. Banks follow one another word by word, so words whose addresses differ in the
-/// low bits are read in the same clock; parts of a word are memories of their own where codes of
-/// fewer bits share bytes, because a memory with enables per bit is none.
+/// The unified buffer. Banks follow one another word by word, so words whose addresses differ in
+/// the low bits are read in the same clock; parts of a word are memories of their own where codes
+/// of fewer bits share bytes, because a memory with enables per bit is none.
 struct Buffer {
   static constexpr int kDepth = kBufferWords / kBanks, kPartLanes = kRows / kParts;
   Int<8> bank[kBanks][kDepth][kParts][kPartLanes];

@@ -74,8 +74,9 @@ def compile(
     them, `requant` the rounding, `symmetric` asks for zero points of 0, `dynamic` for ranges
     that need no data. `weights` and `activations` are number formats (`weft list formats`),
     `method` how weights are rounded to theirs (weft.passes.weights.METHODS), `plan` (or its file)
-    says so for single layers. A model that is quantized already keeps its scales. `batch` is how many
-    samples a device run holds (as many as fit, if None). `progress` hears the name of each stage.
+    says so for single layers. A model that is quantized already keeps its scales. `batch` is how
+    many samples a device run holds (as many as fit, if None). `progress` hears the name of each
+    stage.
 
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """

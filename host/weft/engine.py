@@ -57,7 +57,7 @@ def weight_rows(f: Fields) -> int:
 
 
 def codes(packed: Bytes, bits: int) -> Bytes:
-    """Codes [..., bytes · 8 // bits] of bytes [..., bytes], the first in the low bits of its byte."""
+    """Codes [..., bytes · 8 // bits] of bytes [..., bytes], the first in the low bits."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     found = packed[..., None] >> shifts & np.uint8((1 << bits) - 1)
     return np.asarray(found.reshape(*packed.shape[:-1], -1))

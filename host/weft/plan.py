@@ -1,12 +1,12 @@
 """Plan: number formats by layer, in a TOML file.
 
-    [defaults]
-    weights = "int4"
+[defaults]
+weights = "int4"
 
-    [layers."conv1"]
-    weights = "int8"
-    activations = "int8"
-    method = "mse"
+[layers."conv1"]
+weights = "int8"
+activations = "int8"
+method = "mse"
 """
 
 from __future__ import annotations

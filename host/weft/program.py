@@ -29,8 +29,8 @@ class Layout:
 
     Word (block, y, x) is at index (block·height + y)·width + x of the sample; its lane l holds
     channel block·lanes + l, or 0 past the last channel. Codes of fewer than 8 `bits` share a byte,
-    the lower channel in the low bits, so a block has more channels. `dims` says what the tensor's own
-    dimensions are made of, the batch dimension first and empty: NCHW is ((), ("c",), ("h",),
+    the lower channel in the low bits, so a block has more channels. `dims` says what the tensor's
+    own dimensions are made of, the batch dimension first and empty: NCHW is ((), ("c",), ("h",),
     ("w",)); after a flatten ((), ("c", "h", "w")); NHWC ((), ("h",), ("w",), ("c",)). Fewer dims
     than the tensor has describe it flattened: an image that lies as a vector is ((), ("c",)).
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ class State:
     parameters: NDArray[np.int8] = field(init=False)
     taps: NDArray[np.int8] = field(init=False)
     lookup: NDArray[np.int8] = field(init=False)
-    stream: list[NDArray[np.int8]] = field(default_factory=list)
+    stream: list[NDArray[Any]] = field(default_factory=list)
     sums: Sums | None = None
     pending: bool = False  # sums wait for their Activate
     queued: int = 0  # ReadWeights since the stream was last empty
@@ -93,10 +94,10 @@ class State:
         if there < rows:
             raise FaultError(9, f"{rows - there} rows are missing")
 
-    def take(self, rows: int) -> NDArray[np.int8]:
+    def take(self, rows: int) -> NDArray[Any]:
         """The next `rows` rows of the weight stream."""
         self.need(rows)
-        taken: list[NDArray[np.int8]] = []
+        taken: list[NDArray[Any]] = []
         while rows:
             head = self.stream.pop(0)
             taken.append(head[:rows])

@@ -141,9 +141,7 @@ def _per_sample(words: int) -> dict[str, int]:
     return {"memory_sample": words, "buffer_sample": words}
 
 
-def _convolution(
-    overlay: Overlay, height: int, words: int, starts: Sequence[int]
-) -> list[Words]:
+def _convolution(overlay: Overlay, height: int, words: int, starts: Sequence[int]) -> list[Words]:
     """Input at buffer 0 (both blocks of a sample, then the next sample), output behind it."""
     lookup = "lookup" in overlay.units
     size, sample = height * WIDTH, BLOCKS * height * WIDTH

@@ -288,7 +288,7 @@ def random_code(rng) -> Code:
         kind = kinds[int(rng.integers(0, len(kinds)))]
         need = {isa.MAT_MUL: 4, isa.SET_TABLE: 14}.get(kind, 0)
         if need:
-            code.words.append(isa.READ_WEIGHTS.encode(memory=0, rows=need))
+            code.words.append(isa.READ_WEIGHTS.encode(memory=0, rows=need, memory_rows=need))
         code.words.append(random_instruction(rng, kind))
         if kind in (isa.MAT_MUL, isa.VECTOR) and rng.integers(0, 10):
             code.words.append(random_instruction(rng, isa.ACTIVATE))

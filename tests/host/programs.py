@@ -34,7 +34,7 @@ def scaling(
     size = layout.height * layout.width
     move = {"chunks": 1, "words": size, "memory_sample": size, "buffer_sample": size}
     code = [
-        isa.READ_WEIGHTS.encode(memory=0, rows=len(rows)),
+        isa.READ_WEIGHTS.encode(memory=0, rows=len(rows), memory_rows=len(rows)),
         isa.SET_TABLE.encode(target=0, index=0, count=1),
         isa.READ_HOST.encode(memory=0, buffer=0, **move),
     ]

@@ -19,11 +19,17 @@ PAIRS = {(1, 1): 4, (1, 2): 2, (8, 1): 4, (8, 2): 4}
 def precision(a: int, w: int, codes: int = 0) -> dict[str, int]:
     number = isa.ENGINES.index("binary")
     words = PAIRS[a, w]
-    return {"engine": number, "activation_bits": a, "weight_bits": w, "words": words, "codes": codes}
+    return {
+        "engine": number,
+        "activation_bits": a,
+        "weight_bits": w,
+        "words": words,
+        "codes": codes,
+    }
 
 
 def test_dot_product_of_bits_is_the_popcount_formula():
-    """2·popcount(xnor) − n, and for ternary planes [2·pop(P&b) − pop(P)] − [2·pop(N&b) − pop(N)]."""
+    """2·popcount(xnor) − n, for n bits."""
     rng = np.random.default_rng(0)
     words = rng.integers(0, 256, (1, 1, 4, 8)).astype(np.uint8)
     rows = rng.integers(-128, 128, (1, 1, 8, 4, 8)).astype(np.int16)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import wide
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,7 +96,7 @@ def test_every_code_decodes_as_golden_does(fmt):
     runs = min(2, max(1, count // (lanes * lanes)))
     shape = (lanes, runs, 2 * lanes)
     for part in range(-(-count // (lanes * runs * 2 * lanes))):
-        codes = (np.arange(lanes * runs * 2 * lanes) + part * lanes * runs * 2 * lanes)
+        codes = np.arange(lanes * runs * 2 * lanes) + part * lanes * runs * 2 * lanes
         if fmt.pairs and fmt.bits == 4:
             codes = codes // 2 >> (4 * (np.arange(len(codes)) & 1))
         codes = (codes & ((1 << fmt.bits) - 1)).astype(np.uint16 if fmt.bits > 8 else np.uint8)

@@ -83,7 +83,9 @@ def test_the_exact_form_agrees(a, w):
     wide.check(rng, wide.NANO, precision(a, w), forms=forms, small=True)
 
 
-@pytest.mark.parametrize(("a", "w", "share"), [(8, 8, 1), (8, 4, 2), (4, 4, 4), (4, 2, 8), (2, 2, 16)])
+@pytest.mark.parametrize(
+    ("a", "w", "share"), [(8, 8, 1), (8, 4, 2), (4, 4, 4), (4, 2, 8), (2, 2, 16)]
+)
 def test_compute_clocks_shrink_with_the_precision(a, w, share):
     """Resident weights: M rows outlast the shift of a tile, so only the folds count."""
     from weft.units import systolic

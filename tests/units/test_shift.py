@@ -95,5 +95,9 @@ def test_every_form_computes_and_counts_alike(name, a, w, seed, batch, of_a, of_
 def test_the_exact_form_agrees(a, w):
     forms = ("exact", *kernel.FORMS)
     wide.check(
-        np.random.default_rng(1), wide.NANO, precision(a, w, "uflint", "olive"), forms=forms, small=True
+        np.random.default_rng(1),
+        wide.NANO,
+        precision(a, w, "uflint", "olive"),
+        forms=forms,
+        small=True,
     )

@@ -19,9 +19,13 @@ Fields = dict[str, int]
 SIZES = (8, 8, 8, 1024, 64, 8, 64)
 OVERLAYS = {
     "wide8": Overlay("wide8", *SIZES, weight_bits=8, engines=("fusion", "shift", "binary")),
-    "wide16": Overlay("wide16", *SIZES, weight_bits=16, engines=isa.ENGINES, formats=("int8", "bf16")),
+    "wide16": Overlay(
+        "wide16", *SIZES, weight_bits=16, engines=isa.ENGINES, formats=("int8", "bf16")
+    ),
 }
-NANO = Overlay("nano16", 8, 8, 8, 64, 16, 2, 16, weight_bits=16, engines=isa.ENGINES, formats=("int8", "bf16"))
+NANO = Overlay(
+    "nano16", 8, 8, 8, 64, 16, 2, 16, weight_bits=16, engines=isa.ENGINES, formats=("int8", "bf16")
+)
 
 
 def random_fields(rng: Generator, overlay: Overlay, batch: int, precision: Fields) -> Fields:

@@ -11,8 +11,8 @@ inline Int<32> biased(Int<32> sum, Int<32> bias) {
   return Int<32>(UInt<32>(sum) + UInt<32>(bias));  // wraps
 }
 
-/// Sums that are float32: bias and scale (the parameters hold their bits), then the nearest code, or
-/// a byte of the nearest bf16 number. A lower clamp of 0 is a ReLU there.
+/// Sums that are float32: bias and scale (the parameters hold their bits), then the nearest code,
+/// or a byte of the nearest bf16 number. A lower clamp of 0 is a ReLU there.
 inline Word float_results(const SumWord &sums, const ParameterWord &p, const Activate &f) {
   WEFT_INLINE
   const Int<32> zero = Int<32>(f.zero_point);
@@ -105,27 +105,31 @@ WEFT_SHARED Word activate(const SumWord &sums, const ParameterWord &p, const Act
   return codes;
 }
 
-/// Codes of `8 >> log` bits, the first in the low bits of a byte; a single bit says > 0. They fill
-/// the first lanes of the word.
-inline Word packed_codes(const Word &codes, int log) {
+/// Codes of `8 >> log` bits, the first in the low bits of a byte (a single bit says > 0), in part
+/// `part` of a word; 0 elsewhere. Wires, and a multiplexer of three ways per lane.
+inline Word packed_codes(const Word &codes, int log, int part) {
   WEFT_INLINE
-  Word packed = filled(0);
+  Word packed;
 lanes:
-  for (int i = 0; i < kRows / 2; ++i) {
+  for (int i = 0; i < kRows; ++i) {
     WEFT_UNROLL
-    unsigned bytes[3] = {0, 0, 0};
-    for (int j = 0; j < 8; ++j) {
+    unsigned byte = 0;
+  widths:
+    for (int k = 1; k <= 3; ++k) {
       WEFT_UNROLL
-      for (int k = 1; k <= 3; ++k) {
+      const int lanes = kRows >= 8 ? kRows >> k : 1, width = 8 >> k;
+      unsigned side_by_side = 0;
+    codes_of_a_byte:
+      for (int j = 0; j < (1 << k); ++j) {
         WEFT_UNROLL
-        const int width = 8 >> k, from = (i << k) + j;
-        if (j >= (1 << k) || from >= kRows) continue;
-        const unsigned code = k == 3 ? (codes[from] > 0 ? 1u : 0u)
-                                     : unsigned(codes[from]) & ((1u << width) - 1);
-        bytes[k - 1] |= code << (j * width);
+        const int from = ((i & (lanes - 1)) << k) + j;
+        const Int<8> code = codes[from < kRows ? from : 0];
+        const unsigned bits = k == 3 ? (code > 0 ? 1u : 0u) : unsigned(code) & ((1u << width) - 1);
+        side_by_side |= bits << (j * width);
       }
+      if (k == log && i / lanes == part) byte = side_by_side;
     }
-    packed[i] = Int<8>(log == 1 ? bytes[0] : log == 2 ? bytes[1] : bytes[2]);
+    packed[i] = Int<8>(byte);
   }
   return packed;
 }
@@ -150,15 +154,9 @@ struct Writer {
     WEFT_INLINE
     const int log = int(f.pack);
     if (kParts == 1 || log == 0) return buffer.write(address(), codes);
-    const int part = tile & ((1 << log) - 1), lanes = kRows >> log, parts = kParts >> log;
-    const Word packed = packed_codes(codes, log);
-    Word placed;
-  place:
-    for (int i = 0; i < kRows; ++i) {
-      WEFT_UNROLL
-      placed[i] = i / lanes == part ? packed[i % lanes] : Int<8>(0);
-    }
-    buffer.write_parts(address(), placed, part == 0 ? 0 : part * parts, part == 0 ? kParts : parts);
+    const int part = tile & ((1 << log) - 1), parts = kParts >> log;
+    buffer.write_parts(address(), packed_codes(codes, log, part), part == 0 ? 0 : part * parts,
+                       part == 0 ? kParts : parts);
   }
   void next() {
     const bool wraps = at.last_x() && at.last_y() && at.sample == at.batch - 1;
@@ -188,8 +186,8 @@ drain:
   for (int row = 0; row < rows; ++row) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
-    out.write(m.buffer, activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), f,
-                                 m.lookup));
+    out.write(m.buffer,
+              activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), f, m.lookup));
     out.next();
   }
   counters.vector += rows;

@@ -1,6 +1,6 @@
 /// Cells without multipliers: XNOR and popcount for binary numbers, AND and popcount for ternary
-/// weights, adders for int8 activations that meet −1, 0 and +1 (number-format papers: XNOR-Net, TWN;
-/// for the ternary planes see BinaryBERT, ACL 2021).
+/// weights, adders for int8 activations that meet −1, 0 and +1 (number-format papers: XNOR-Net,
+/// TWN; for the ternary planes see BinaryBERT, ACL 2021).
 ///
 /// 1 × 1 bit: 32 products per clock; 1 × 2 bits: 16, the weights' positive plane in the low half of
 /// the operand, the negative one in the high half; 8 × 1 and 8 × 2 bits: 4 sums or differences.

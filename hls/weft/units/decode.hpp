@@ -10,18 +10,18 @@
 
 namespace weft {
 
-constexpr int kPlanes = 16;       // memory rows of a group at most: 8 rows of 16 bits
-constexpr int kGroupRows = 8;     // tile rows of a group
-constexpr int kTrits = 5;         // or in base 3: 3^5 < 256
+constexpr int kPlanes = 16;    // memory rows of a group at most: 8 rows of 16 bits
+constexpr int kGroupRows = 8;  // tile rows of a group
+constexpr int kTrits = 5;      // or in base 3: 3^5 < 256
 constexpr int kTileGroups = kRows / kGroupRows;
 constexpr int kTileDepth = kWeightTiles * kRows;  // rows of the weight FIFO
 
 /// Sizes of what a ReadWeights decodes; the checker and the decoder agree on them.
 struct PackedShape {
-  int rows, reads;        // of a group: tile rows, memory rows
-  int codebook;           // memory rows in front of everything
-  int span;               // groups that share a record; 0: no records
-  int record;             // memory rows of a record
+  int rows, reads;  // of a group: tile rows, memory rows
+  int codebook;     // memory rows in front of everything
+  int span;         // groups that share a record; 0: no records
+  int record;       // memory rows of a record
 
   void begin(const ReadWeights &f) {
     const int bits = code_bits(int(f.format));
@@ -142,11 +142,11 @@ columns:
 /// Where the reader of packed rows stands: the records in front of a group, then its rows.
 struct PackedReader {
   PackedShape shape;
-  Int<64> left;   // memory rows to come
-  int in_run;     // group within the run
+  Int<64> left;  // memory rows to come
+  int in_run;    // group within the run
   int run_groups;
-  int record;     // rows of the record still to come
-  int at;         // rows of the group that are there
+  int record;  // rows of the record still to come
+  int at;      // rows of the group that are there
 
   void begin(const ReadWeights &f) {
     shape.begin(f);

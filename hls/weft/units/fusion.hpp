@@ -1,5 +1,6 @@
-/// BitFusion's cell: sixteen 2-bit multipliers that fuse to one product of 8 × 8 bits, two of 8 × 4,
-/// four of 4 × 4, sixteen of 2 × 2 and what lies between (Sharma et al., ISCA 2018, section III).
+/// BitFusion's cell: sixteen 2-bit multipliers that fuse to one product of 8 × 8 bits, two of 8 ×
+/// 4, four of 4 × 4, sixteen of 2 × 2 and what lies between (Sharma et al., ISCA 2018, section
+/// III).
 #pragma once
 #include "units/precision.hpp"
 
@@ -65,9 +66,8 @@ struct FusionCell {
 #else
     for (int j = 0; j < precision.products(); ++j)
       for (int c = 0; c < kCols; ++c)
-        sums[c] +=
-            code_of(activations[c], j, precision.activation_bits, signed_activations) *
-            code_of(weights[c], j, precision.weight_bits, signed_weights);
+        sums[c] += code_of(activations[c], j, precision.activation_bits, signed_activations) *
+                   code_of(weights[c], j, precision.weight_bits, signed_weights);
 #endif
     return sums;
   }
@@ -87,8 +87,8 @@ struct FusionCell {
           const BrickPlan p = brick_plan(b, i, k);
           const int x = int(activations >> (2 * p.activation_digit)) & 3;
           const int y = int(weights >> (2 * p.weight_digit)) & 3;
-          const Int<8> product = brick(x, p.activation_top && signed_activations, y,
-                                       p.weight_top && signed_weights);
+          const Int<8> product =
+              brick(x, p.activation_top && signed_activations, y, p.weight_top && signed_weights);
           if (i == la && k == lw) sum = Int<32>(sum + (Int<32>(product) << p.shift));
         }
       }

@@ -242,8 +242,7 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
     run_engine<ShiftCell>(f, a, batch, m, weights, counters);
   if (kHasBinary && f.engine == kBinaryEngine)
     run_engine<BinaryCell>(f, a, batch, m, weights, counters);
-  if (kHasBf16 && f.engine == kBf16Engine)
-    run_engine<Bf16Cell>(f, a, batch, m, weights, counters);
+  if (kHasBf16 && f.engine == kBf16Engine) run_engine<Bf16Cell>(f, a, batch, m, weights, counters);
 }
 
 }  // namespace weft

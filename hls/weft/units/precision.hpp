@@ -1,8 +1,8 @@
 /// How codes of 1 to 8 bits share the operands of a cell that makes several products per clock.
 ///
-/// A cell gets 32 bits of activations, byte q from word q of the clock, and as many of weights. Code
-/// j lies at bit j · width in either, and is multiplied with the other's code j: all products of a
-/// cell add up to one partial sum, so low precision fills the rows with more channels.
+/// A cell gets 32 bits of activations, byte q from word q of the clock, and as many of weights.
+/// Code j lies at bit j · width in either, and is multiplied with the other's code j: all products
+/// of a cell add up to one partial sum, so low precision fills the rows with more channels.
 #pragma once
 #include "memories.hpp"
 

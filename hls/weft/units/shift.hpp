@@ -56,7 +56,8 @@ halves:
     const int byte = int(unsigned(operand) >> (8 * (i >> 1))) & 0xff;
     const int code = (byte >> (4 * (i & 1))) & 15, other = (byte >> (4 * (~i & 1))) & 15;
     const bool high = (i & 1) != 0;
-    const unsigned half = high ? term(code >= 8, 4, code >= 8 ? 16 - code : code) : term(false, 0, code);
+    const unsigned half =
+        high ? term(code >= 8, 4, code >= 8 ? 16 - code : code) : term(false, 0, code);
     const unsigned made = width == 8 ? half : term_of(kind, code, other);
     if ((i >> 1) < bytes) terms |= made << (kTermBytes * i);
   }
@@ -109,7 +110,8 @@ struct ShiftCell {
       for (int m = 0; m < kTerms; ++m) {
         WEFT_UNROLL
         // Halves of a wide number meet every half, or the one code, of the other.
-        const int i = wide_w ? m >> 1 : m, k = wide_w ? (wide_a ? m & 1 : m) : (wide_a ? m >> 1 : m);
+        const int i = wide_w ? m >> 1 : m,
+                  k = wide_w ? (wide_a ? m & 1 : m) : (wide_a ? m >> 1 : m);
         sum = Int<32>(sum + term_product(int(a >> (kTermBytes * i)) & 0xff,
                                          int(w >> (kTermBytes * k)) & 0xff));
       }

@@ -41,9 +41,9 @@ template <typename T, int kLanes, int kStep = 1> struct Skew {
 /// What a clock brings to the array.
 template <typename Cell> struct ArrayInput {
   Vec<typename Cell::Activation, kRows> activations;
-  bool swap;                                    // they are the first of a fold
-  Vec<typename Cell::Weight, kCols> weights;    // a row of the next tile,
-  int weight_row;                               // and which one, or -1
+  bool swap;                                  // they are the first of a fold
+  Vec<typename Cell::Weight, kCols> weights;  // a row of the next tile,
+  int weight_row;                             // and which one, or -1
 };
 
 /// What each column sees of a value per column group; wires only. Spreading and seeing are apart so
@@ -95,9 +95,9 @@ template <> struct AdderPipe<1> {
 template <typename Cell> struct SystolicArray {
   using Activation = typename Cell::Activation;
   using Weight = typename Cell::Weight;
-  static constexpr int kShare = Cell::kShare;      // columns that see the same activation
+  static constexpr int kShare = Cell::kShare;  // columns that see the same activation
   static constexpr int kGroups = kCols / kShare;
-  static constexpr int kStep = Cell::kLatency;     // clocks per row
+  static constexpr int kStep = Cell::kLatency;                      // clocks per row
   static constexpr int kFlushClocks = kRows * kStep + kGroups - 2;  // from a row to its last sum
 
   Activation act[kRows][kGroups], column_act[kRows][kCols];  // column_*: wires, see Columns

@@ -10,7 +10,17 @@ from functools import partial
 
 import numpy as np
 
-from weft.format import Float, Format, aligned, check_operands, divided, finite, largest, scales, steps
+from weft.format import (
+    Float,
+    Format,
+    aligned,
+    check_operands,
+    divided,
+    finite,
+    largest,
+    scales,
+    steps,
+)
 from weft.format import larger as up
 from weft.graph import Array, Quant
 

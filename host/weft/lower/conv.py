@@ -16,16 +16,6 @@ from weft.lower.engines import fused, packed_pad, precisions
 from weft.lower.epilogue import Scaling, epilogue, float_epilogue, scaling
 from weft.lower.fused import FusedWeights
 from weft.lower.layout import kept, spatial_letters
-from weft.lower.weights import (
-    Weights,
-    coded,
-    elementwise,
-    int8_parts,
-    is_float,
-    plain,
-    stored_as,
-    stored_bytes,
-)
 from weft.lower.stage import (
     Epilogue,
     HostOnlyError,
@@ -37,6 +27,16 @@ from weft.lower.stage import (
     Value,
     VectorOp,
     Window,
+)
+from weft.lower.weights import (
+    Weights,
+    coded,
+    elementwise,
+    int8_parts,
+    is_float,
+    plain,
+    stored_as,
+    stored_bytes,
 )
 from weft.pack import extents
 from weft.program import Layout, Unfold

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from weft.formats.int8 import HIGH, SMALLEST_SCALE
+from weft.format import SMALLEST_SCALE
+from weft.formats.int8 import HIGH
 from weft.graph import Graph, Node, Quant, Shape, Tensor
 
 CODES = Quant(np.asarray(1, np.float32))  # real values that are the codes themselves

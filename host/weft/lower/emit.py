@@ -13,9 +13,9 @@ from weft.errors import CapacityError
 from weft.isa import Words
 from weft.lower.bands import bands
 from weft.lower.context import Context
+from weft.lower.fused import FusedWeights
 from weft.lower.schedule import Piece
 from weft.lower.stage import Epilogue, MatrixOp, Op, Place, Rect, Second, Stage, Target, VectorOp
-from weft.lower.fused import FusedWeights
 from weft.lower.weights import Weights
 from weft.program import Layer
 
@@ -257,9 +257,7 @@ class Emitter:
             self._read(start, count)
             return
         self._flush()
-        self._waiting.append(
-            isa.READ_WEIGHTS.encode(memory=start, memory_rows=count, **fields)
-        )
+        self._waiting.append(isa.READ_WEIGHTS.encode(memory=start, memory_rows=count, **fields))
 
     def _read(self, start: int, count: int) -> None:
         """Rows for the next instruction; those that lie behind one another are read together."""

@@ -19,11 +19,11 @@ from weft.lower.precision import Precision
 from weft.lower.weights import elementwise
 from weft.units import binary, fusion, shift
 
-# Weights and activations as two's complement or plain codes: format → (bits of a brick's code, signed).
+# Two's complement or plain codes: format → (bits of a code on the bricks, whether it is signed).
 FUSION = {
     **{f"int{n}": (2 if n == 2 else 4 if n <= 4 else 8, True) for n in range(2, 9)},
     **{f"uint{n}": (2 if n == 2 else 4, False) for n in range(2, 5)},
-    **{name: (2, True) for name in ("ternary", "ternary2")},
+    **dict.fromkeys(("ternary", "ternary2"), (2, True)),
 }
 SHIFT = {
     "int4": "int",
@@ -70,7 +70,9 @@ def _cost(p: Precision, w: Quant, channels: int, lanes: int) -> tuple[int, float
     """Folds per tap, and bits per weight position of all of them."""
     per_word = lanes * 8 // p.activation_bits if p.activation_bits < 16 else lanes
     folds = -(-channels // (per_word * (1 if p.is_float else p.words)))
-    stored = parse(w.format).weight_bits if p.engine in ("systolic", "bf16") else 8.0 * p.weight_rows
+    stored = (
+        parse(w.format).weight_bits if p.engine in ("systolic", "bf16") else 8.0 * p.weight_rows
+    )
     return folds, folds * stored
 
 
@@ -92,7 +94,7 @@ def _precision(engine: str, x_format: str, x_bits: int, w: Quant) -> Precision |
     """The precision of one engine; None where it does not take these formats."""
     fmt = parse(w.format)
     if engine == "bf16":
-        wide = x_bits == 16 and 2 or 1
+        wide = (x_bits == 16 and 2) or 1
         return Precision("bf16", wide, 8 * wide, 16) if fmt.operand == "bf16" else None
     if fmt.operand == "bf16" or x_bits == 16:
         return None

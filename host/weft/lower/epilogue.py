@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from weft import isa
+from weft.codes import code_range
 from weft.errors import ModelError, UsageError, WeftError, unknown
 from weft.graph import Node, Quant
-from weft.codes import code_range
 from weft.lower.activations import intermediate
 from weft.lower.stage import Epilogue, HostOnlyError
 from weft.units import requant
@@ -89,7 +89,9 @@ def float_epilogue(node: Node, values: Scaling, y: Quant, lanes: int) -> Epilogu
     channels = len(values.bias)
     scale = np.broadcast_to(values.scale * float(y.scale) / float(fine.scale), (channels,))
     with np.errstate(over="ignore"):
-        numbers = [v.astype(np.float32) for v in (values.bias, scale, scale * _slope(kind, channels))]
+        numbers = [
+            v.astype(np.float32) for v in (values.bias, scale, scale * _slope(kind, channels))
+        ]
     if not all(np.isfinite(v).all() for v in numbers):
         raise ModelError(f"{node.op} {node.name!r}: a scale or bias is beyond float32")
     bias, above, below = (np.ascontiguousarray(v).view(np.int32) for v in numbers)

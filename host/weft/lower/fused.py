@@ -34,7 +34,7 @@ class FusedWeights:
     @property
     def blocks(self) -> int:
         """Channel blocks of the input, in words of packed activations."""
-        return -(-self.codes.shape[3] // (self.lanes * self.precision.per_byte))
+        return -(-int(self.codes.shape[3]) // (self.lanes * self.precision.per_byte))
 
     @property
     def groups(self) -> int:

@@ -30,6 +30,7 @@ from weft.lower.stage import (
     Window,
     plain_window,
 )
+from weft.lower.weights import plain
 from weft.pack import extents
 from weft.program import Layout
 

@@ -39,7 +39,7 @@ class Weights:
     @property
     def blocks(self) -> int:
         """Channel blocks of the input."""
-        return -(-self.codes.shape[3] // self.lanes)
+        return -(-int(self.codes.shape[3]) // self.lanes)
 
     @property
     def taps(self) -> int:
@@ -60,7 +60,7 @@ class Weights:
     @property
     def group(self) -> int:
         """Input channels that share a record; 0: none."""
-        return tiles.group_of(self.format, self.quant, self.codes.shape[3])
+        return tiles.group_of(self.format, self.quant, int(self.codes.shape[3]))
 
     def pace(self, overlay: Overlay) -> int:
         """Clocks per tile row: of memory, and of the decoder."""
@@ -112,7 +112,7 @@ def stored_as(ctx: Context, node: Node, w: Array, *, in_order: bool) -> Quant:
         return quant
     if is_float(quant):
         return replace(PLAIN, format="bf16")
-    fits = -128 <= int(w.min()) and int(w.max()) <= 127
+    fits = int(w.min()) >= -128 and int(w.max()) <= 127
     return PLAIN if fits or "int16" not in ctx.overlay.formats else replace(PLAIN, format="int16")
 
 

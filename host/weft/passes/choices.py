@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weft import codes
+from weft.format import SMALLEST_SCALE
 from weft.formats import int8, parse
 from weft.graph import Graph, Node, Quant
 from weft.passes.weights import method_of
@@ -84,14 +85,14 @@ def activation_quant(name: str, low: float, high: float, symmetric: bool) -> Qua
         grid = codes.grid(name).astype(np.float64)
         most = max(abs(low), abs(high)) if grid[0] < 0 else max(high, 0.0)
         top = float(np.abs(grid).max()) * (2 if len(grid) <= 3 else 1)
-        scale = max(most / top, int8.SMALLEST_SCALE) if most else 1.0
+        scale = max(most / top, SMALLEST_SCALE) if most else 1.0
         return Quant(np.asarray(scale, np.float32), format=name)
     least, greatest = codes.code_range(name)
     if symmetric and least < 0:
         most = max(abs(low), abs(high))
-        scale = max(most / greatest, int8.SMALLEST_SCALE) if most else 1.0
+        scale = max(most / greatest, SMALLEST_SCALE) if most else 1.0
         return Quant(np.asarray(scale, np.float32), format=name)
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / (greatest - least), int8.SMALLEST_SCALE) if high > low else 1.0
+    scale = max((high - low) / (greatest - least), SMALLEST_SCALE) if high > low else 1.0
     zero = min(max(round(least - low / scale), least), greatest)
     return Quant(np.asarray(scale, np.float32), zero, format=name)

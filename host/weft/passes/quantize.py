@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from weft import isa, ops
 from weft.calibrate import CALIBRATORS, Calibrator, MinMax
 from weft.errors import InputError, ModelError, UsageError, unknown
+from weft.format import SMALLEST_SCALE
 from weft.formats import int8
 from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes.choices import Choice, Choices, activation_quant
@@ -209,9 +210,7 @@ class _Constants:
         return target
 
 
-def _rewrite(
-    graph: Graph, requant: str, chosen: Choices, data: Mapping[str, Array]
-) -> Graph:
+def _rewrite(graph: Graph, requant: str, chosen: Choices, data: Mapping[str, Array]) -> Graph:
     """The graph whose activations have scales, with codes for the constants."""
     constants = _Constants(dict(graph.tensors), graph.consumers())
     nodes, crossed = [], set()
@@ -330,7 +329,7 @@ def _scales(
     dead = ~np.any(real, axis=tuple(a for a in range(real.ndim) if a != axis))
     least = (np.abs(bias.astype(np.float64)) / (x_scale * BIAS_LIMIT)).astype(np.float32)
     # Rounded up, so that the bias in units of the float32 scale is within the limit.
-    least = np.maximum(np.nextafter(least, np.float32(math.inf)), np.float32(int8.SMALLEST_SCALE))
+    least = np.maximum(np.nextafter(least, np.float32(math.inf)), np.float32(SMALLEST_SCALE))
     scale = np.where(dead, least, np.maximum(own, least))
     silent = dead & (bias == 0)
     scale[silent] = scale[~silent].max(initial=0) or 1

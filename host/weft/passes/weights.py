@@ -18,7 +18,9 @@ from weft.graph import Array, Graph, Node, Quant
 from weft.passes.placement import weight_axis
 
 Float = NDArray[np.float32]
-LARGEST_SUM = (1 << 31) // 128 - 1  # of the magnitudes of operands of an output: int8 codes fit int32
+LARGEST_SUM = (
+    1 << 31
+) // 128 - 1  # of magnitudes of an output: then sums fit int32
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,7 @@ def format_for(node: Node, name: str, weights: Array) -> tuple[Format, tuple[str
     return parse("int8"), (f"weights in int8, not {name}: a convolution in {group} groups",)
 
 
-def encode_weights(
-    layer: Layer, method: Method, least: NDArray[np.float32]
-) -> tuple[Array, Quant]:
+def encode_weights(layer: Layer, method: Method, least: NDArray[np.float32]) -> tuple[Array, Quant]:
     """Operands [N, taps, I] and their Quant.
 
     No scale is below `least` [N], with which the bias fits int32; none lets the sums of int8 codes

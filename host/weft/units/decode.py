@@ -71,9 +71,7 @@ def memory_rows(f: Fields, fmt: Format, overlay: Overlay) -> int:
     return tiles.stored_rows(shape, fmt, overlay.lanes, group, bool(f["zeros"]))
 
 
-def _decoded(
-    rows: NDArray[np.int8], f: Fields, fmt: Format, overlay: Overlay
-) -> NDArray[np.int16]:
+def _decoded(rows: NDArray[np.int8], f: Fields, fmt: Format, overlay: Overlay) -> NDArray[np.int16]:
     """Operands [rows, lanes] of packed rows, as the hardware leaves them in the stream."""
     lanes = overlay.lanes
     shape = (lanes, f["runs"], f["blocks"] * lanes)

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from weft import engine, isa
+from weft import isa
 from weft.engine import Bytes, Engine, Values
 from weft.state import Fields
 
@@ -53,7 +53,7 @@ def _single(kind: str) -> NDArray[np.int64]:
     if kind == "uint":
         return code
     if kind == "flint":
-        return sign * _flint(3)[low]
+        return np.asarray(sign * _flint(3)[low])
     if kind == "uflint":
         return _flint(4)
     if kind == "pot":

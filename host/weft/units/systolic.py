@@ -8,6 +8,8 @@ F·(2R + C + M − 2) clocks; SCALE-Sim reports the index of the last one, which
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +17,7 @@ from weft import isa
 from weft.config import Overlay
 from weft.engine import Bytes, Engine, weight_rows
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
-from weft.units import binary, bf16, fusion, shift, window
+from weft.units import bf16, binary, fusion, shift, window
 
 
 def _plain(f: Fields) -> bool:
@@ -106,7 +108,7 @@ def _integer_sums(x: NDArray[np.int64], w: NDArray[np.int64], shift: int) -> NDA
     # They are exact in floating point, and BLAS is 40 times faster than integer matmul.
     k = x.shape[1]
     largest = int(np.abs(x).max(initial=0)) * int(np.abs(w).max(initial=0))
-    exact = np.float32 if k * largest < 1 << 24 else np.float64
+    exact: Any = np.float32 if k * largest < 1 << 24 else np.float64
     wide = w.transpose(1, 0, 2).reshape(k, -1).astype(exact)
     product = (x.astype(exact) @ wide).astype(np.int64) << shift
     sums = product.reshape(len(x), len(w), -1).transpose(1, 0, 2)
