@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from weft import fallback, reference, samples, shapes
+from weft import fallback, integer_ops, lstm, reference, samples, shapes
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
@@ -255,6 +255,18 @@ def _others() -> list[OpSpec]:
     ]
 
 
+def _integers() -> list[OpSpec]:
+    """TFLite's integer kernels, and its LSTM."""
+    alone: Batched = lambda node, inputs: len(inputs) == 1  # noqa: E731 - weights are constants
+    last: Batched = lambda node, inputs: len(inputs[0]) > 1  # noqa: E731
+    return [
+        OpSpec("Lookup", shapes.same, integer_ops.lookup, "elementwise", "a table of 256 codes"),
+        OpSpec("Softmax8", shapes.same, integer_ops.softmax8, "reduce", "softmax of codes", last),
+        OpSpec("SequenceLstm", lstm.shape, lstm.sequence, "matrix", "LSTM in float", alone),
+        OpSpec("SequenceLstm8", lstm.shape, lstm.sequence8, "matrix", "LSTM of codes", alone),
+    ]
+
+
 _REDUCTIONS: dict[str, Callable[..., Array]] = {
     "ReduceMax": np.max,
     "ReduceMean": np.mean,
@@ -272,6 +284,7 @@ OPS: dict[str, OpSpec] = {
         *_moves(),
         *_windows(),
         *_others(),
+        *_integers(),
     )
 }
 

@@ -97,7 +97,11 @@ def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
     help="Typical inputs, arrays named as the model's inputs (x will do for the only one).",
 )
 @click.option("--calibrator", default="minmax", show_default=True, metavar="NAME")
-@click.option("--requant", default="single_round", show_default=True, metavar="MODE")
+@click.option(
+    "--requant",
+    metavar="MODE",
+    help="Rounding: single_round for float models, else what the model's runtime does.",
+)
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples of a device run.")
 @click.option("--symmetric", is_flag=True, help="Zero points of 0.")
 @click.option("--dynamic", is_flag=True, help="Take ranges without calibration data.")
