@@ -120,8 +120,8 @@ def _leaky_relu(x: Int, k: Kernel) -> Int:
         ratio = s / y
         factors = [_converting(ratio), _converting(ratio * alpha)]
         return _converted(x, np.where(x < 0, factors[1], factors[0]), k)
-    up = rescaled(x, float(s) / float(y))
-    down = rescaled(x, float(s) * float(alpha) / float(y))
+    up = rescaled(x, float(s / y))
+    down = rescaled(x, float(s * alpha / y))
     return np.asarray(np.where(x >= 0, up, down)) + k.y.zero_point
 
 
@@ -144,7 +144,7 @@ def _converted(x: Int, factor: Any, k: Kernel) -> Int:
 def _clamped(low: float | None, high: float | None) -> Any:
     def function(x: Int, k: Kernel) -> Int:
         s, y = k.scales
-        codes = rescaled(x, float(s) / float(y)) + k.y.zero_point
+        codes = rescaled(x, float(s / y)) + k.y.zero_point  # divided in float32
         ends = [None if v is None else k.y.zero_point + int(_away(v / y)) for v in (low, high)]
         return np.asarray(np.clip(codes, ends[0], ends[1]))
 

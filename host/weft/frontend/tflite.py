@@ -27,6 +27,10 @@ HANDLERS = {
     **tflite_nodes.HANDLERS,
 }
 CROSSING = ("ARG_MAX", "ARG_MIN", "CAST", "DEQUANTIZE", "QUANTIZE", "SHAPE")
+SPATIAL = (
+    *("AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "TRANSPOSE_CONV"),
+    *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "DEPTH_TO_SPACE"),
+)
 CONTROL = ("IF", "WHILE", "CALL", "CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 
 
@@ -115,6 +119,8 @@ def _check_mixed(m: Importer, op: TfOp) -> None:
 
 def _add_inputs(m: Importer, shapes: dict[str, Sequence[int]]) -> None:
     names = {m.name(i): i for i in m.model.inputs}
+    if any(op.op in SPATIAL for op in m.model.ops):
+        m.images.update(i for i in m.model.inputs if len(m.tensor(i).shape or ()) == 4)
     for name in shapes:
         if name not in names:
             raise UsageError(unknown("input", name, names))

@@ -33,6 +33,7 @@ class Importer:
         self.check = check  # shapes against the file's; not where the caller gave others
         self.values: dict[int, Array] = {}
         self.values.update((t.index, t.data) for t in model.tensors if t.data is not None)
+        self.images: set[int] = set()  # inputs whose readers shall have channels first
         self._plain: dict[int, str] = {}
         self._first: dict[int, str] = {}
         self._names: dict[int, str] = {}
@@ -169,8 +170,8 @@ class Importer:
         return data.shape
 
     def has_first(self, *indices: int) -> bool:
-        """Whether one of the tensors lies channels first, and all may."""
-        return any(i in self._first and i not in self._plain for i in indices)
+        """Whether one of the tensors lies channels first, or shall."""
+        return any(i in self.images or (i in self._first and i not in self._plain) for i in indices)
 
     def _missing(self, i: int) -> None:
         t = self.tensor(i)

@@ -45,7 +45,8 @@ def sum_of_codes(
 
     The kernels' own factors have 20 bits, the unit's 15: pairs of nearly their ratio are compared
     with the kernel on all 65,536 pairs of codes, and the first one that never differs is taken;
-    else the best. The node's notes say how many pairs differ then, by one.
+    else the best. That happens where the scales have simple ratios, so that many sums lie halfway
+    between two codes; the node's notes say how many pairs then differ, by one.
     """
     key = tuple((float(np.float32(q.scale)), q.zero_point) for q in quants)
     factors, scale, mode, wrong = _matched(str(node.attrs["kernels"]), key, signs)
