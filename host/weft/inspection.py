@@ -24,6 +24,7 @@ from weft.lower.layout import RELABELS
 from weft.lower.provisional import provisional
 
 EXACT_LIMIT = 1 << 20  # weights up to which every overlay's program is compiled for its cycles
+WEIGHTED = ("Conv", "ConvTranspose", "Linear", "SequenceLstm", "SequenceLstm8")
 INTERFACE = "nothing: this costs one copy"
 CROSSING = {
     "DequantizeLinear": "takes codes, as the model's input is declared",
@@ -160,7 +161,7 @@ def _layer(graph: Graph, place: Placement) -> dict[str, Any]:
         "precision": _node_precision(graph, node) if known else "",
         "shape": list(graph[node.outputs[0]].shape) if known else [],
         "macs": _macs(graph, node) if known else 0,
-        "weight_bytes": sum(graph[n].size for n in node.inputs[1:2] if _is_weights(graph, node, n)),
+        "weight_bytes": sum(graph[n].size for n in _weights(node) if n in graph.tensors),
         "inputs": [n for n in node.inputs if n and n in graph.tensors and graph[n].data is None],
         "outputs": [n for n in node.outputs if n],
     }
@@ -172,15 +173,21 @@ def _op(node: Node) -> str:
     return f"{node.op} {function}" if node.op == "Lookup" and function else node.op
 
 
-def _is_weights(graph: Graph, node: Node, name: str) -> bool:
-    return node.op in ("Conv", "ConvTranspose", "Linear") and name in graph.tensors
+def _weights(node: Node) -> tuple[str, ...]:
+    """The operands of a node that are weights: of an LSTM two."""
+    count = 2 if node.op.startswith("SequenceLstm") else 1
+    return node.inputs[1 : 1 + count] if node.op in WEIGHTED else ()
 
 
 def _macs(graph: Graph, node: Node) -> int:
-    if node.op not in ("Conv", "Linear"):
+    """Multiply-accumulates of one sample; 0 for what is no matrix product."""
+    if node.op not in (*WEIGHTED, "MatMul"):
         return 0
-    w, y = graph[node.inputs[1]].shape, graph[node.outputs[0]].shape
-    return prod(w) * prod(y[2:]) if node.op == "Conv" else prod(w) * prod(y[:-1])
+    x, y = graph[node.inputs[0]].shape, graph[node.outputs[0]].shape
+    if node.op == "MatMul":
+        return prod(y) * x[-1]
+    positions = {"Conv": y[2:], "ConvTranspose": x[2:], "Linear": y[:-1]}.get(node.op, x[1:2])
+    return prod(positions) * sum(graph[name].size for name in _weights(node))
 
 
 def advice(place: Placement) -> str:
@@ -225,7 +232,7 @@ def _precision(graph: Graph) -> dict[str, Any]:
 
 def _memory(graph: Graph) -> dict[str, int]:
     """Bytes of weights (int8) and biases (int32), and of the activations alive at the worst."""
-    weights = {n.inputs[1] for n in graph if n.op in ("Conv", "ConvTranspose", "Linear")}
+    weights = {name for n in graph for name in _weights(n)}
     biases = {n.inputs[2] for n in graph if n.op in ("Conv", "Linear") and len(n.inputs) > 2}
     other = {name for n in graph for name in n.inputs if name and graph[name].data is not None}
     last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs if name}

@@ -158,7 +158,7 @@ def _estimates(found: Inspection) -> str:
     rows = []
     for e in found.estimates:
         cycles = "–" if e.cycles is None else f"{e.cycles:,}"
-        times = ", ".join(f"{name} {seconds(s)}" for name, s in e.boards.items())
+        times = ", ".join(f"{n} {seconds(s)}".replace(" ", "\u00a0") for n, s in e.boards.items())
         cells = (
             _cell(e.overlay, "name")
             + _cell(e.array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 import weft
 from tflite_models import Model, litert
 from weft import fixed_point, tflite_kernels
+from weft.demo import MODELS, load_data
 from weft.errors import UsageError
 from weft.graph import Node, Quant
 from weft.lower import exact
@@ -297,6 +299,40 @@ def test_a_float_interface_is_quantized_on_the_host(tmp_path: Path) -> None:
     m.op("FULLY_CONNECTED", [q, w, -1], [z], "FullyConnectedOptions")
     m.op("DEQUANTIZE", [z], [y])
     run(m, y, [rng.normal(size=(50, 60)).astype(np.float32)], "xnnpack", tmp_path)
+
+
+def test_saved_programs_give_the_same_codes(tmp_path: Path) -> None:
+    """Tables, scalars, softmax: what the host runs goes through the file."""
+    m = Model()
+    x = m.input((1, 12), "int8", scale=0.1447, zero=14, name="x")
+    y = m.tensor((1, 12), "int8", scale=0.1, zero=3)
+    m.op("LEAKY_RELU", [x], [y], "LeakyReluOptions", alpha=0.1)
+    z = m.tensor((1, 12), "int8", scale=1 / 256, zero=-128)
+    m.op("SOFTMAX", [y], [z], "SoftmaxOptions", beta=1.0)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(m.bytes(z))
+    program = weft.compile(path, "tiny")
+    program.save(tmp_path / "m.weft")
+    codes = np.random.default_rng(0).integers(-128, 128, (40, 12)).astype(np.int8)
+    with weft.open(program, "golden") as one, weft.open(tmp_path / "m.weft", "golden") as two:
+        np.testing.assert_array_equal(one.run(codes), two.run(codes))
+        np.testing.assert_array_equal(one.run(codes), litert(path.read_bytes(), codes)[0])
+
+
+def test_the_demonstrations_file_is_what_the_example_writes(tmp_path: Path) -> None:
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "digits_tflite.py"))
+    example["main"]([str(tmp_path / "digits.tflite")])
+    made = (tmp_path / "digits.tflite").read_bytes()
+    assert made == (MODELS / "digits_int8.tflite").read_bytes()
+
+
+def test_the_demonstration_in_tflite_has_the_accuracy_of_the_onnx_file() -> None:
+    data = load_data()
+    program = weft.compile(MODELS / "digits_int8.tflite", "tiny")
+    codes = np.rint(data.images.transpose(0, 2, 3, 1) / (16 / 255) - 128).astype(np.int8)
+    expected = weft.compile(MODELS / "digits.onnx", "tiny", calibration=data.calibration)
+    top1 = weft.evaluate(expected, data.images, data.labels).top1
+    assert weft.evaluate(program, codes, data.labels).top1 >= top1 - 0.005
 
 
 def test_quant_of_a_softmax_is_fixed() -> None:
