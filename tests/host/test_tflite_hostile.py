@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -15,7 +16,14 @@ pytest.importorskip("ai_edge_litert")
 
 import weft
 from tflite_models import Model
-from weft.errors import ModelError, ShapeError, UnsupportedError, UsageError, WeftError
+from weft.errors import (
+    MissingDependency,
+    ModelError,
+    ShapeError,
+    UnsupportedError,
+    UsageError,
+    WeftError,
+)
 from weft.frontend import tflite_read
 from weft.frontend.tflite import load_tflite
 from weft.passes.fuse import fuse
@@ -50,6 +58,14 @@ def test_a_file_that_is_something_else(tmp_path: Path) -> None:
         weft.load_model(path)
     with pytest.raises(ModelError, match=r"none\.tflite: No such file"):
         weft.load_model(tmp_path / "none.tflite")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    tflite_read.import_tflite.cache_clear()
+    monkeypatch.setitem(sys.modules, "tflite", None)
+    with pytest.raises(MissingDependency, match=r"tflite package: pip install 'weft\[compile\]'"):
+        load_tflite(real().bytes(2))
+    tflite_read.import_tflite.cache_clear()
 
 
 def test_the_content_counts_more_than_the_suffix(tmp_path: Path) -> None:

@@ -131,12 +131,19 @@ CASES: dict[str, Build] = {
 }
 
 
-def run(m: Model, y: int, x: list[np.ndarray], kernels: str, folder: Path) -> None:
-    """Compiles for the smallest overlay, runs golden, and compares with LiteRT."""
+def run(
+    m: Model,
+    y: int,
+    x: list[np.ndarray],
+    kernels: str,
+    folder: Path,
+    device: str = "golden",
+) -> None:
+    """Compiles for the smallest overlay, runs it, and compares with LiteRT."""
     path = folder / "m.tflite"
     path.write_bytes(m.bytes(y))
     program = weft.compile(path, "tiny", requant=MODES[kernels])
-    with weft.open(program, "golden") as session:
+    with weft.open(program, device) as session:
         found = session.run(dict(zip((i.name for i in program.inputs), x, strict=True)))
     found = next(iter(found.values())) if isinstance(found, dict) else found
     expected = litert(path.read_bytes(), *x, reference=kernels == "reference")[0]
@@ -156,6 +163,16 @@ def test_every_code_is_that_of_litert(name: str, kernels: str, tmp_path: Path) -
     shape = m.tensors[m.inputs[0]].shape
     x = rng.integers(-128, 128, (100, *shape[1:])).astype(np.int8)
     run(m, y, [x], kernels, tmp_path)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kernels", MODES)
+@pytest.mark.parametrize("name", ["conv", "depthwise", "mean_rescaled", "average_pool_same"])
+def test_the_simulation_gives_the_same_codes(name: str, kernels: str, tmp_path: Path) -> None:
+    rng, m = np.random.default_rng(1), Model()
+    y = CASES[name](m, rng)
+    x = rng.integers(-128, 128, (20, *m.tensors[m.inputs[0]].shape[1:])).astype(np.int8)
+    run(m, y, [x], kernels, tmp_path, "csim")
 
 
 @pytest.mark.oracle

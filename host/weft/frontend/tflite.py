@@ -53,7 +53,8 @@ def load_tflite(
     model = read_model(source)
     try:
         _check_known(model.ops)
-        m = Importer(model, kernels, check=not shapes)
+        name = "model" if isinstance(source, bytes) else Path(source).stem
+        m = Importer(model, name, kernels, check=not shapes)
         _add_inputs(m, dict(shapes or {}))
         for op in model.ops:
             _add(m, op)

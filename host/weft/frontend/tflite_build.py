@@ -27,9 +27,9 @@ QUANTIZED = ("int8", "uint8")
 class Importer:
     """The graph under construction, and where each of the file's tensors is in it."""
 
-    def __init__(self, model: TfModel, kernels: str, check: bool) -> None:
+    def __init__(self, model: TfModel, name: str, kernels: str, check: bool) -> None:
         self.model, self.kernels, self.requant = model, kernels, KERNELS[kernels]
-        self.b = Builder("model")
+        self.b = Builder(name)
         self.check = check  # shapes against the file's; not where the caller gave others
         self.values: dict[int, Array] = {}
         self.values.update((t.index, t.data) for t in model.tensors if t.data is not None)
