@@ -41,6 +41,7 @@ ADVICE = {
     "MatMul": "products of two activations run on the host; with constant weights it is a Linear",
     "ConvTranspose": "enlarge with nearest-neighbour Resize and a Conv behind it",
     "onnx.Resize": "enlarge by whole factors with nearest neighbours, which is a copy",
+    "Resize8": "enlarge by whole factors with nearest neighbours, which is a copy",
     "onnx.LSTM": "LSTMs run on the host; a 1-D convolution over time runs on the accelerator",
 }
 REASONS = {  # part of a reason → what helps

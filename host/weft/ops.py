@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from weft import fallback, integer_ops, lstm, reference, samples, shapes
+from weft import fallback, integer_ops, lstm, reference, samples, shapes, tflite_resize
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
@@ -261,6 +261,7 @@ def _integers() -> list[OpSpec]:
     last: Batched = lambda node, inputs: len(inputs[0]) > 1  # noqa: E731
     return [
         OpSpec("Lookup", shapes.same, integer_ops.lookup, "elementwise", "a table of 256 codes"),
+        OpSpec("Resize8", tflite_resize.shape, tflite_resize.resize8, "move", "bilinear, of codes"),
         OpSpec("Softmax8", shapes.same, integer_ops.softmax8, "reduce", "softmax of codes", last),
         OpSpec("SequenceLstm", lstm.shape, lstm.sequence, "matrix", "LSTM in float", alone),
         OpSpec("SequenceLstm8", lstm.shape, lstm.sequence8, "matrix", "LSTM of codes", alone),

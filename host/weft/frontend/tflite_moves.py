@@ -313,8 +313,13 @@ def resize(m: Importer, op: TfOp) -> None:
         m.put(op.outputs[0], "Resize", [name], {"scales": scales}, first=True)
         return
     way = "align_corners" if o.AlignCorners() else "asymmetric"
-    if o.HalfPixelCenters():
-        way = "half_pixel"
+    way = "half_pixel" if o.HalfPixelCenters() else way
+    quant = m.quant(op.inputs[0])
+    if quant is not None and not nearest:
+        facts = {"size": target, "way": way, "kernels": m.kernels}
+        facts["quant"] = (float(quant.scale), quant.zero_point)
+        m.put(op.outputs[0], "Resize8", [name], facts, first=True)
+        return
     attrs: dict[str, Any] = {
         "mode": "nearest" if nearest else "linear",
         "coordinate_transformation_mode": way,
