@@ -61,6 +61,7 @@ ul { background: #fff; border: 1px solid #dfe3e9; border-radius: 10px; margin: 0
 li { margin: 4px 0; }
 @media print { body { background: #fff; } .drawing { max-height: none; } }
 """
+DRAWN = 1000  # boxes of the largest graph that is drawn
 KEYS = (
     ("acc", "accelerator", "runs on the array or the vector unit"),
     ("free", "relabelled", "another name for the same words; costs nothing"),
@@ -71,7 +72,6 @@ KEYS = (
 def page(found: Inspection) -> str:
     """The page's text."""
     title = escape(f"{found.model} on overlay {found.overlay}")
-    made = drawing.boxes(found.layers, found.graph.inputs, found.graph.outputs)
     body = [
         f"<h1>{escape(found.model)}</h1>",
         f'<p class="lead">Preflight of the model on overlay <b>{escape(found.overlay)}</b>: '
@@ -82,8 +82,7 @@ def page(found: Inspection) -> str:
         "<h2>One sample on every overlay</h2>",
         _estimates(found),
         "<h2>The graph</h2>",
-        _key(),
-        f'<div class="scroll drawing">{drawing.svg(made)}</div>',
+        _graph(found),
         "<h2>Layers</h2>",
         _layers(found.layers),
     ]
@@ -94,6 +93,14 @@ def page(found: Inspection) -> str:
         + "\n".join(body)
         + "\n</main>\n</body>\n</html>\n"
     )
+
+
+def _graph(found: Inspection) -> str:
+    """The key and the drawing; of very large graphs only their size."""
+    made = drawing.boxes(found.layers, found.graph.inputs, found.graph.outputs)
+    if len(made) > DRAWN:
+        return f"<p>{len(made):,} boxes; graphs of up to {DRAWN:,} are drawn.</p>"
+    return f'{_key()}<div class="scroll drawing">{drawing.svg(made)}</div>'
 
 
 def _cards(found: Inspection) -> str:

@@ -142,6 +142,17 @@ def test_the_page_stands_alone(model: str) -> None:
         assert layer["op"] in text
 
 
+def test_graphs_too_large_to_read_are_not_drawn() -> None:
+    names = [f"t{i}" for i in range(1201)]
+    pairs = pairwise(names)
+    nodes = tuple(Node("Softmax", b, (a,), (b,), {"axis": 1}) for a, b in pairs)
+    tensors = {n: Tensor(n, (1, 4)) for n in names}
+    found = inspect(Graph("deep", tensors, nodes, (names[0],), (names[-1],)), "lab")
+    text = page(found)
+    assert "1,202 boxes; graphs of up to 1,000 are drawn" in text
+    assert "<svg" not in text
+
+
 def test_names_can_not_break_out_of_the_page() -> None:
     evil = "</title><script>alert(1)</script>\"'&<b onclick=x>"
     nodes = (Node("Softmax", evil, (evil,), ("y",), {"axis": 1}),)

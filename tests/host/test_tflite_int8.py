@@ -82,9 +82,9 @@ def pool(name: str, kernel: tuple[int, int], padding: int) -> Build:
     return build
 
 
-def mean(scale: float, zero: int, keep: bool) -> Build:
+def mean(scale: float, zero: int, keep: bool, size: tuple[int, int] = (7, 5)) -> Build:
     def build(m: Model, rng: np.random.Generator) -> int:
-        x = m.input((1, 7, 5, 16), "int8", scale=0.1, zero=-3)
+        x = m.input((1, *size, 16), "int8", scale=0.1, zero=-3)
         y = m.tensor((1, 1, 1, 16) if keep else (1, 16), "int8", scale=scale, zero=zero)
         axes = m.constant(np.array([1, 2], np.int32))
         m.op("MEAN", [x, axes], [y], "ReducerOptions", keepDims=keep)
@@ -127,6 +127,8 @@ CASES: dict[str, Build] = {
     "average_pool_same": pool("AVERAGE_POOL_2D", (3, 3), 0),
     "mean": mean(0.1, -3, True),
     "mean_rescaled": mean(0.05, 4, False),
+    "mean_8x8": mean(0.1, -3, False, (8, 8)),
+    "mean_4x5": mean(0.1, -3, True, (4, 5)),
     "softmax": softmax,
     "joined": joined,
 }
@@ -163,6 +165,7 @@ def test_every_code_is_that_of_litert(name: str, kernels: str, tmp_path: Path) -
     y = CASES[name](m, rng)
     shape = m.tensors[m.inputs[0]].shape
     x = rng.integers(-128, 128, (100, *shape[1:])).astype(np.int8)
+    x[50:] = x[50:] % 8  # means that lie between two codes
     run(m, y, [x], kernels, tmp_path)
 
 

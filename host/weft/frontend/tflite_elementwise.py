@@ -199,6 +199,8 @@ def reduction(m: Importer, op: TfOp) -> None:
         facts = {"axes": axes, "keepdims": int(keep), **attrs}
         m.put(out, REDUCTIONS[op.op], [m.plain(x)], facts)
         return
+    if found is not None:
+        attrs["kernels"] = m.kernels
     if keep:
         m.put(out, "GlobalAveragePool", [m.first(x)], attrs, first=True)
         return

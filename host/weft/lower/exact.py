@@ -38,6 +38,13 @@ def code_mean(ctx: Context, node: Node, x: Quant, count: int, y: Quant) -> Epilo
     return replace(done, zero_point=0)
 
 
+def even_mean(ctx: Context, node: Node, x: Quant, count: int, y: Quant) -> Epilogue:
+    """A mean of codes with halves to the even code, whatever the zero point: XNNPACK's."""
+    one = replace(y, scale=np.asarray(1, np.float32))
+    done = epilogue(node, scaling(node, 1.0, 1.0 / count, one), y, ctx.lanes, step=0)
+    return replace(done, zero_point=0)
+
+
 def sum_of_codes(
     node: Node, quants: tuple[Quant, Quant, Quant], signs: Factors
 ) -> tuple[Node, Factors, Scaling]:

@@ -67,8 +67,11 @@ def _averages(ctx: Context, node: Node, x: Value, y: Quant, window: Window) -> I
     else:
         mean, zero = _mean, x.quant.zero_point
     if not counted:
-        done = _uniform(ctx, node, x.quant.scale, 1.0 / window.taps, y)
-        yield _vector(ctx, "sum", x, window, done)
+        codes = node.attrs.get("kernels") == "xnnpack" and same_quant(x.quant, y)
+        whole = exact.even_mean if codes else _mean
+        done = whole(ctx, node, x.quant, window.taps, y)
+        zero = 0 if codes else x.quant.zero_point
+        yield replace(_vector(ctx, "sum", x, window, done), zero=zero)
         return
     w = window
     rows = _runs(w.out_h, w.kernel_h, w.stride_y, w.dilation_y, w.pad_y, w.height)
