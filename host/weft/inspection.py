@@ -101,6 +101,12 @@ class Inspection:
             found.setdefault(layer["op"], Counter())[layer["where"]] += 1
         return {op: dict(counts) for op, counts in sorted(found.items())}
 
+    def html(self) -> str:
+        """The report as one page that opens offline, with the graph drawn."""
+        from weft.page import page
+
+        return page(self)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from weft.cli import terminal
 from weft.config import overlay_names
 from weft.errors import UsageError
-
-if TYPE_CHECKING:
-    from weft.inspection import Inspection
 
 overlay_option = click.option(
     "--overlay",
@@ -80,7 +77,7 @@ def inspect_command(
     with terminal.stages("Inspecting"):
         found = inspect(path, overlay, known)
     if html is not None:
-        terminal.save_text(html, _page(found))
+        terminal.save_text(html, found.html())
     if as_json:
         terminal.print_json(found.as_dict())
         return
@@ -89,12 +86,6 @@ def inspect_command(
         console.print(made)
     if html is not None:
         console.print(f"page: {html}", soft_wrap=True)
-
-
-def _page(found: Inspection) -> str:
-    from weft.page import page
-
-    return page(found)
 
 
 def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
