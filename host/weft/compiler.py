@@ -55,7 +55,8 @@ def _imported(
     """The graph of a file, by the frontend that its content, else its suffix, asks for."""
     from weft.frontend.tflite_read import is_tflite
 
-    if is_tflite(path) or Path(path).suffix == ".tflite":
+    named = isinstance(path, (str, Path))  # anything else load_onnx may know
+    if named and (is_tflite(path) or Path(path).suffix == ".tflite"):
         from weft.frontend.tflite import load_tflite
         from weft.tflite_kernels import kernels_of
 

@@ -136,7 +136,7 @@ def inspect(
     graph = load_model(model, shapes)
     placements = lower.preflight(graph, hardware)
     dressed = provisional(graph)
-    name = Path(model).name if isinstance(model, (str, Path)) else model.name
+    name = Path(model).name if isinstance(model, (str, Path)) else graph.name
     return Inspection(
         model=name,
         overlay=hardware.name,
