@@ -23,6 +23,18 @@ def lookup(node: Node, inputs: list[Array]) -> list[Array]:
     return [Quant(np.asarray(scale, np.float32), zero_point).dequantize(y)]
 
 
+def binary(node: Node, inputs: list[Array]) -> Array:
+    """Add, Sub, Mul of codes: attributes quants (of both operands and the result), kernels."""
+    a, b, y = (Quant(np.asarray(s, np.float32), z) for s, z in node.attrs["quants"])
+    p, q = a.quantize(inputs[0]), b.quantize(inputs[1])
+    if node.op == "Mul":
+        codes = tflite_kernels.multiply(node.attrs["kernels"], p, q, (a, b, y))
+    else:
+        sign = 1 if node.op == "Add" else -1
+        codes = tflite_kernels.add(node.attrs["kernels"], p, q, (a, b, y), sign)
+    return y.dequantize(codes)
+
+
 def softmax8(node: Node, inputs: list[Array]) -> list[Array]:
     """Softmax of codes along the last axis: attributes input (scale, zero point), beta, kernels."""
     a = node.attrs

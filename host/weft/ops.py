@@ -59,8 +59,11 @@ _COMPARISONS = {"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqua
 def _binary(name: str) -> OpSpec:
     def run(node: Node, inputs: list[Array]) -> list[Array]:
         y = inputs[0]
-        for other in inputs[1:]:
-            y = reference.BINARY[name](y, other)
+        if "quants" in node.attrs:
+            y = integer_ops.binary(node, inputs)
+        else:
+            for other in inputs[1:]:
+                y = reference.BINARY[name](y, other)
         return [reference.activate(np.asarray(y), node.attrs.get("activation"))]
 
     doc = f"ONNX's {name}, with broadcasting"

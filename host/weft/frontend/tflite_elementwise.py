@@ -122,8 +122,10 @@ def binary(m: Importer, op: TfOp) -> None:
         return
     first = m.has_first(a, b) and all(m.rank(i) == 4 or m.codes(i) is not None for i in (a, b))
     names = [m.operand(i, first) for i in (a, b)]
-    if m.quant(out) is not None and kind in ("Add", "Sub"):
+    quants = [m.quant(i) for i in (a, b, out)]
+    if op.op in ARITHMETIC and all(q is not None for q in quants):
         attrs["kernels"] = m.kernels
+        attrs["quants"] = tuple((float(q.scale), q.zero_point) for q in quants if q is not None)
     fused = attrs.pop("activation", None) if kind not in ARITHMETIC.values() else None
     if fused is None:
         m.put(out, kind, names, attrs, first=first)
