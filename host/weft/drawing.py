@@ -56,7 +56,7 @@ def boxes(
 
 
 def svg(made: list[Box]) -> str:
-    """The drawing. Texts are escaped; colours come from the page's style sheet."""
+    """The drawing, to stand in a page of HTML, whose style sheet has the colours."""
     if not made:
         return ""
     paths = _placed(made)
@@ -65,7 +65,7 @@ def svg(made: list[Box]) -> str:
     height = (max(box.row for box in made) + 1) * (HEIGHT + GAP_Y) + GAP_Y
     size = f"{left:.0f} {-GAP_Y} {right - left:.0f} {height:.0f}"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" width="{right - left:.0f}" '
+        f'<svg viewBox="{size}" width="{right - left:.0f}" '
         f'height="{height:.0f}" role="img" aria-label="The graph of the model">'
     ]
     parts += [f'<path class="edge" d="{path}"/>' for path in paths]

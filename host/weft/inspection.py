@@ -25,7 +25,6 @@ from weft.lower.provisional import provisional
 
 EXACT_LIMIT = 1 << 20  # weights up to which every overlay's program is compiled for its cycles
 WEIGHTED = ("Conv", "ConvTranspose", "Linear", "SequenceLstm", "SequenceLstm8")
-INTERFACE = "nothing: this costs one copy"
 CROSSING = {
     "DequantizeLinear": "takes codes, as the model's input is declared",
     "QuantizeLinear": "gives codes, as the model's output is declared",
@@ -34,8 +33,6 @@ ADVICE = {
     "Softmax": "cheap on the host; cut it off where only the largest score matters",
     "Softmax8": "cheap on the host; cut it off where only the largest score matters",
     "LogSoftmax": "cheap on the host; cut it off where only the largest score matters",
-    "QuantizeLinear": INTERFACE,
-    "DequantizeLinear": INTERFACE,
     "SequenceLstm": "LSTMs run on the host; a 1-D convolution over time runs on the accelerator",
     "SequenceLstm8": "LSTMs run on the host; a 1-D convolution over time runs on the accelerator",
     "MatMul": "products of two activations run on the host; with constant weights it is a Linear",
@@ -198,8 +195,8 @@ def _macs(graph: Graph, node: Node) -> int:
 
 
 def advice(place: Placement) -> str:
-    """The nearest thing a user can do about a node that the host runs; "" for any other."""
-    if place.where != "host" or place.op in RELABELS:
+    """The nearest thing a user can do about a node that the host runs; "" where nothing is due."""
+    if place.where != "host" or place.op in (*RELABELS, *CROSSING):
         return ""
     if place.op in ADVICE:
         return ADVICE[place.op]
