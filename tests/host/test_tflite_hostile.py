@@ -178,6 +178,13 @@ def test_constants_of_the_wrong_size() -> None:
         load_tflite(m.bytes(2))
 
 
+def test_weights_that_are_no_numbers() -> None:
+    m = real()
+    m.buffers[1].data = np.full(480, np.nan, np.float32).view(np.uint8)
+    with pytest.raises(ModelError, match="has 480 values of 480 that are NaN or infinite"):
+        load_tflite(m.bytes(2))
+
+
 def test_absurd_counts_are_refused_at_once() -> None:
     whole = bytearray(real().bytes(2))
     root = tflite_read.import_tflite().Model.GetRootAs(bytes(whole), 0)

@@ -15,6 +15,7 @@ import numpy as np
 
 from weft.errors import ModelError, UnsupportedError, UsageError, WeftError, unknown
 from weft.frontend import tflite_elementwise, tflite_lstm, tflite_moves, tflite_nodes
+from weft.frontend.build import check_finite
 from weft.frontend.tflite_build import QUANTIZED, Importer
 from weft.frontend.tflite_read import TfOp, TfTensor, read_model
 from weft.graph import Graph, Shape
@@ -58,7 +59,9 @@ def load_tflite(
         _add_inputs(m, dict(shapes or {}))
         for op in model.ops:
             _add(m, op)
-        return m.b.graph(_add_outputs(m))
+        graph = m.b.graph(_add_outputs(m))
+        check_finite(graph)
+        return graph
     except WeftError:
         raise
     except Exception as error:  # a hostile file may trip any line of the importer
