@@ -16,10 +16,9 @@ KERNELS = {None: "its default kernels", "double_round": "its reference kernels"}
 
 def rows(folder, data) -> list[Row]:
     """Per network: int8 top-1 against LiteRT's, equal codes per set of kernels, float top-1."""
-    if data is None:
-        return [
-            absent(f"{name}: TFLite int8 top-1", "the data is not here", "%") for name in LIMITS
-        ]
+    if data is None or find_spec("ai_edge_litert") is None:
+        reason = "ai-edge-litert is not installed" if data else "the data sets are not here"
+        return [absent(f"{name}: TFLite int8 top-1", reason, "%") for name in LIMITS]
     made = []
     for name in LIMITS:
         made += _rows(name, data)
