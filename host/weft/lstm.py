@@ -134,5 +134,5 @@ def _step8(
     squashed = fixed_point.tanh16(15 - a["cell_bits"])[cell + offset].astype(np.int64)
     multiplier, hidden_shift, zero = a["hidden"]
     open_ = sigma[out + offset].astype(np.int64)
-    state = requantize(open_ * squashed, multiplier, hidden_shift, "double_round") - zero
+    state = requantize(open_ * squashed, multiplier, hidden_shift, "double_round") + zero
     return cell, np.clip(state, -128, 127)

@@ -185,6 +185,43 @@ def test_bilinear_resizes(way: str, size: tuple[int, int], kernels: str, tmp_pat
     run(m, y, [codes], kernels, tmp_path)
 
 
+def lstm(m: Model, rng: np.random.Generator, coupled: bool, zero: int, cell_bits: int) -> int:
+    steps, inputs, cells = 6, 5, 7
+    x = m.input((1, steps, inputs), "int8", scale=0.031, zero=-9)
+    y = m.tensor((1, steps, cells), "int8", scale=0.0071, zero=zero)
+    absent = [coupled and gate == 0 for gate in range(4)]
+
+    def gates(*shape: int, scale: float, bias: bool = False) -> list[int]:
+        make = biases if bias else weights
+        return [
+            -1 if off else m.constant(make(rng, *shape), scale=scale * (1 + gate / 9))
+            for gate, off in enumerate(absent)
+        ]
+
+    w, r = gates(cells, inputs, scale=0.013), gates(cells, cells, scale=0.017)
+    b = gates(cells, scale=0.031 * 0.013, bias=True)
+    state = m.tensor((1, cells), "int8", scale=0.0071, zero=zero, variable=True)
+    cell = m.tensor((1, cells), "int16", scale=2.0**-cell_bits, variable=True)
+    between = [m.tensor((0,)) for _ in range(4)]
+    between.append(m.tensor((0,), "int8", scale=0.0071, zero=zero))
+    every = [x, *w, *r, -1, -1, -1, *b, -1, -1, state, cell, -1, -1, -1, -1]
+    options = {"fusedActivationFunction": 4, "cellClip": 3.0}
+    kind = "UNIDIRECTIONAL_SEQUENCE_LSTM"
+    table = "UnidirectionalSequenceLSTMOptions"
+    m.op(kind, every, [y], table, intermediates=between, **options)
+    return y
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("zero", "cell_bits"), [(0, 12), (5, 11), (-13, 15), (0, 9)])
+@pytest.mark.parametrize("coupled", [False, True])
+def test_every_code_of_an_lstm(coupled: bool, zero: int, cell_bits: int, tmp_path: Path) -> None:
+    m, rng = Model(), np.random.default_rng(2)
+    y = lstm(m, rng, coupled, zero, cell_bits)
+    x = rng.integers(-128, 128, (60, 6, 5)).astype(np.int8)
+    run(m, y, [x], "xnnpack", tmp_path, hosted=("SequenceLstm8",))
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("kernels", MODES)
 @pytest.mark.parametrize("name", ["conv", "depthwise", "mean_rescaled", "average_pool_same"])
