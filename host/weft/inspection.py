@@ -38,6 +38,7 @@ ADVICE = {
     "MatMul": "products of two activations run on the host; with constant weights it is a Linear",
     "ConvTranspose": "enlarge with nearest-neighbour Resize and a Conv behind it",
     "onnx.Resize": "enlarge by whole factors with nearest neighbours, which is a copy",
+    "Mean8": "take the mean over rows and columns of a map, which the accelerator does",
     "Resize8": "enlarge by whole factors with nearest neighbours, which is a copy",
     "onnx.LSTM": "LSTMs run on the host; a 1-D convolution over time runs on the accelerator",
 }

@@ -35,6 +35,16 @@ def binary(node: Node, inputs: list[Array]) -> Array:
     return y.dequantize(codes)
 
 
+def mean8(node: Node, inputs: list[Array]) -> list[Array]:
+    """Mean of codes: attributes axes, keepdims, quants (of input and result), kernels."""
+    a = node.attrs
+    x, y = (Quant(np.asarray(s, np.float32), z) for s, z in a["quants"])
+    codes = tflite_kernels.mean(
+        a["kernels"], x.quantize(inputs[0]), tuple(a["axes"]), (x, y), bool(a["keepdims"])
+    )
+    return [y.dequantize(codes)]
+
+
 def softmax8(node: Node, inputs: list[Array]) -> list[Array]:
     """Softmax of codes along the last axis: attributes input (scale, zero point), beta, kernels."""
     a = node.attrs

@@ -262,8 +262,10 @@ def _integers() -> list[OpSpec]:
     """TFLite's integer kernels, and its LSTM."""
     alone: Batched = lambda node, inputs: len(inputs) == 1  # noqa: E731 - weights are constants
     last: Batched = lambda node, inputs: len(inputs[0]) > 1  # noqa: E731
+    axes = _not_first("axes")
     return [
         OpSpec("Lookup", shapes.same, integer_ops.lookup, "elementwise", "a table of 256 codes"),
+        OpSpec("Mean8", shapes.reduce, integer_ops.mean8, "reduce", "mean of codes", axes),
         OpSpec("Resize8", tflite_resize.shape, tflite_resize.resize8, "move", "bilinear, of codes"),
         OpSpec("Softmax8", shapes.same, integer_ops.softmax8, "reduce", "softmax of codes", last),
         OpSpec("SequenceLstm", lstm.shape, lstm.sequence, "matrix", "LSTM in float", alone),

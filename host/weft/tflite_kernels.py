@@ -216,6 +216,20 @@ def mean_multiplier(x: Quant, y: Quant, count: int) -> tuple[int, int]:
     return (multiplier << bits) // count, shift - bits
 
 
+def mean(
+    kernels: str, q: Array, axes: tuple[int, ...], quants: tuple[Quant, Quant], keepdims: bool
+) -> NDArray[np.int8]:
+    """Codes of the mean over `axes`; `quants` are those of input and output."""
+    x, y = quants
+    count = int(np.prod([q.shape[a] for a in axes]))
+    sums = q.astype(np.int64).sum(axis=axes, keepdims=keepdims) - count * x.zero_point
+    if kernels == "reference":
+        multiplier, shift = mean_multiplier(x, y, count)
+        return _saturated(requantize(sums, multiplier, shift, MODE) + y.zero_point)
+    factor = np.float32(x.scale) / np.float32(y.scale) / np.float32(count)
+    return _saturated(np.rint(sums.astype(np.float32) * factor + np.float32(y.zero_point)))
+
+
 def softmax(kernels: str, q: NDArray[np.int8], scale: float, beta: float) -> NDArray[np.int8]:
     """Codes of scale 1/256 and zero point −128 of softmax along the last axis."""
     s, b = np.float32(scale), np.float32(beta)

@@ -172,6 +172,22 @@ def test_every_code_is_that_of_litert(name: str, kernels: str, tmp_path: Path) -
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("kernels", MODES)
+@pytest.mark.parametrize("axes", [(1,), (3,), (1, 3), (2, 3)])
+@pytest.mark.parametrize(("scale", "zero"), [(0.1, -3), (0.1, 4), (0.037, 5)])
+def test_means_over_any_axes(
+    axes: tuple[int, ...], scale: float, zero: int, kernels: str, tmp_path: Path
+) -> None:
+    m, shape = Model(), (1, 8, 6, 4)
+    x = m.input(shape, "int8", scale=0.1, zero=-3)
+    left = [d for a, d in enumerate(shape) if a not in axes]
+    y = m.tensor(left, "int8", scale=scale, zero=zero)
+    m.op("MEAN", [x, m.constant(np.array(axes, np.int32))], [y], "ReducerOptions")
+    codes = np.random.default_rng(0).integers(-128, 128, (200, *shape[1:])).astype(np.int8)
+    run(m, y, [codes], kernels, tmp_path, hosted=("Mean8",))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kernels", MODES)
 @pytest.mark.parametrize("size", [(8, 10), (12, 15), (7, 9), (3, 2), (1, 1)])
 @pytest.mark.parametrize("way", ["", "alignCorners", "halfPixelCenters"])
 def test_bilinear_resizes(way: str, size: tuple[int, int], kernels: str, tmp_path: Path) -> None:
@@ -337,15 +353,13 @@ def test_additions_differ_in_at_most_two_pairs(
     assert wrong <= (0 if kernels == "xnnpack" else 2)
 
 
-def with_constant(name: str, options: str, value: np.ndarray, axis: int) -> Build:
-    """An operator whose second input is codes per channel, or a float tensor's indices."""
+def with_constant(name: str, options: str, value: np.ndarray) -> Build:
+    """An operator whose second input is codes per channel."""
 
     def build(m: Model, rng: np.random.Generator) -> int:
         x = m.input((1, 6, 5, 16), "int8", scale=0.1, zero=-3)
-        facts = {"scale": 0.013, "zero": 7} if value.dtype == np.int8 else {}
-        c = m.constant(value, **facts)
-        shape = (1, 6, 5) if axis == 3 else (1, 6, 5, 16)
-        y = m.tensor(shape, "int8", scale=0.11, zero=5)
+        c = m.constant(value, scale=0.013, zero=7)
+        y = m.tensor((1, 6, 5, 16), "int8", scale=0.11, zero=5)
         m.op(name, [x, c], [y], options)
         return y
 
@@ -354,10 +368,9 @@ def with_constant(name: str, options: str, value: np.ndarray, axis: int) -> Buil
 
 CODES = np.random.default_rng(3).integers(-128, 128, 16).astype(np.int8)
 NEAR: dict[str, Build] = {
-    "prelu": with_constant("PRELU", "", CODES.reshape(1, 1, 16), 0),
-    "add_per_channel": with_constant("ADD", "AddOptions", CODES, 0),
-    "mul_per_channel": with_constant("MUL", "MulOptions", CODES, 0),
-    "mean_of_channels": with_constant("MEAN", "ReducerOptions", np.array([3], np.int32), 3),
+    "prelu": with_constant("PRELU", "", CODES.reshape(1, 1, 16)),
+    "add_per_channel": with_constant("ADD", "AddOptions", CODES),
+    "mul_per_channel": with_constant("MUL", "MulOptions", CODES),
 }
 
 

@@ -194,15 +194,19 @@ def reduction(m: Importer, op: TfOp) -> None:
     keep = bool(op.options("ReducerOptions").KeepDims())
     attrs: dict[str, Any] = {}
     found, target = m.quant(x), m.quant(out)
-    if op.op == "MEAN" and found is not None and target is not None and m.kernels == "reference":
-        count = int(np.prod([m.shape(x)[a] for a in axes]))
-        attrs["multiplier"] = tflite_kernels.mean_multiplier(found, target, count)
+    codes = op.op == "MEAN" and found is not None and target is not None
     if op.op != "MEAN" or rank != 4 or axes != (1, 2):
-        facts = {"axes": axes, "keepdims": int(keep), **attrs}
-        m.put(out, REDUCTIONS[op.op], [m.plain(x)], facts)
+        facts: dict[str, Any] = {"axes": axes, "keepdims": int(keep)}
+        if codes:
+            facts["quants"] = tuple((float(q.scale), q.zero_point) for q in (found, target) if q)
+            facts["kernels"] = m.kernels
+        m.put(out, "Mean8" if codes else REDUCTIONS[op.op], [m.plain(x)], facts)
         return
-    if found is not None:
+    if found is not None and target is not None:
         attrs["kernels"] = m.kernels
+        if m.kernels == "reference":
+            count = int(np.prod([m.shape(x)[a] for a in axes]))
+            attrs["multiplier"] = tflite_kernels.mean_multiplier(found, target, count)
     if keep:
         m.put(out, "GlobalAveragePool", [m.first(x)], attrs, first=True)
         return
