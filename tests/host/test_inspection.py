@@ -227,8 +227,8 @@ def test_preflight_takes_at_most_a_second_more_than_the_import(tmp_path: Path) -
     path = tmp_path / "m.tflite"
     path.write_bytes(m.bytes(x))
     inspect(DIGITS)  # imports what it needs
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: others may keep the machine busy
     weft.load_model(path)
-    imported = time.perf_counter() - start
+    imported = time.process_time() - start
     page(inspect(path))
-    assert time.perf_counter() - start - imported < imported + 1
+    assert time.process_time() - start - imported < imported + 1
