@@ -331,3 +331,43 @@ def network(name: str, data: Path, folder: Path) -> Network:
     path = folder / f"{name}.onnx"
     onnx.save(model, str(path))
     return Network(model, path, *read(data))
+
+
+@dataclass(frozen=True)
+class TfNetwork:
+    """A TFLite network in int8 and in float, its labelled data as int8 codes, and their scale."""
+
+    path: Path
+    float_path: Path
+    overlay: str
+    x: Array
+    labels: Array
+    scale: float
+    zero_point: int
+
+    def real(self) -> Array:
+        """The data as the float model takes it."""
+        return (self.x.astype(np.float32) - self.zero_point) * np.float32(self.scale)
+
+
+def tflite_network(name: str, data: Path) -> TfNetwork:
+    """Keyword spotting ("kws"), "resnet8" or "mnist_lstm", as MLPerf Tiny and TFLM have them."""
+    if name == "kws":
+        folder = data / "kws_dscnn"
+        x = np.fromfile(folder / "kws01_x_int8_1000x49x10.bin", np.int8).reshape(-1, 49, 10, 1)
+        rows = (folder / "kws01_y_labels.csv").read_text().split()
+        labels = np.array([int(row.split(",")[2]) for row in rows])
+        files = "kws_ref_model.tflite", "kws_ref_model_float32.tflite"
+        return TfNetwork(folder / files[0], folder / files[1], "edge", x, labels, 0.5847029, 83)
+    if name == "resnet8":
+        folder = data / "resnet8_cifar10"
+        with np.load(folder / "cifar10_test1000_from_jpeg.npz") as file:
+            x, labels = (file["x"].astype(np.int16) - 128).astype(np.int8), file["y"].reshape(-1)
+        files = "pretrainedResnet_quant.tflite", "pretrainedResnet.tflite"
+        return TfNetwork(folder / files[0], folder / files[1], "edge", x, labels, 1.0, -128)
+    folder = data / "mnist"
+    x, labels = mnist_data(data)
+    x = np.round(x).astype(np.int16).reshape(-1, 28, 28) - 128
+    files = "trained_lstm_int8.tflite", "trained_lstm.tflite"
+    codes = x.astype(np.int8)
+    return TfNetwork(folder / files[0], folder / files[1], "lab", codes, labels, 1 / 255, -128)

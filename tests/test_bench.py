@@ -78,6 +78,12 @@ def test_interleaved_calls_take_turns(bench: ModuleType) -> None:
     assert all(0 <= t < 1 for t in times)
 
 
+def test_tflite_without_data_says_so(bench: ModuleType, tmp_path: Path) -> None:
+    rows = module(bench, "tflite").rows(tmp_path, None)
+    assert [row.ours for row in rows] == [None] * 3
+    assert {row.peer for row in rows} == {"the data sets are not here"}
+
+
 def test_accuracy_without_data_says_so(bench: ModuleType, tmp_path: Path) -> None:
     rows = module(bench, "accuracy").rows(tmp_path, None)
     assert [row.ours for row in rows] == [None] * 3

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from weft.evaluate import Accuracy as Accuracy
     from weft.evaluate import evaluate as evaluate
     from weft.graph import Graph as Graph
+    from weft.inspection import Inspection as Inspection
+    from weft.inspection import inspect as inspect
     from weft.program import Program as Program
     from weft.runtime import Run as Run
     from weft.runtime import Session as Session
@@ -45,6 +47,7 @@ _HOMES = {
     "estimate": ("estimate",),
     "evaluate": ("Accuracy", "evaluate"),
     "graph": ("Graph",),
+    "inspection": ("Inspection", "inspect"),
     "program": ("Program",),
     "runtime": ("Run", "Session", "load", "open"),
 }

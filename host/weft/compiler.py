@@ -19,25 +19,30 @@ if TYPE_CHECKING:
     from weft.lower import Placement
     from weft.plan import Plan
 
+DEFAULT_REQUANT = "single_round"  # of float models
+
 Progress = Callable[[str], None]
 Calibration = Array | Mapping[str, Array] | str | Path
 
 
 def load_model(
-    model: Graph | str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: Graph | str | Path,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    requant: str | None = None,
 ) -> Graph:
-    """The fused graph of an ONNX file (or of a Graph).
+    """The fused graph of an ONNX or TFLite file (or of a Graph).
 
-    `shapes` gives the shape, batch dimension included, of inputs that the file leaves open.
-    Raises ModelError, ShapeError, UnsupportedError.
+    `shapes` gives the shape, batch dimension included, of inputs that the file leaves open;
+    `requant` says whose int8 kernels a TFLite model follows: float_even LiteRT's interpreter (the
+    default), double_round TFLite's reference kernels. Raises ModelError, ShapeError,
+    UnsupportedError; UsageError for another `requant` of an int8 TFLite model.
     """
     from weft.passes.fuse import fuse
 
     if not isinstance(model, Graph):
-        from weft.frontend.onnx import load_onnx
-
         try:
-            model = load_onnx(model, shapes=dict(shapes) if shapes else None)
+            model = _imported(model, dict(shapes) if shapes else None, requant)
         except ModelError as error:
             if str(model) in str(error):
                 raise
@@ -45,8 +50,28 @@ def load_model(
     return fuse(model)
 
 
+def _imported(
+    path: str | Path, shapes: dict[str, tuple[int, ...]] | None, requant: str | None
+) -> Graph:
+    """The graph of a file, by the frontend that its content, else its suffix, asks for."""
+    from weft.frontend.tflite_read import is_tflite
+
+    named = isinstance(path, (str, Path))  # anything else load_onnx may know
+    if named and (is_tflite(path) or Path(path).suffix == ".tflite"):
+        from weft.frontend.tflite import load_tflite
+        from weft.tflite_kernels import kernels_of
+
+        graph = load_tflite(path, shapes=shapes)
+        if requant in (None, "float_even") or not is_quantized(graph):
+            return graph
+        return load_tflite(path, shapes=shapes, kernels=kernels_of(str(requant)))
+    from weft.frontend.onnx import load_onnx
+
+    return load_onnx(path, shapes=shapes)
+
+
 def is_quantized(graph: Graph) -> bool:
-    """Whether activations of the graph carry scales (a QDQ or QOperator model)."""
+    """Whether activations of the graph carry scales (a QDQ, QOperator or int8 TFLite model)."""
     return any(t.quant is not None and t.data is None for t in graph.tensors.values())
 
 
@@ -56,7 +81,7 @@ def compile(
     *,
     calibration: Calibration | None = None,
     calibrator: str = "minmax",
-    requant: str = "single_round",
+    requant: str | None = None,
     batch: int | None = None,
     symmetric: bool = False,
     dynamic: bool = False,
@@ -71,12 +96,14 @@ def compile(
 
     A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
     them by input name, or the path of an .npz file); `calibrator` names how ranges follow from
-    them, `requant` the rounding, `symmetric` asks for zero points of 0, `dynamic` for ranges
-    that need no data. `weights` and `activations` are number formats (`weft list formats`),
-    `method` how weights are rounded to theirs (weft.passes.weights.METHODS), `plan` (or its file)
-    says so for single layers. A model that is quantized already keeps its scales. `batch` is how
-    many samples a device run holds (as many as fit, if None). `progress` hears the name of each
-    stage.
+    them, `requant` the rounding (single_round if None), `symmetric` asks for zero points of 0,
+    `dynamic` for ranges that need no data. `weights` and `activations` are number formats
+    (`weft list formats`), `method` how weights are rounded to theirs
+    (weft.passes.weights.METHODS), `plan` (or its file) says so for single layers. A model that is
+    quantized already keeps its scales and rounds as its own runtime does;
+    `requant="double_round"` makes an int8 TFLite model round as TFLite's reference kernels.
+    `batch` is how many samples a device run holds (as many as fit, if None). `progress` hears the
+    name of each stage.
 
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
@@ -86,7 +113,7 @@ def compile(
     tell = progress or (lambda stage: None)
     tell("loading the model")
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
-    graph = load_model(model, shapes)
+    graph = load_model(model, shapes, requant=requant)
     if not is_quantized(graph):
         if calibration is None and not dynamic:
             raise UsageError(
@@ -98,7 +125,7 @@ def compile(
             graph,
             data,
             calibrator=calibrator,
-            requant=requant,
+            requant=requant or DEFAULT_REQUANT,
             symmetric=symmetric,
             dynamic=dynamic,
             weights=weights,

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from weft import fallback, reference, samples, shapes
+from weft import fallback, integer_ops, lstm, reference, samples, shapes, tflite_resize
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
@@ -59,8 +59,11 @@ _COMPARISONS = {"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqua
 def _binary(name: str) -> OpSpec:
     def run(node: Node, inputs: list[Array]) -> list[Array]:
         y = inputs[0]
-        for other in inputs[1:]:
-            y = reference.BINARY[name](y, other)
+        if "quants" in node.attrs:
+            y = integer_ops.binary(node, inputs)
+        else:
+            for other in inputs[1:]:
+                y = reference.BINARY[name](y, other)
         return [reference.activate(np.asarray(y), node.attrs.get("activation"))]
 
     doc = f"ONNX's {name}, with broadcasting"
@@ -255,6 +258,21 @@ def _others() -> list[OpSpec]:
     ]
 
 
+def _integers() -> list[OpSpec]:
+    """TFLite's integer kernels, and its LSTM."""
+    alone: Batched = lambda node, inputs: len(inputs) == 1  # noqa: E731 - weights are constants
+    last: Batched = lambda node, inputs: len(inputs[0]) > 1  # noqa: E731
+    axes = _not_first("axes")
+    return [
+        OpSpec("Lookup", shapes.same, integer_ops.lookup, "elementwise", "a table of 256 codes"),
+        OpSpec("Mean8", shapes.reduce, integer_ops.mean8, "reduce", "mean of codes", axes),
+        OpSpec("Resize8", tflite_resize.shape, tflite_resize.resize8, "move", "bilinear, of codes"),
+        OpSpec("Softmax8", shapes.same, integer_ops.softmax8, "reduce", "softmax of codes", last),
+        OpSpec("SequenceLstm", lstm.shape, lstm.sequence, "matrix", "LSTM in float", alone),
+        OpSpec("SequenceLstm8", lstm.shape, lstm.sequence8, "matrix", "LSTM of codes", alone),
+    ]
+
+
 _REDUCTIONS: dict[str, Callable[..., Array]] = {
     "ReduceMax": np.max,
     "ReduceMean": np.mean,
@@ -272,6 +290,7 @@ OPS: dict[str, OpSpec] = {
         *_moves(),
         *_windows(),
         *_others(),
+        *_integers(),
     )
 }
 

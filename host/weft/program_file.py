@@ -141,7 +141,7 @@ def _segment(segment: Segment, number: int, blobs: dict[str, Array]) -> dict[str
             entry["quant"] = _plain(tensor.quant)
         if tensor.data is not None:
             entry["blob"] = blob = f"segment{number}.{index}"
-            blobs[blob] = np.ascontiguousarray(tensor.data)
+            blobs[blob] = np.asarray(tensor.data, order="C")  # scalars stay scalars
         tensors.append(entry)
     nodes = [{**asdict(node), "attrs": _attrs(node)} for node in graph.nodes]
     return {

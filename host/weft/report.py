@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from weft.estimate import Estimate
-    from weft.lower import Placement
+    from weft.inspection import Inspection, OverlayEstimate
 
 UNITS = ("", "k", "M", "G", "T")
 
@@ -24,6 +24,12 @@ def amount(value: float) -> str:
         value /= 1000
     text = f"{value:.3g}" if not float(value).is_integer() else f"{value:.0f}"
     return f"{text} {unit}".rstrip()
+
+
+def nbytes(value: float) -> str:
+    """A size with three significant digits: 12.5 kB."""
+    text = amount(value)
+    return f"{text}B" if " " in text else f"{text} B"
 
 
 def seconds(value: float) -> str:
@@ -131,19 +137,42 @@ def _described(name: str, shape: Sequence[int], dtype: str) -> dict[str, Any]:
     return {"name": name, "shape": ["n", *shape[1:]], "dtype": dtype}
 
 
-def preflight_rows(placements: Iterable[Placement]) -> list[dict[str, str]]:
-    """One row per node: its name and operator, where it would run, on which engine, and why."""
-    keys = ("name", "op", "where", "engine", "why")
-    return [{key: getattr(place, key) for key in keys} for place in placements]
-
-
-def preflight_table(rows: Sequence[Mapping[str, str]], title: str) -> Table:
+def preflight_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Where each node would run."""
     return table(
         title,
         ("layer", "operator", "where", "engine", "why"),
         [[row[key] for key in ("name", "op", "where", "engine", "why")] for row in rows],
     )
+
+
+def inspection_tables(found: Inspection) -> list[Table]:
+    """The preflight report: facts, every overlay, every layer, what to do about the host's."""
+    memory, precision = found.memory, found.precision
+    facts = [
+        ("activations", precision["activations"]),
+        ("weights", f"{precision['weights']}, {nbytes(memory['weights'])}"),
+        ("rounding", ", ".join(precision["rounding"]) or "chosen when it is compiled"),
+        ("activations at once", nbytes(memory["activations_peak"])),
+        ("multiplications", amount(sum(layer["macs"] for layer in found.layers))),
+    ]
+    tables = [table(found.model, ("", ""), facts), estimate_table(found.estimates)]
+    title = f"{found.model} on overlay {found.overlay}"
+    tables.append(preflight_table(found.layers, title))
+    advice = dict.fromkeys((la["op"], la["advice"]) for la in found.layers if la["advice"])
+    if advice:
+        tables.append(table("what you can do", ("operator", ""), advice))
+    return tables
+
+
+def estimate_table(estimates: Iterable[OverlayEstimate]) -> Table:
+    """Clocks of one sample on every overlay, and seconds on its boards."""
+    rows = []
+    for e in estimates:
+        times = ", ".join(f"{name} {seconds(s)}" for name, s in e.boards.items())
+        cycles = "–" if e.cycles is None else f"{e.cycles:,}"
+        rows.append((e.overlay, e.array, cycles, times, e.remark))
+    return table("one sample", ("overlay", "array", "#clocks", "time on its boards", ""), rows)
 
 
 def fact_table(title: str, facts: Mapping[str, Any]) -> Table:

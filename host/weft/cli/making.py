@@ -54,26 +54,45 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]] | None:
 @overlay_option
 @shape_option
 @click.option("--disassemble", is_flag=True, help="Print a program's instructions.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Also write a model's report as one page, with its graph drawn.",
+)
 @terminal.json_option
 def inspect_command(
-    path: Path, overlay: str, shapes: tuple[str, ...], disassemble: bool, as_json: bool
+    path: Path,
+    overlay: str,
+    shapes: tuple[str, ...],
+    disassemble: bool,
+    html: Path | None,
+    as_json: bool,
 ) -> None:
     """Show which part of a model or program runs where."""
     if path.suffix == ".weft":
+        if html is not None:
+            raise UsageError(f"--html {html}: {path} is a program; the page is of a model")
         _inspect_program(path, disassemble, as_json)
         return
     if disassemble:
         raise UsageError(f"{path}: only a compiled program has instructions; `weft compile` it")
     from weft import report
-    from weft.compiler import preflight
+    from weft.inspection import inspect
 
     known = parse_shapes(shapes)
     with terminal.stages("Inspecting"):
-        rows = report.preflight_rows(preflight(path, overlay, known))
+        found = inspect(path, overlay, known)
+    if html is not None:
+        terminal.save_text(html, found.html())
     if as_json:
-        terminal.print_json({"model": path.name, "overlay": overlay, "layers": rows})
-    else:
-        terminal.stdout().print(report.preflight_table(rows, f"{path.name} on overlay {overlay}"))
+        terminal.print_json(found.as_dict())
+        return
+    console = terminal.stdout()
+    for made in report.inspection_tables(found):
+        console.print(made)
+    if html is not None:
+        console.print(f"page: {html}", soft_wrap=True)
 
 
 def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
@@ -104,7 +123,11 @@ def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
     help="Typical inputs, arrays named as the model's inputs (x will do for the only one).",
 )
 @click.option("--calibrator", default="minmax", show_default=True, metavar="NAME")
-@click.option("--requant", default="single_round", show_default=True, metavar="MODE")
+@click.option(
+    "--requant",
+    metavar="MODE",
+    help="Rounding: single_round for float models, else what the model's runtime does.",
+)
 @click.option(
     "--weights",
     default="int8",

@@ -144,6 +144,14 @@ def bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+def save_text(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name, then renames it."""
+    from weft.program_file import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes an .npz file under a temporary name, then renames it."""
     from weft.program_file import replacing

@@ -109,3 +109,19 @@ class Builder:
             self.name, self.tensors, tuple(self.nodes), tuple(self.inputs), tuple(outputs)
         )
         return whole.pruned().verify()
+
+
+def check_finite(graph: Graph) -> None:
+    """Raises ModelError for constants with NaN or infinity (Where, Max and Min may have them)."""
+    for node in graph:
+        if node.op in ("Where", "Max", "Min"):
+            continue
+        for name in node.inputs:
+            data: Array | None = graph[name].data if name else None
+            if data is not None and data.dtype.kind == "f":
+                bad = int(np.count_nonzero(~np.isfinite(data)))
+                if bad:
+                    raise ModelError(
+                        f"tensor {name!r}, read by {node.op} {node.name!r}, has {bad} values "
+                        f"of {data.size} that are NaN or infinite"
+                    )

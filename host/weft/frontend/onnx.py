@@ -24,8 +24,8 @@ from weft.errors import (
     unknown,
 )
 from weft.frontend import onnx_absorb, onnx_quantized, onnx_read, onnx_shapes
-from weft.frontend.build import Builder
-from weft.graph import Array, Graph, Node, Shape, Tensor
+from weft.frontend.build import Builder, check_finite
+from weft.graph import Graph, Node, Shape, Tensor
 
 OPSETS = (7, 99)
 STANDARD = ("", "ai.onnx")
@@ -90,7 +90,7 @@ def _import(model: Any, folder: Path | None, shapes: dict[str, Sequence[int]]) -
         raise ModelError("the model has no outputs")
     graph = onnx_absorb.absorb(b.graph(outputs))
     _check_batch(b, graph)
-    _check_finite(graph)
+    check_finite(graph)
     return graph
 
 
@@ -307,19 +307,3 @@ def _check_batch(b: Builder, graph: Graph) -> None:
                 f"output {name!r} has shape {shape}: the batch of {b.batch} is fixed inside the "
                 "model: export it with a dynamic batch"
             )
-
-
-def _check_finite(graph: Graph) -> None:
-    """Raises ModelError for constants with NaN or infinity (Where, Max and Min may have them)."""
-    for node in graph:
-        if node.op in ("Where", "Max", "Min"):
-            continue
-        for name in node.inputs:
-            data: Array | None = graph[name].data if name else None
-            if data is not None and data.dtype.kind == "f":
-                bad = int(np.count_nonzero(~np.isfinite(data)))
-                if bad:
-                    raise ModelError(
-                        f"tensor {name!r}, read by {node.op} {node.name!r}, has {bad} values "
-                        f"of {data.size} that are NaN or infinite"
-                    )

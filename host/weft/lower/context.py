@@ -193,4 +193,5 @@ class Context:
         self.values[out] = Value(out, layout, y)
         self.maps[out] = self.map_of(layout)
         layer = Layer(node.name or out, node.op, engine, int(macs), int(weight_bytes))
-        return Stage(out, ops, layer, (key_of(node),))
+        note = "; ".join(node.attrs.get("notes", ()))
+        return Stage(out, ops, layer, (key_of(node),), note)

@@ -55,6 +55,7 @@ def epilogue(
     """Parameters of the epilogue of `node`, which writes codes of `y`.
 
     `values` holds one scale and bias per channel, or (with `step` 0) one for all lanes.
+    The node's attribute `multiplier`, (multiplier, shift), takes the place of the scales.
     `activation` is ("Relu",) and so on (ARCHITECTURE.md); the node's attribute if None.
     Raises ModelError for scales that can't be encoded.
     """
@@ -71,6 +72,10 @@ def epilogue(
     try:
         positive_code = requant.encode(scale, mode)
         negative_code = requant.encode(negative, mode)
+        if "multiplier" in node.attrs:  # not normalized, so that it rounds where another one does
+            q, shift = node.attrs["multiplier"]
+            code = np.full(scale.shape, q, np.int32), np.full(scale.shape, shift, np.int8)
+            positive_code = negative_code = code
     except WeftError as error:
         raise ModelError(f"{node.op} {node.name!r}: {error}") from error
     wrapped = bias.astype(np.int64).astype(np.uint32).view(np.int32)

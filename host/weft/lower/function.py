@@ -128,6 +128,8 @@ def lookup_table(graph: Graph, node: Node, x: Quant) -> NDArray[np.int8]:
     y = graph[node.outputs[0]]
     if y.quant is None:
         raise HostOnlyError("an activation that is not quantized")
+    if node.op == "Lookup":
+        return np.asarray(node.attrs["table"], np.int8)
     codes = np.arange(-128, 128).astype(np.int8)
     operands = [
         x.dequantize(codes) if name == variable else np.asarray(graph[name].real())

@@ -107,7 +107,7 @@ def _place(found: Partition, node: Node) -> Placement:
         _forget(context, known)
         return Placement(node, "host", "numpy", str(error))
     found.stages[stage.target] = stage
-    return Placement(node, "accelerator", stage.layer.engine, "")
+    return Placement(node, "accelerator", stage.layer.engine, stage.note)
 
 
 def _lower(context: Context, node: Node) -> Stage:

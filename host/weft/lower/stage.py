@@ -278,12 +278,16 @@ Op = MatrixOp | VectorOp
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """Everything that writes one map; `nodes` are the keys of the nodes that it stands for."""
+    """Everything that writes one map; `nodes` are the keys of the nodes that it stands for.
+
+    `note` is what a report should say of its numbers.
+    """
 
     target: str
     ops: tuple[Op, ...]
     layer: Layer
     nodes: tuple[str, ...] = field(default=())
+    note: str = ""
 
     @property
     def sources(self) -> tuple[str, ...]:

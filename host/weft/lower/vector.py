@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 
 from weft.graph import Node, Quant
+from weft.lower import exact
 from weft.lower.context import Context
 from weft.lower.conv import window_of
 from weft.lower.epilogue import Scaling, epilogue, scaling
@@ -28,6 +30,7 @@ from weft.lower.stage import (
     plain_window,
 )
 from weft.pack import extents
+from weft.passes.fuse import same_quant
 from weft.program import Layout
 
 LARGEST_FACTOR = 32767  # of add: int16
@@ -59,9 +62,16 @@ def lower_pool(ctx: Context, node: Node) -> Stage:
 def _averages(ctx: Context, node: Node, x: Value, y: Quant, window: Window) -> Iterator[VectorOp]:
     """One sum per rectangle of output positions that average equally many taps."""
     counted = node.op == "AveragePool" and not node.attrs.get("count_include_pad", 0)
+    if counted and "kernels" in node.attrs and same_quant(x.quant, y):
+        mean, zero = exact.code_mean, 0
+    else:
+        mean, zero = _mean, x.quant.zero_point
     if not counted:
-        done = _uniform(ctx, node, x.quant.scale, 1.0 / window.taps, y)
-        yield _vector(ctx, "sum", x, window, done)
+        codes = node.attrs.get("kernels") == "xnnpack" and same_quant(x.quant, y)
+        whole = exact.even_mean if codes else _mean
+        done = whole(ctx, node, x.quant, window.taps, y)
+        zero = 0 if codes else x.quant.zero_point
+        yield replace(_vector(ctx, "sum", x, window, done), zero=zero)
         return
     w = window
     rows = _runs(w.out_h, w.kernel_h, w.stride_y, w.dilation_y, w.pad_y, w.height)
@@ -69,8 +79,12 @@ def _averages(ctx: Context, node: Node, x: Value, y: Quant, window: Window) -> I
     for y0, y1, in_y in rows:
         for x0, x1, in_x in columns:
             part = w.cut(Rect(y0, y1, x0, x1), 0, w.height)
-            done = _uniform(ctx, node, x.quant.scale, 1.0 / max(in_y * in_x, 1), y)
-            yield _vector(ctx, "sum", x, part, done, Target(0, y0, x0))
+            done = mean(ctx, node, x.quant, max(in_y * in_x, 1), y)
+            yield replace(_vector(ctx, "sum", x, part, done, Target(0, y0, x0)), zero=zero)
+
+
+def _mean(ctx: Context, node: Node, x: Quant, count: int, y: Quant) -> Epilogue:
+    return _uniform(ctx, node, x.scale, 1.0 / count, y)
 
 
 def _runs(
@@ -123,13 +137,7 @@ def lower_binary(ctx: Context, node: Node) -> Stage:
     _check_axes(ctx, node, x, z)
     if z.root == x.root and z.layout != x.layout:
         raise HostOnlyError("a tensor combined with its own transpose")
-    if node.op == "Mul":
-        factors = (1, 1)
-        values = scaling(node, x.quant.scale, z.quant.scale, y)
-    else:
-        factors, unit = _factors(x.quant, z.quant)
-        factors = (factors[0] * signs[0], factors[1] * signs[1])
-        values = scaling(node, unit, 1.0, y)
+    node, factors, values = _combined(node, (x.quant, z.quant, y), signs)
     second = Second(
         z.root,
         per_block=z.layout.channels > 1,
@@ -150,6 +158,19 @@ def lower_binary(ctx: Context, node: Node) -> Stage:
     )
     layout = ranked(x.layout, ctx.graph[node.outputs[0]].shape)
     return ctx.stage(node, y, layout, (op,), engine="vector")
+
+
+def _combined(
+    node: Node, quants: tuple[Quant, Quant, Quant], signs: tuple[int, int]
+) -> tuple[Node, tuple[int, int], Scaling]:
+    """The node with its rounding, the factors of both operands, and the scale of the result."""
+    x, z, y = quants
+    if node.op == "Mul":
+        return node, (1, 1), scaling(node, x.scale, z.scale, y)
+    if "kernels" in node.attrs:
+        return exact.sum_of_codes(node, quants, signs)
+    factors, unit = _factors(x, z)
+    return node, (factors[0] * signs[0], factors[1] * signs[1]), scaling(node, unit, 1.0, y)
 
 
 def _covers(x: Layout, z: Layout) -> bool:
