@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from weft import fallback, reference, samples, shapes
+from weft import fallback, quantizers, reference, samples, shapes
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
@@ -220,6 +220,13 @@ def _windows() -> list[OpSpec]:
     ]
 
 
+def _quantizers() -> list[OpSpec]:
+    return [
+        OpSpec(name, shapes.same, function, "elementwise", f"QONNX's {name}", dtype="float32")
+        for name, function in quantizers.REFERENCES.items()
+    ]
+
+
 def _others() -> list[OpSpec]:
     arg = partial(OpSpec, category="reduce", batched=_not_first("axes"), dtype="int64")
     axis = partial(OpSpec, category="reduce", batched=_not_first("axis"))
@@ -271,6 +278,7 @@ OPS: dict[str, OpSpec] = {
         *(_reduction(name, function) for name, function in _REDUCTIONS.items()),
         *_moves(),
         *_windows(),
+        *_quantizers(),
         *_others(),
     )
 }

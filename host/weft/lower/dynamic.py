@@ -5,6 +5,11 @@
 
 The sums leave the accelerator whole, as four planes of bytes, and the host puts them together:
 byte 3 is signed, the others are not. Added up from the lowest, the sum is rounded to float32 once.
+
+A Linear with the attribute `exact_sums` (the last layer of a network trained with quantizers) has
+codes already; only its output is real:
+
+    y = (q · W − zero point · ΣW) · input scale · weight scale + bias
 """
 
 from __future__ import annotations
@@ -22,18 +27,26 @@ CODES = Quant(np.asarray(1, np.float32))  # real values that are the codes thems
 
 
 def expand_dynamic(graph: Graph, lanes: int) -> Graph:
-    """Replaces every Linear with the attribute `dynamic` by quantization, LinearBytes and sums."""
-    if not any(node.attrs.get("dynamic") for node in graph):
+    """Replaces every Linear with the attribute `dynamic` by quantization, LinearBytes and sums.
+
+    One with `exact_sums` is replaced by LinearBytes and sums.
+    """
+    if not any(_whole_sums(node) for node in graph):
         return graph
     tensors, nodes = dict(graph.tensors), []
     for node in graph:
-        if node.op == "Linear" and node.attrs.get("dynamic"):
+        if _whole_sums(node):
             parts = _Parts(tensors, node.name or node.outputs[0])
-            _expand(parts, node, lanes)
+            (_expand if node.attrs.get("dynamic") else _expand_exact)(parts, node, lanes)
             nodes += parts.nodes
         else:
             nodes.append(node)
     return graph.replace(tensors=tensors, nodes=tuple(nodes)).verify()
+
+
+def _whole_sums(node: Node) -> bool:
+    asked = node.attrs.get("dynamic") or node.attrs.get("exact_sums")
+    return node.op == "Linear" and bool(asked)
 
 
 @dataclass
@@ -81,15 +94,38 @@ def _expand(parts: _Parts, node: Node, lanes: int) -> None:
     scale = parts.node("Max", [scale, parts.constant(SMALLEST_SCALE)], rows)
     codes = parts.node("Div", [x.name, scale], x.shape)
     codes = parts.node("Round", [codes], x.shape, quant=CODES)
-    wide = -(-w.shape[1] // lanes) * lanes
-    planes = parts.node("LinearBytes", [codes, w.name], (*x.shape[:-1], 4 * wide), quant=CODES)
-    parts.nodes[-1] = replace(parts.nodes[-1], name=node.name)
-    sums = _sums(parts, planes, (*x.shape[:-1], w.shape[1]), wide)
+    sums = _byte_sums(parts, node, codes, lanes)
     shape = parts.tensors[sums].shape
     sums = parts.node("Mul", [sums, scale], shape)
     bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else parts.constant(0)
     sums = parts.node("Mul", [sums, parts.constant(w.quant.scale)], shape)
     _finish(parts, node, [sums, bias], shape)
+
+
+def _expand_exact(parts: _Parts, node: Node, lanes: int) -> None:
+    x, w = parts.tensors[node.inputs[0]], parts.tensors[node.inputs[1]]
+    assert x.quant is not None
+    assert w.quant is not None
+    assert w.data is not None
+    sums = _byte_sums(parts, node, x.name, lanes)
+    shape = parts.tensors[sums].shape
+    if x.quant.zero_point:
+        columns = w.data.astype(np.int64).sum(axis=0)
+        sums = parts.node("Add", [sums, parts.constant(-x.quant.zero_point * columns)], shape)
+    unit = np.float64(x.quant.scale) * np.asarray(w.quant.scale, np.float64)
+    sums = parts.node("Mul", [sums, parts.constant(unit)], shape)
+    bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else parts.constant(0)
+    _finish(parts, node, [sums, bias], shape)
+
+
+def _byte_sums(parts: _Parts, node: Node, codes: str, lanes: int) -> str:
+    """The sums of `codes` times the weights of `node`, as float32."""
+    shape, columns = parts.tensors[codes].shape[:-1], parts.tensors[node.inputs[1]].shape[1]
+    wide = -(-columns // lanes) * lanes
+    inputs = [codes, node.inputs[1]]
+    planes = parts.node("LinearBytes", inputs, (*shape, 4 * wide), quant=CODES)
+    parts.nodes[-1] = replace(parts.nodes[-1], name=node.name)
+    return _sums(parts, planes, (*shape, columns), wide)
 
 
 def _finish(parts: _Parts, node: Node, operands: list[str], shape: Shape) -> None:
