@@ -5,13 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from weft.config import Overlay, load_overlay
-from weft.errors import InputError, ModelError, UsageError
+from weft.errors import InputError, UsageError
 from weft.graph import Array, Graph
 from weft.program import Program
 
@@ -23,24 +23,22 @@ Calibration = Array | Mapping[str, Array] | str | Path
 
 
 def load_model(
-    model: Graph | str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: Graph | str | Path | Any,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    example_inputs: Any = None,
 ) -> Graph:
-    """The fused graph of an ONNX file (or of a Graph).
+    """The fused graph of an ONNX file, a PyTorch module, or a Graph.
 
-    `shapes` gives the shape, batch dimension included, of inputs that the file leaves open.
+    `shapes` gives the shape, batch dimension included, of inputs that the file leaves open;
+    `example_inputs` are what a module is traced with.
     Raises ModelError, ShapeError, UnsupportedError.
     """
     from weft.passes.fuse import fuse
 
     if not isinstance(model, Graph):
-        from weft.frontend.onnx import load_onnx
+        from weft.frontend import sources
 
-        try:
-            model = load_onnx(model, shapes=dict(shapes) if shapes else None)
-        except ModelError as error:
-            if str(model) in str(error):
-                raise
-            raise type(error)(f"{model}: {error}") from None
+        model = sources.load(model, shapes, example_inputs)
     return fuse(model)
 
 
@@ -50,7 +48,7 @@ def is_quantized(graph: Graph) -> bool:
 
 
 def compile(
-    model: Graph | str | Path,
+    model: Graph | str | Path | Any,
     overlay: Overlay | str | Path = "lab",
     *,
     calibration: Calibration | None = None,
@@ -60,15 +58,19 @@ def compile(
     symmetric: bool = False,
     dynamic: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    example_inputs: Any = None,
+    export_qdq: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Program:
-    """The program of a model on an overlay.
+    """The program of a model on an overlay: a file, a Graph, or a PyTorch module.
 
     A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
     them by input name, or the path of an .npz file); `calibrator` names how ranges follow from
     them, `requant` the rounding, `symmetric` asks for zero points of 0, `dynamic` for ranges
     that need no data. A model that is quantized already keeps its scales. `batch` is how many
-    samples a device run holds (as many as fit, if None). `progress` hears the name of each stage.
+    samples a device run holds (as many as fit, if None). A PyTorch module is traced with
+    `example_inputs`. `export_qdq` names an ONNX file that gets the quantized network in QDQ form.
+    `progress` hears the name of each stage.
 
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
@@ -78,7 +80,7 @@ def compile(
     tell = progress or (lambda stage: None)
     tell("loading the model")
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
-    graph = load_model(model, shapes)
+    graph = load_model(model, shapes, example_inputs)
     if not is_quantized(graph):
         if calibration is None and not dynamic:
             raise UsageError(
@@ -95,6 +97,10 @@ def compile(
             dynamic=dynamic,
             progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
         )
+    if export_qdq is not None:
+        from weft.export_qdq import export_qdq as write
+
+        write(graph, export_qdq)
     tell(f"lowering to overlay {hardware.name}")
     return lower(graph, hardware, batch=batch)
 

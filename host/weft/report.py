@@ -146,6 +146,25 @@ def preflight_table(rows: Sequence[Mapping[str, str]], title: str) -> Table:
     )
 
 
+def stored_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Tensors of a file without a graph, and how well weft's formats hold them."""
+    return table(
+        "",
+        ("tensor", "shape", "type", "#bytes", "nearest format", "#error"),
+        [
+            [
+                row["name"],
+                "×".join(map(str, row["shape"])),
+                row["type"],
+                row["bytes"],
+                row["format"],
+                f"{100 * row['error']:.2f} %" if row["error"] else "–",
+            ]
+            for row in rows
+        ],
+    )
+
+
 def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
     """Names and values; shapes of inputs and outputs on one line each."""
     rows: list[tuple[str, str]] = []
