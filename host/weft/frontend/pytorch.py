@@ -31,9 +31,7 @@ def load_module(module: Any, example_inputs: Any) -> Graph:
             "it takes, the batch first: example_inputs=torch.zeros(1, 3, 32, 32)"
         )
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    was_training = getattr(module, "training", False)
-    if was_training:
-        module.eval()
+    was_training = _to_eval(module)
     try:
         proto = _brevitas(module, inputs) if _is_brevitas(module) else _exported(module, inputs)
     finally:
@@ -42,6 +40,17 @@ def load_module(module: Any, example_inputs: Any) -> Graph:
     from weft.frontend.onnx import load_onnx
 
     return load_onnx(proto)
+
+
+def _to_eval(module: Any) -> bool:
+    """Puts the module in evaluation mode; whether it was in another."""
+    if not getattr(module, "training", False):
+        return False
+    try:
+        module.eval()
+    except NotImplementedError:  # an exported module, whose mode is part of its graph
+        return False
+    return True
 
 
 def _is_brevitas(module: Any) -> bool:
@@ -67,16 +76,15 @@ def _brevitas(module: Any, inputs: tuple[Any, ...]) -> bytes:
 
 
 def _exported(module: Any, inputs: tuple[Any, ...]) -> bytes:
-    import torch
-
     try:
         import onnxscript  # noqa: F401
+        import torch
     except ImportError:
         raise MissingDependency(
             "exporting a PyTorch module needs onnxscript: pip install 'weft[torch]'"
         ) from None
     target = io.BytesIO()
-    level = logging.getLogger("torch.onnx").level
+    logging.disable(logging.WARNING)  # of optional packages that are not installed
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -88,5 +96,5 @@ def _exported(module: Any, inputs: tuple[Any, ...]) -> bytes:
         text = str(error).strip().split("\n")[0]
         raise UnsupportedError(f"PyTorch can't export the module to ONNX: {text}") from error
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        logging.disable(logging.NOTSET)
     return target.getvalue()
