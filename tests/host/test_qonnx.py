@@ -138,10 +138,10 @@ def test_other_quantizers_equal_the_executor(case, oracle):
     np.testing.assert_array_equal(evaluate(load_onnx(proto), {"x": x})["y"], executed(proto, x))
 
 
-def layer(bits, out, *, seed=0, relu=False, channels=3, norm=True):
+def layer(bits, out, *, seed=0, relu=False, channels=3, norm=True, signed=1):
     """x → Quant → Conv → BatchNormalization → Relu → quantizer `out`(name, y)."""
     rng = np.random.default_rng(seed)
-    entry, constants = quant("x", "q", 0.125, 0, bits)
+    entry, constants = quant("x", "q", 0.125, 0, bits, signed=signed)
     span = 1 << (bits - 1)
     w = rng.integers(1 - span, span, (6, channels, 3, 3)) * 0.25
     weights, more = quant("w", "wq", 0.25 * np.ones((6, 1, 1, 1)), 0, bits, narrow=1)
@@ -181,12 +181,14 @@ LAYERS = {
     "int3 → thresholds": layer(3, thresholds),
     "int3 → even thresholds": layer(3, lambda x, y: thresholds(x, y, True)),
     "int8 → uint8": layer(8, lambda x, y: quant(x, y, 2.0, 0, 8, signed=0), relu=True),
+    "uint8 → uint8": layer(8, lambda x, y: quant(x, y, 4.0, 0, 8, signed=0), signed=0),
+    "uint3 → uint3": layer(3, lambda x, y: quant(x, y, 1.0, 0, 3, signed=0), relu=True, signed=0),
     "int8 → int8, no norm": layer(8, lambda x, y: quant(x, y, 4.0, 0, 8), norm=False),
 }
 
 
 # No line passes uneven steps, nor every step at exactly the sum that these batch norms give.
-HOSTED = ("int2 → floor", "int3 → thresholds", "int8 → uint8")
+WHOLE = ("int3 → thresholds", "int8 → uint8", "uint8 → uint8")
 
 
 @pytest.mark.oracle
@@ -200,12 +202,21 @@ def test_layers_equal_the_executor(name, oracle):
         np.testing.assert_array_equal(run(program, x, device), wanted)
 
 
-@pytest.mark.parametrize("name", [n for n in LAYERS if n not in HOSTED])
+@pytest.mark.parametrize("name", [n for n in LAYERS if n not in WHOLE])
 def test_layers_are_folded(name):
     graph = load_onnx(LAYERS[name])
     conv = next(n for n in graph if n.op == "Conv")
     assert conv.attrs["requant"] in ("single_round", "float_even")
     assert graph[conv.inputs[1]].data.dtype == np.int8
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_other_layers_multiply_on_the_accelerator(name):
+    graph = load_onnx(LAYERS[name])
+    conv = next(n for n in graph if n.op == "Conv")
+    assert conv.attrs["exact_sums"]
+    where = {p.op: p.where for p in weft.compiler.preflight(graph, "tiny")}
+    assert where["ConvBytes"] == "accelerator"
 
 
 @settings(max_examples=80, deadline=None)

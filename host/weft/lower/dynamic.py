@@ -6,8 +6,8 @@
 The sums leave the accelerator whole, as four planes of bytes, and the host puts them together:
 byte 3 is signed, the others are not. Added up from the lowest, the sum is rounded to float32 once.
 
-A Linear with the attribute `exact_sums` (the last layer of a network trained with quantizers) has
-codes already; only its output is real:
+A Linear or Conv with the attribute `exact_sums` (of a network trained with quantizers: its last
+layer, and those that no requantization is exact for) has codes already; only its output is real:
 
     y = (q · W − zero point · ΣW) · input scale · weight scale + bias
 """
@@ -46,7 +46,7 @@ def expand_dynamic(graph: Graph, lanes: int) -> Graph:
 
 def _whole_sums(node: Node) -> bool:
     asked = node.attrs.get("dynamic") or node.attrs.get("exact_sums")
-    return node.op == "Linear" and bool(asked)
+    return node.op in ("Linear", "Conv") and bool(asked)
 
 
 @dataclass
@@ -109,23 +109,34 @@ def _expand_exact(parts: _Parts, node: Node, lanes: int) -> None:
     assert w.data is not None
     sums = _byte_sums(parts, node, x.name, lanes)
     shape = parts.tensors[sums].shape
+    axis, after = (0, len(shape) - 2) if node.op == "Conv" else (1, 0)
+
+    def along(values: Any) -> str:
+        array = np.asarray(values)
+        return parts.constant(array.reshape(-1, *[1] * after) if array.ndim else array)
+
     if x.quant.zero_point:
-        columns = w.data.astype(np.int64).sum(axis=0)
-        sums = parts.node("Add", [sums, parts.constant(-x.quant.zero_point * columns)], shape)
+        others = tuple(i for i in range(w.data.ndim) if i != axis)
+        totals = w.data.astype(np.int64).sum(axis=others)
+        sums = parts.node("Add", [sums, along(-x.quant.zero_point * totals)], shape)
     unit = np.float64(x.quant.scale) * np.asarray(w.quant.scale, np.float64)
-    sums = parts.node("Mul", [sums, parts.constant(unit)], shape)
-    bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else parts.constant(0)
-    _finish(parts, node, [sums, bias], shape)
+    sums = parts.node("Mul", [sums, along(unit)], shape)
+    bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else ""
+    offset = along(parts.tensors[bias].real()) if bias else parts.constant(0)
+    _finish(parts, node, [sums, offset], shape)
 
 
 def _byte_sums(parts: _Parts, node: Node, codes: str, lanes: int) -> str:
     """The sums of `codes` times the weights of `node`, as float32."""
-    shape, columns = parts.tensors[codes].shape[:-1], parts.tensors[node.inputs[1]].shape[1]
-    wide = -(-columns // lanes) * lanes
+    shape = parts.tensors[node.outputs[0]].shape
+    axis = 1 if node.op == "Conv" else len(shape) - 1
+    wide = -(-shape[axis] // lanes) * lanes
+    planes = (*shape[:axis], 4 * wide, *shape[axis + 1 :])
     inputs = [codes, node.inputs[1]]
-    planes = parts.node("LinearBytes", inputs, (*shape, 4 * wide), quant=CODES)
+    attrs = {k: v for k, v in node.attrs.items() if k in ("strides", "pads", "dilations", "group")}
+    name = parts.node(f"{node.op}Bytes", inputs, planes, quant=CODES, **attrs)
     parts.nodes[-1] = replace(parts.nodes[-1], name=node.name)
-    return _sums(parts, planes, (*shape, columns), wide)
+    return _sums(parts, name, shape, wide, axis)
 
 
 def _finish(parts: _Parts, node: Node, operands: list[str], shape: Shape) -> None:
@@ -133,18 +144,19 @@ def _finish(parts: _Parts, node: Node, operands: list[str], shape: Shape) -> Non
     activation = node.attrs.get("activation")
     if activation and activation[0] == "PRelu":
         y = parts.node("Add", operands, shape)
-        slopes = parts.constant(activation[1])
+        after = len(shape) - 2 if node.op == "Conv" else 0
+        slopes = parts.constant(np.asarray(activation[1]).reshape(-1, *[1] * after))
         parts.node("PRelu", [y, slopes], shape, out=node.outputs[0])
         return
     attrs: dict[str, Any] = {"activation": activation} if activation else {}
     parts.node("Add", operands, shape, out=node.outputs[0], **attrs)
 
 
-def _sums(parts: _Parts, planes: str, shape: Shape, wide: int) -> str:
-    """The int32 sums, as float32, of byte planes `wide` columns apart."""
-    axis, total = len(shape) - 1, ""
+def _sums(parts: _Parts, planes: str, shape: Shape, wide: int, axis: int) -> str:
+    """The int32 sums, as float32, of byte planes `wide` columns (or channels) apart."""
+    total = ""
     for byte in range(4):
-        cut: dict[str, Any] = {"starts": [byte * wide], "ends": [byte * wide + shape[-1]]}
+        cut: dict[str, Any] = {"starts": [byte * wide], "ends": [byte * wide + shape[axis]]}
         part = parts.node("Slice", [planes], shape, axes=[axis], steps=[1], **cut)
         if byte < 3:
             below = parts.node("Less", [part, parts.constant(0)], shape, dtype="bool")

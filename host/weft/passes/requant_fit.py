@@ -72,7 +72,10 @@ def _estimate(stairs: Staircase, factor: int) -> Int:
     run = (steps[rows, tail] - steps[rows, head]) * factor
     rise = heights[tail] - heights[head]
     slope = np.where(run > 0, rise / np.maximum(run, 1), 2.0 * np.maximum(count, 1) / factor)
-    slope = np.where(count == 1, 2 * np.abs(heights[head]) / factor, slope)
+    # One step alone: so flat that its neighbours lie beyond the sums that occur.
+    only = steps[rows, head]
+    reach = np.maximum(np.maximum(stairs.last - only, only - stairs.first), 1) + 1
+    slope = np.where(count == 1, 0.5 / (factor * reach), slope)
     centre = (steps[rows, head] + steps[rows, tail]) / 2.0 * factor - factor / 2
     bias = (heights[head] + heights[tail]) / 2 / slope - centre
     # A channel without steps: a small slope far from every height but the one it stands on.

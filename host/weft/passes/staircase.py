@@ -4,7 +4,7 @@ The code that follows an integer sum is a staircase: monotone in the sum, one pe
 between (batch norm, bias, activation, QONNX's quantizer) is evaluated as float32, as an executor
 of the model does, and bisected for the sum at which each step lies. `passes/requant_fit.py` then
 looks for a bias and a scale that put every step on the same sum; a layer for which there are none
-stays as the model has it, and runs on the host.
+is multiplied on the accelerator and gets its codes from its real sums, on the host.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def fold(graph: Graph) -> Graph:
 
     Conv and Linear nodes whose staircase is exact get the attribute `requant`, a weight scale and
     int32 bias that are the fitted ones, and `weight_bits`, the bits that their weights need. Where
-    the weights were multiplied for a finer bias, `weight_factor` says by what. A Linear without a
-    quantizer behind it gets `exact_sums`: its sums leave the accelerator whole.
+    the weights were multiplied for a finer bias, `weight_factor` says by what. Others, if they
+    have no groups, get `exact_sums`: their sums leave the accelerator whole.
     """
     if not any(node.op in REFERENCES for node in graph):
         return graph
@@ -142,7 +142,9 @@ class _Work:
         fitted = self._fitted(layer) if layer is not None else None
         if fitted is not None:
             return
-        if node.op == "Linear" and x.quant is not None and w.data.dtype == np.int8:
+        whole = node.op == "Linear" or int(node.attrs.get("group", 1)) == 1
+        along = w.quant.axis in (None, AXIS[node.op])
+        if whole and along and x.quant is not None and w.data.dtype == np.int8:
             bits = weight_bits(w.data)
             self._put(node, node.with_attrs(exact_sums=True, weight_bits=bits))
             return
