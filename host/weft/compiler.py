@@ -5,13 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from weft.config import Overlay, load_overlay
-from weft.errors import InputError, ModelError, UsageError
+from weft.errors import InputError, UsageError
 from weft.graph import Array, Graph
 from weft.program import Program
 
@@ -26,57 +26,36 @@ Calibration = Array | Mapping[str, Array] | str | Path
 
 
 def load_model(
-    model: Graph | str | Path,
+    model: Graph | str | Path | Any,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     *,
     requant: str | None = None,
+    example_inputs: Any = None,
 ) -> Graph:
-    """The fused graph of an ONNX or TFLite file (or of a Graph).
+    """The fused graph of an ONNX or TFLite file, a PyTorch module, or a Graph.
 
     `shapes` gives the shape, batch dimension included, of inputs that the file leaves open;
     `requant` says whose int8 kernels a TFLite model follows: float_even LiteRT's interpreter (the
-    default), double_round TFLite's reference kernels. Raises ModelError, ShapeError,
-    UnsupportedError; UsageError for another `requant` of an int8 TFLite model.
+    default), double_round TFLite's reference kernels; `example_inputs` are what a module is traced
+    with. Raises ModelError, ShapeError, UnsupportedError; UsageError for another `requant` of an
+    int8 TFLite model.
     """
     from weft.passes.fuse import fuse
 
     if not isinstance(model, Graph):
-        try:
-            model = _imported(model, dict(shapes) if shapes else None, requant)
-        except ModelError as error:
-            if str(model) in str(error):
-                raise
-            raise type(error)(f"{model}: {error}") from None
+        from weft.frontend import sources
+
+        model = sources.load(model, shapes, requant=requant, example_inputs=example_inputs)
     return fuse(model)
-
-
-def _imported(
-    path: str | Path, shapes: dict[str, tuple[int, ...]] | None, requant: str | None
-) -> Graph:
-    """The graph of a file, by the frontend that its content, else its suffix, asks for."""
-    from weft.frontend.tflite_read import is_tflite
-
-    named = isinstance(path, (str, Path))  # anything else load_onnx may know
-    if named and (is_tflite(path) or Path(path).suffix == ".tflite"):
-        from weft.frontend.tflite import load_tflite
-        from weft.tflite_kernels import kernels_of
-
-        graph = load_tflite(path, shapes=shapes)
-        if requant in (None, "float_even") or not is_quantized(graph):
-            return graph
-        return load_tflite(path, shapes=shapes, kernels=kernels_of(str(requant)))
-    from weft.frontend.onnx import load_onnx
-
-    return load_onnx(path, shapes=shapes)
 
 
 def is_quantized(graph: Graph) -> bool:
     """Whether activations of the graph carry scales (a QDQ, QOperator or int8 TFLite model)."""
-    return any(t.quant is not None and t.data is None for t in graph.tensors.values())
+    return graph.is_quantized
 
 
 def compile(
-    model: Graph | str | Path,
+    model: Graph | str | Path | Any,
     overlay: Overlay | str | Path = "lab",
     *,
     calibration: Calibration | None = None,
@@ -90,9 +69,11 @@ def compile(
     method: str = "max",
     plan: Plan | str | Path | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    example_inputs: Any = None,
+    export_qdq: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Program:
-    """The program of a model on an overlay.
+    """The program of a model on an overlay: a file, a Graph, or a PyTorch module.
 
     A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
     them by input name, or the path of an .npz file); `calibrator` names how ranges follow from
@@ -102,8 +83,9 @@ def compile(
     (weft.passes.weights.METHODS), `plan` (or its file) says so for single layers. A model that is
     quantized already keeps its scales and rounds as its own runtime does;
     `requant="double_round"` makes an int8 TFLite model round as TFLite's reference kernels.
-    `batch` is how many samples a device run holds (as many as fit, if None). `progress` hears the
-    name of each stage.
+    `batch` is how many samples a device run holds (as many as fit, if None). A PyTorch module is
+    traced with `example_inputs`. `export_qdq` names an ONNX file that gets the quantized network
+    in QDQ form. `progress` hears the name of each stage.
 
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
@@ -113,7 +95,7 @@ def compile(
     tell = progress or (lambda stage: None)
     tell("loading the model")
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
-    graph = load_model(model, shapes, requant=requant)
+    graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs)
     if not is_quantized(graph):
         if calibration is None and not dynamic:
             raise UsageError(
@@ -134,6 +116,10 @@ def compile(
             plan=load_plan(plan),
             progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
         )
+    if export_qdq is not None:
+        from weft.export_qdq import export_qdq as write
+
+        write(graph, export_qdq)
     tell(f"lowering to overlay {hardware.name}")
     return lower(graph, hardware, batch=batch)
 

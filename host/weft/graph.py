@@ -123,6 +123,11 @@ class Graph:
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether activations carry scales."""
+        return any(t.quant is not None and t.data is None for t in self.tensors.values())
+
     def replace(self, **fields: Any) -> Graph:
         """The same graph with some fields replaced."""
         return replace(self, **fields)

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from weft import fallback, integer_ops, lstm, reference, samples, shapes, tflite_resize
+from weft import fallback, integer_ops, lstm, quantizers, reference, samples, shapes, tflite_resize
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
@@ -223,6 +223,13 @@ def _windows() -> list[OpSpec]:
     ]
 
 
+def _quantizers() -> list[OpSpec]:
+    return [
+        OpSpec(name, shapes.same, function, "elementwise", f"QONNX's {name}", dtype="float32")
+        for name, function in quantizers.REFERENCES.items()
+    ]
+
+
 def _others() -> list[OpSpec]:
     arg = partial(OpSpec, category="reduce", batched=_not_first("axes"), dtype="int64")
     axis = partial(OpSpec, category="reduce", batched=_not_first("axis"))
@@ -289,6 +296,7 @@ OPS: dict[str, OpSpec] = {
         *(_reduction(name, function) for name, function in _REDUCTIONS.items()),
         *_moves(),
         *_windows(),
+        *_quantizers(),
         *_others(),
         *_integers(),
     )

@@ -175,6 +175,25 @@ def estimate_table(estimates: Iterable[OverlayEstimate]) -> Table:
     return table("one sample", ("overlay", "array", "#clocks", "time on its boards", ""), rows)
 
 
+def stored_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Tensors of a file without a graph, and how well weft's formats hold them."""
+    return table(
+        "",
+        ("tensor", "shape", "type", "#bytes", "nearest format", "#error"),
+        [
+            [
+                row["name"],
+                "×".join(map(str, row["shape"])),
+                row["type"],
+                row["bytes"],
+                row["format"],
+                f"{100 * row['error']:.2f} %" if row["error"] else "–",
+            ]
+            for row in rows
+        ],
+    )
+
+
 def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
     """Names and values; shapes of inputs and outputs on one line each."""
     rows: list[tuple[str, str]] = []

@@ -75,6 +75,11 @@ def inspect_command(
             raise UsageError(f"--html {html}: {path} is a program; the page is of a model")
         _inspect_program(path, disassemble, as_json)
         return
+    from weft.frontend.stored import is_stored
+
+    if is_stored(path):
+        _inspect_stored(path, as_json)
+        return
     if disassemble:
         raise UsageError(f"{path}: only a compiled program has instructions; `weft compile` it")
     from weft import report
@@ -110,6 +115,29 @@ def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
     console = terminal.stdout()
     console.print(report.fact_table(path.name, facts))
     console.print(report.program_table(program))
+
+
+def _inspect_stored(path: Path, as_json: bool) -> None:
+    """Weights without a graph."""
+    from weft import report
+    from weft.frontend import stored
+
+    with terminal.stages("Reading"):
+        model = stored.load(path)
+        rows = stored.rows(model)
+    facts = {
+        "source": model.source,
+        "architecture": model.architecture,
+        "tensors": len(rows),
+        "elements": sum(t.size for t in model),
+        "bytes": sum(t.nbytes for t in model),
+        "weft": model.verdict,
+    }
+    if as_json:
+        terminal.print_json({"file": path.name, **facts, "layers": rows})
+        return
+    terminal.stdout().print(report.fact_table(path.name, facts))
+    terminal.stdout().print(report.stored_table(rows))
 
 
 @click.command("compile")
@@ -153,6 +181,12 @@ def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
 @click.option("--symmetric", is_flag=True, help="Zero points of 0.")
 @click.option("--dynamic", is_flag=True, help="Take ranges without calibration data.")
 @shape_option
+@click.option(
+    "--export-qdq",
+    type=click.Path(path_type=Path),
+    metavar="M.onnx",
+    help="Also write the quantized network as ONNX, for onnxruntime and others.",
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="P.weft")
 @terminal.json_option
 def compile_command(

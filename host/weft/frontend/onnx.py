@@ -23,9 +23,10 @@ from weft.errors import (
     WeftError,
     unknown,
 )
-from weft.frontend import onnx_absorb, onnx_quantized, onnx_read, onnx_shapes
+from weft.frontend import onnx_absorb, onnx_quantized, onnx_read, onnx_shapes, qonnx
 from weft.frontend.build import Builder, check_finite
-from weft.graph import Graph, Node, Shape, Tensor
+from weft.graph import Array, Graph, Node, Shape, Tensor
+from weft.passes import staircase
 
 OPSETS = (7, 99)
 STANDARD = ("", "ai.onnx")
@@ -35,7 +36,7 @@ SLOW = ("Resize", "Upsample", "GridSample", "RoiAlign")
 RANDOM = {"Bernoulli", "Multinomial"} | {
     f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")
 }
-HANDLERS = {**onnx_quantized.INNER, **onnx_quantized.HANDLERS}
+HANDLERS = {**onnx_quantized.INNER, **onnx_quantized.HANDLERS, **qonnx.HANDLERS}
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _import(model: Any, folder: Path | None, shapes: dict[str, Sequence[int]]) -
     outputs = list(dict.fromkeys(info.name for info in proto.output))
     if not outputs:
         raise ModelError("the model has no outputs")
-    graph = onnx_absorb.absorb(b.graph(outputs))
+    graph = staircase.fold(onnx_absorb.absorb(b.graph(outputs)))
     _check_batch(b, graph)
     check_finite(graph)
     return graph

@@ -42,7 +42,7 @@ def absorb(graph: Graph) -> Graph:
     work = _Absorb(graph)
     for node in graph:
         work.take(node)
-    tensors = _spread(work.tensors, work.nodes, work.finish())
+    tensors = spread(work.tensors, work.nodes, work.finish())
     nodes = tuple(_finished(node, tensors) for node in work.nodes)
     return graph.replace(tensors=tensors, nodes=nodes).pruned().verify()
 
@@ -183,7 +183,7 @@ def _renamed(node: Node, old: str, new: str) -> Node:
     return replace(node, inputs=inputs, outputs=outputs)
 
 
-def _spread(tensors: dict[str, Tensor], nodes: list[Node], fixed: set[str]) -> dict[str, Tensor]:
+def spread(tensors: dict[str, Tensor], nodes: list[Node], fixed: set[str]) -> dict[str, Tensor]:
     """Gives `quant` to what only moves between quantized tensors: moving keeps codes."""
     readers: dict[str, int] = {}
     for node in nodes:

@@ -58,6 +58,19 @@ class _Kernel:
 def lower_conv(ctx: Context, node: Node) -> Stage:
     """Conv over one or two spatial axes."""
     x, y = ctx.value(node.inputs[0]), ctx.quant(node.outputs[0])
+    w, window, dims, quant = _kernel(ctx, node, x)
+    group = int(node.attrs.get("group", 1))
+    values = _values(ctx, node, x.quant, y, w.shape[0])
+    layout = Layout(w.shape[0], window.out_h, window.out_w, dims)
+    return _stage(ctx, node, x, layout, _Kernel(w, window, group, values, quant))
+
+
+def _kernel(
+    ctx: Context, node: Node, x: Value
+) -> tuple[Array, Window, tuple[tuple[str, ...], ...], Quant]:
+    """Weights [O, I/g, kh, kw] of a Conv, its window, the dims of its output, and how the weights
+    may be stored.
+    """
     letters = spatial_letters(x.layout)
     w = ctx.weights(node, 1)
     window = window_of(ctx, node, x.layout, letters, w.shape[2:])
@@ -67,12 +80,21 @@ def lower_conv(ctx: Context, node: Node) -> Stage:
         w = w[:, :, :, None]
     elif letters == ("w", "h"):
         w = w.transpose(0, 1, 3, 2)
-    group = int(node.attrs.get("group", 1))
-    values = _values(ctx, node, x.quant, y, w.shape[0])
     dims = ((), ("c",), *((letter,) for letter in letters))
-    layout = Layout(w.shape[0], window.out_h, window.out_w, dims)
     quant = stored_as(ctx, node, w, in_order=letters in (("h",), ("w",), ("h", "w")))
-    return _stage(ctx, node, x, layout, _Kernel(w, window, group, values, quant))
+    return w, window, dims, quant
+
+
+def lower_conv_bytes(ctx: Context, node: Node) -> Stage:
+    """The int32 sums of a Conv as four planes of bytes, one behind the other (see dynamic.py)."""
+    x, y = ctx.value(node.inputs[0]), ctx.quant(node.outputs[0])
+    w, window, dims, _ = _kernel(ctx, node, x)
+    if int(node.attrs.get("group", 1)) != 1:
+        raise HostOnlyError("whole sums of a convolution with groups")
+    _check_sums(node, w)
+    tiles = -(-w.shape[0] // ctx.lanes)
+    layout = Layout(4 * tiles * ctx.lanes, window.out_h, window.out_w, dims)
+    return _byte_stage(ctx, node, x, y, (w, window, layout))
 
 
 def lower_linear(ctx: Context, node: Node) -> Stage:
@@ -92,20 +114,30 @@ def lower_linear_bytes(ctx: Context, node: Node) -> Stage:
     kernel, window, layout = _as_convolution(ctx, node, x, w)
     tiles = -(-w.shape[1] // ctx.lanes)
     layout = replace(layout, channels=4 * tiles * ctx.lanes)
+    return _byte_stage(ctx, node, x, y, (kernel, window, layout))
+
+
+def _byte_stage(
+    ctx: Context, node: Node, x: Value, y: Quant, parts: tuple[NDArray[np.int64], Window, Layout]
+) -> Stage:
+    """One operation per tile of columns, whose sums leave as bytes."""
+    kernel, window, layout = parts
+    tiles = -(-kernel.shape[0] // ctx.lanes)
     done = epilogue(node, scaling(node, 1.0, 1.0, y), y, ctx.lanes, step=0)
-    codes, lanes = int8_parts(kernel)[0], ctx.lanes
+    codes, lanes, zero = int8_parts(kernel)[0], ctx.lanes, x.quant.zero_point
     ops = tuple(
         MatrixOp(
-            (Pass(x.root, window, plain(codes[t * lanes : (t + 1) * lanes], lanes)),),
+            (Pass(x.root, window, plain(codes[t * lanes : (t + 1) * lanes], lanes), 0, zero),),
             done,
             Target(block0=t),
             tiles,
         )
         for t in range(tiles)
     )
-    macs = w.size * window.out_h * window.out_w
-    stage = ctx.stage(node, y, layout, ops, engine="systolic", macs=macs, weight_bytes=w.size)
-    return replace(stage, layer=replace(stage.layer, op="Linear"))
+    macs, size = kernel.size * window.out_h * window.out_w, kernel.size
+    stage = ctx.stage(node, y, layout, ops, engine="systolic", macs=macs, weight_bytes=size)
+    name = node.op.removesuffix("Bytes")
+    return replace(stage, layer=replace(stage.layer, op=name))
 
 
 def _as_convolution(

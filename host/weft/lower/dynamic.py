@@ -5,6 +5,11 @@
 
 The sums leave the accelerator whole, as four planes of bytes, and the host puts them together:
 byte 3 is signed, the others are not. Added up from the lowest, the sum is rounded to float32 once.
+
+A Linear or Conv with the attribute `exact_sums` (of a network trained with quantizers: its last
+layer, and those that no requantization is exact for) has codes already; only its output is real:
+
+    y = (q · W − zero point · ΣW) · input scale · weight scale + bias
 """
 
 from __future__ import annotations
@@ -23,18 +28,26 @@ CODES = Quant(np.asarray(1, np.float32))  # real values that are the codes thems
 
 
 def expand_dynamic(graph: Graph, lanes: int) -> Graph:
-    """Replaces every Linear with the attribute `dynamic` by quantization, LinearBytes and sums."""
-    if not any(node.attrs.get("dynamic") for node in graph):
+    """Replaces every Linear with the attribute `dynamic` by quantization, LinearBytes and sums.
+
+    One with `exact_sums` is replaced by LinearBytes and sums.
+    """
+    if not any(_whole_sums(node) for node in graph):
         return graph
     tensors, nodes = dict(graph.tensors), []
     for node in graph:
-        if node.op == "Linear" and node.attrs.get("dynamic"):
+        if _whole_sums(node):
             parts = _Parts(tensors, node.name or node.outputs[0])
-            _expand(parts, node, lanes)
+            (_expand if node.attrs.get("dynamic") else _expand_exact)(parts, node, lanes)
             nodes += parts.nodes
         else:
             nodes.append(node)
     return graph.replace(tensors=tensors, nodes=tuple(nodes)).verify()
+
+
+def _whole_sums(node: Node) -> bool:
+    asked = node.attrs.get("dynamic") or node.attrs.get("exact_sums")
+    return node.op in ("Linear", "Conv") and bool(asked)
 
 
 @dataclass
@@ -82,10 +95,7 @@ def _expand(parts: _Parts, node: Node, lanes: int) -> None:
     scale = parts.node("Max", [scale, parts.constant(SMALLEST_SCALE)], rows)
     codes = parts.node("Div", [x.name, scale], x.shape)
     codes = parts.node("Round", [codes], x.shape, quant=CODES)
-    wide = -(-w.shape[1] // lanes) * lanes
-    planes = parts.node("LinearBytes", [codes, w.name], (*x.shape[:-1], 4 * wide), quant=CODES)
-    parts.nodes[-1] = replace(parts.nodes[-1], name=node.name)
-    sums = _sums(parts, planes, (*x.shape[:-1], w.shape[1]), wide)
+    sums = _byte_sums(parts, node, codes, lanes)
     shape = parts.tensors[sums].shape
     sums = parts.node("Mul", [sums, scale], shape)
     bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else parts.constant(0)
@@ -93,23 +103,61 @@ def _expand(parts: _Parts, node: Node, lanes: int) -> None:
     _finish(parts, node, [sums, bias], shape)
 
 
+def _expand_exact(parts: _Parts, node: Node, lanes: int) -> None:
+    x, w = parts.tensors[node.inputs[0]], parts.tensors[node.inputs[1]]
+    assert x.quant is not None
+    assert w.quant is not None
+    assert w.data is not None
+    sums = _byte_sums(parts, node, x.name, lanes)
+    shape = parts.tensors[sums].shape
+    axis, after = (0, len(shape) - 2) if node.op == "Conv" else (1, 0)
+
+    def along(values: Any) -> str:
+        array = np.asarray(values)
+        return parts.constant(array.reshape(-1, *[1] * after) if array.ndim else array)
+
+    if x.quant.zero_point:
+        others = tuple(i for i in range(w.data.ndim) if i != axis)
+        totals = w.data.astype(np.int64).sum(axis=others)
+        sums = parts.node("Add", [sums, along(-x.quant.zero_point * totals)], shape)
+    unit = np.float64(x.quant.scale) * np.asarray(w.quant.scale, np.float64)
+    sums = parts.node("Mul", [sums, along(unit)], shape)
+    bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else ""
+    offset = along(parts.tensors[bias].real()) if bias else parts.constant(0)
+    _finish(parts, node, [sums, offset], shape)
+
+
+def _byte_sums(parts: _Parts, node: Node, codes: str, lanes: int) -> str:
+    """The sums of `codes` times the weights of `node`, as float32."""
+    shape = parts.tensors[node.outputs[0]].shape
+    axis = 1 if node.op == "Conv" else len(shape) - 1
+    wide = -(-shape[axis] // lanes) * lanes
+    planes = (*shape[:axis], 4 * wide, *shape[axis + 1 :])
+    inputs = [codes, node.inputs[1]]
+    attrs = {k: v for k, v in node.attrs.items() if k in ("strides", "pads", "dilations", "group")}
+    name = parts.node(f"{node.op}Bytes", inputs, planes, quant=CODES, **attrs)
+    parts.nodes[-1] = replace(parts.nodes[-1], name=node.name)
+    return _sums(parts, name, shape, wide, axis)
+
+
 def _finish(parts: _Parts, node: Node, operands: list[str], shape: Shape) -> None:
     """Bias and activation; slopes per channel run along the last dimension."""
     activation = node.attrs.get("activation")
     if activation and activation[0] == "PRelu":
         y = parts.node("Add", operands, shape)
-        slopes = parts.constant(activation[1])
+        after = len(shape) - 2 if node.op == "Conv" else 0
+        slopes = parts.constant(np.asarray(activation[1]).reshape(-1, *[1] * after))
         parts.node("PRelu", [y, slopes], shape, out=node.outputs[0])
         return
     attrs: dict[str, Any] = {"activation": activation} if activation else {}
     parts.node("Add", operands, shape, out=node.outputs[0], **attrs)
 
 
-def _sums(parts: _Parts, planes: str, shape: Shape, wide: int) -> str:
-    """The int32 sums, as float32, of byte planes `wide` columns apart."""
-    axis, total = len(shape) - 1, ""
+def _sums(parts: _Parts, planes: str, shape: Shape, wide: int, axis: int) -> str:
+    """The int32 sums, as float32, of byte planes `wide` columns (or channels) apart."""
+    total = ""
     for byte in range(4):
-        cut: dict[str, Any] = {"starts": [byte * wide], "ends": [byte * wide + shape[-1]]}
+        cut: dict[str, Any] = {"starts": [byte * wide], "ends": [byte * wide + shape[axis]]}
         part = parts.node("Slice", [planes], shape, axes=[axis], steps=[1], **cut)
         if byte < 3:
             below = parts.node("Less", [part, parts.constant(0)], shape, dtype="bool")

@@ -121,6 +121,8 @@ def lookup_table(graph: Graph, node: Node, x: Quant) -> NDArray[np.int8]:
 
     if "opset" in node.attrs or node.op not in ops.OPS or node.op in _NOT_TABLES:
         raise HostOnlyError(f"no lookup table for {node.op}")
+    if np.ndim(node.attrs.get("thresholds", 0)) and len(node.attrs["thresholds"]) > 1:
+        raise HostOnlyError("thresholds per channel")
     spec = ops.OPS[node.op]
     if spec.category not in ("elementwise", "binary"):
         raise HostOnlyError(f"{node.op} has no accelerator form")

@@ -9,7 +9,7 @@ from weft import ops
 from weft.config import Overlay
 from weft.graph import Graph, Node
 from weft.lower.context import Context, key_of
-from weft.lower.conv import lower_conv, lower_linear, lower_linear_bytes
+from weft.lower.conv import lower_conv, lower_conv_bytes, lower_linear, lower_linear_bytes
 from weft.lower.epilogue import check_activation
 from weft.lower.function import (
     lookup_table,
@@ -31,6 +31,7 @@ from weft.lower.vector import lower_binary, lower_pool
 
 LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "Conv": lower_conv,
+    "ConvBytes": lower_conv_bytes,
     "Linear": lower_linear,
     "LinearBytes": lower_linear_bytes,
     "MaxPool": lower_pool,

@@ -1,0 +1,89 @@
+"""Which frontend reads what: one place that knows the kinds of files and objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weft.errors import ModelError, UnsupportedError
+from weft.frontend import stored
+from weft.graph import Graph, Shape
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib")
+
+MODULES = (
+    "torch.nn.modules.module.Module",
+    "torch.export.exported_program.ExportedProgram",
+)
+
+
+def load(
+    source: Any,
+    shapes: Mapping[str, Shape] | None = None,
+    *,
+    requant: str | None = None,
+    example_inputs: Any = None,
+) -> Graph:
+    """The graph of a file, by what it holds, or of a PyTorch module; arguments as for
+    `weft.compiler.load_model`.
+
+    Raises ModelError, which names the file, UnsupportedError for files without a graph and for
+    pickled ones, which are never opened.
+    """
+    if is_module(source):
+        from weft.frontend.pytorch import load_module
+
+        return load_module(source, example_inputs)
+    if isinstance(source, (str, Path)):
+        _refuse(Path(source))
+    known = dict(shapes) if shapes else None
+    try:
+        return _imported(source, known, requant)
+    except ModelError as error:
+        if str(source) in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from None
+
+
+def _imported(source: Any, shapes: dict[str, Shape] | None, requant: str | None) -> Graph:
+    """The graph of a file, by the frontend that its content, else its suffix, asks for."""
+    from weft.frontend.tflite_read import is_tflite
+
+    named = isinstance(source, (str, Path))  # anything else load_onnx may know
+    if named and (is_tflite(source) or Path(source).suffix == ".tflite"):
+        from weft.frontend.tflite import load_tflite
+        from weft.tflite_kernels import kernels_of
+
+        graph = load_tflite(source, shapes=shapes)
+        if requant in (None, "float_even") or not graph.is_quantized:
+            return graph
+        return load_tflite(source, shapes=shapes, kernels=kernels_of(str(requant)))
+    from weft.frontend.onnx import load_onnx
+
+    return load_onnx(source, shapes=shapes)
+
+
+def is_module(source: Any) -> bool:
+    """Whether `source` is a PyTorch module (or exported program), found out without torch."""
+    names = {f"{c.__module__}.{c.__name__}" for c in type(source).__mro__}
+    return bool(
+        names & {"torch.nn.modules.module.Module", "torch.export.exported_program.ExportedProgram"}
+    )
+
+
+def _refuse(path: Path) -> None:
+    """Raises UnsupportedError for what holds no graph, or would run code."""
+    if path.suffix.lower() in PICKLED:
+        raise UnsupportedError(
+            f"{path}: a pickled file can run any code when it is opened, so weft never does. Save "
+            "the weights as safetensors, or load them with torch.load(..., weights_only=True), "
+            "into the module that they belong to (a state dict has no graph), and pass that: "
+            "weft.compile(module, example_inputs=...)"
+        )
+    if stored.is_stored(path):
+        raise UnsupportedError(
+            f"{path} holds weights and no graph: `weft inspect {path}` shows them, "
+            "weft.frontend.stored.load reads them. To run the network, load it with its library "
+            "and pass the module: weft.compile(module, example_inputs=...), or export it to ONNX"
+        )
