@@ -45,8 +45,9 @@ def load_model(
 
 
 def is_quantized(graph: Graph) -> bool:
-    """Whether activations of the graph carry scales (a QDQ or QOperator model)."""
-    return any(t.quant is not None and t.data is None for t in graph.tensors.values())
+    """Whether activations of the graph carry scales, or are fixed-point codes on the host."""
+    scaled = any(t.quant is not None and t.data is None for t in graph.tensors.values())
+    return scaled or any(node.op.startswith("Fixed") for node in graph)
 
 
 def compile(

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from weft import fallback, reference, samples, shapes
+from weft import fallback, fixed_ops, reference, samples, shapes
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
@@ -272,6 +272,7 @@ OPS: dict[str, OpSpec] = {
         *_moves(),
         *_windows(),
         *_others(),
+        *(OpSpec(n, infer, run, c, d, dtype=t) for n, infer, run, c, t, d in fixed_ops.SPECS),
     )
 }
 

@@ -36,9 +36,12 @@ def requant_mode(node: Node) -> str:
 def scaling(
     node: Node, x_scale: ArrayLike, w_scale: ArrayLike, y: Quant, bias: ArrayLike = 0
 ) -> Scaling:
-    """x_scale · w_scale / y.scale, rounded as the node's mode wants it."""
+    """x_scale · w_scale / y.scale, rounded as the node's mode wants it.
+
+    The node's attribute "offset", if any, is added to the bias: it turns half up into down.
+    """
     scale = requant.combined_scale(x_scale, w_scale, y.scale, requant_mode(node))
-    return Scaling(scale, np.asarray(bias, np.int64))
+    return Scaling(scale, np.asarray(bias, np.int64) + int(node.attrs.get("offset", 0)))
 
 
 def epilogue(
