@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weft.config import Overlay
 from weft.errors import (
     InputError,
     MissingDependency,
@@ -76,13 +77,38 @@ class Lowered:
     tensors: Mapping[str, tuple[str, int | None]]
 
 
-def load_hls4ml(model: Any) -> Graph:
-    """The quantized graph of an hls4ml ModelGraph; raises as `lower_model` does."""
-    return lower_model(model).graph
+def load_hls4ml(model: Any, overlay: Overlay | str = "lab") -> Graph:
+    """The quantized graph of an hls4ml ModelGraph for an overlay; raises as `lower_model` does."""
+    return lower_for(model, overlay).graph
 
 
-def lower_model(model: Any, *, trace: bool = False) -> Lowered:
+def lower_for(model: Any, overlay: Overlay | str, *, trace: bool = False) -> Lowered:
+    """`lower_model`, with the host computing every layer that the overlay has no room for.
+
+    Only then is the result exact: a node that the compiler moves to the host works on real
+    numbers there.
+    """
+    from weft.compiler import preflight
+
+    hosted: dict[str, str] = {}
+    while True:
+        found = lower_model(model, trace=trace, hosted=hosted)
+        moved = {
+            place.node.attrs["layer"]: f"not on this overlay: {place.why}"
+            for place in preflight(found.graph, overlay)
+            if place.where == "host" and place.node.attrs.get("exact")
+        }
+        if not moved:
+            return found
+        hosted |= moved
+
+
+def lower_model(
+    model: Any, *, trace: bool = False, hosted: Mapping[str, str] | None = None
+) -> Lowered:
     """The quantized graph of an hls4ml ModelGraph, with notes on where its layers run.
+
+    `hosted` are layers that stay on the host, and why.
 
     Inputs and outputs are real numbers in hls4ml's layout (channels last). With `trace` every
     layer's result is kept. Raises UnsupportedError for layers and precisions that weft has not,
@@ -93,7 +119,7 @@ def lower_model(model: Any, *, trace: bool = False) -> Lowered:
             f"{type(model).__name__} given, hls4ml's ModelGraph expected: "
             "hls4ml.converters.convert_from_keras_model(...)"
         )
-    L = Lowering(str(model.config.get_project_name() or "hls4ml"))
+    L = Lowering(str(model.config.get_project_name() or "hls4ml"), hosted or {})
     all_layers = list(model.get_layers())
     outputs = [variable.name for variable in model.get_output_variables()]
     L.readers = _readers(model, all_layers, trace)
@@ -145,12 +171,12 @@ def _lower_layer(L: Lowering, layer: Any) -> None:
 def _real_output(L: Lowering, value: Value) -> str:
     """The value as float32, for an output of the graph."""
     if value.real:
-        return value.real
+        return L.real_last(value)
     return L.new("FixedDequantize", [L.codes(value)], {"frac": value.type.frac})
 
 
 def _kept(L: Lowering, value: Value) -> tuple[str, int | None]:
-    return (value.real, None) if value.real else (L.codes(value), value.type.frac)
+    return (L.real_last(value), None) if value.real else (L.codes(value), value.type.frac)
 
 
 def keras_file(

@@ -18,7 +18,7 @@ import numpy as np
 from weft.config import board_names, load_board, load_overlay, overlay_names
 from weft.errors import InputError, OverlayError, UsageError, unknown
 from weft.formats import FORMATS
-from weft.frontend.hls4ml import Lowered, lower_model
+from weft.frontend.hls4ml import Lowered, lower_for
 from weft.graph import Array
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def lowered(model: Any, trace: bool = False) -> Lowered:
                 f"layer {layer.name!r}, WeightFormat: {name!r} holds no fixed-point weights; "
                 "int8 is the only exact one"
             )
-    return lower_model(model, trace=trace)
+    return lower_for(model, model.config.get_config_value("Overlay", "lab"), trace=trace)
 
 
 def program_of(model: Any, found: Lowered) -> Program:

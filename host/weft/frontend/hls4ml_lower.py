@@ -1,12 +1,13 @@
 """What the lowering of an hls4ml model is written in: values as int8 or wide codes, emitted once.
 
-A tensor of the accelerator is float32 with a power-of-two scale; one of the host is int64 codes.
+A tensor of the accelerator is float32 with a power-of-two scale, channels first; one of the host
+is int64 codes, channels last as in hls4ml.
 Conversions between both are exact and are emitted where a reader needs the other form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,11 +31,22 @@ class Note:
     why: str = ""
 
 
+def first(rank: int) -> tuple[int, ...]:
+    """Permutation that moves the channels, last in hls4ml, in front of the positions."""
+    return (0, rank - 1, *range(1, rank - 1)) if rank > 2 else tuple(range(rank))
+
+
+def last(rank: int) -> tuple[int, ...]:
+    """The inverse of `first`."""
+    return (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
+
+
 class Lowering:
     """A graph under construction and the values that hls4ml's tensors became."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, hosted: Mapping[str, str]) -> None:
         self.b = Builder(name)
+        self.hosted = hosted  # layers that the overlay can't run, and why
         self.values: dict[str, Value] = {}
         self.readers: dict[str, int] = {}
         self.notes: list[Note] = []
@@ -78,8 +90,21 @@ class Lowering:
         return Value(kind, self.b.shape(name), least, kind.high, codes=name)
 
     def of_real(self, kind: FixedType, name: str) -> Value:
-        """The value of a float32 tensor with the quantization of `kind`."""
-        return Value(kind, self.b.shape(name), kind.low, kind.high, real=name)
+        """The value of a float32 tensor, channels first, with the quantization of `kind`."""
+        found = self.b.shape(name)
+        shape = tuple(found[axis] for axis in last(len(found)))
+        return Value(kind, shape, kind.low, kind.high, real=name)
+
+    def turned(self, name: str, perm: tuple[int, ...]) -> str:
+        """A tensor transposed, with its quantization; itself where nothing moves."""
+        if perm == tuple(range(len(perm))):
+            return name
+        quant = self.b.tensors[name].quant
+        return self.new("Transpose", [name], {"perm": perm}, quant=quant)
+
+    def real_last(self, value: Value) -> str:
+        """`value.real` with the channels last."""
+        return self.turned(value.real, last(len(value.shape)))
 
     def codes(self, value: Value, kind: FixedType | None = None) -> str:
         """An int64 tensor with the value's codes, in the type `kind` if given (it must fit)."""
@@ -88,17 +113,18 @@ class Lowering:
         elif value.codes:
             name = value.codes
         else:
-            name = self.new("FixedQuantize", [value.real], {"result": value.type.attribute})
+            codes = self.new("FixedQuantize", [value.real], {"result": value.type.attribute})
+            name = self.turned(codes, last(len(value.shape)))
         if kind is None or kind.frac == value.type.frac:
             return name
         attrs = {"frac": value.type.frac, "result": kind.attribute}
         return self.new("FixedCast", [name], attrs)
 
     def real(self, value: Value) -> str:
-        """A float32 tensor with the value's codes on the accelerator, "" if they are too wide."""
+        """A float32 tensor with int8 codes, channels first; "" if the codes are too wide."""
         if value.real or not is_narrow(value.type):
             return value.real
-        name = self.codes(value)
+        name = self.turned(self.codes(value), first(len(value.shape)))
         quant = quant_of(value.type)
         return self.new("FixedDequantize", [name], {"frac": value.type.frac}, quant=quant)
 
@@ -134,14 +160,16 @@ class Lowering:
         self, sum_: Sum, through: FixedType | None, result: FixedType, relu: bool, name: str
     ) -> Value:
         """A sum on the accelerator; raises NotExactError if it has no exact form there."""
+        if sum_.name in self.hosted:
+            raise NotExactError(self.hosted[sum_.name])
         found = plan(sum_, through, result, relu)
         emit = self._matrix if sum_.window is None else self._conv
         out = emit(sum_, found, result, name)
         self.tell(sum_.name, "accelerator")
         return self.of_real(result, out).within(found.low, found.high)
 
-    def _epilogue(self, found: Plan, result: FixedType) -> dict[str, Any]:
-        attrs: dict[str, Any] = {"requant": found.requant}
+    def _epilogue(self, layer: str, found: Plan, result: FixedType) -> dict[str, Any]:
+        attrs: dict[str, Any] = {"requant": found.requant, "exact": True, "layer": layer}
         zero = quant_of(result).zero_point
         if (found.low + zero, found.high + zero) != (-128, 127):
             step = result.step
@@ -158,8 +186,12 @@ class Lowering:
         ]
 
     def _matrix(self, sum_: Sum, found: Plan, result: FixedType, name: str) -> str:
-        inputs = [self.real(sum_.x), *self._parameters(sum_, found, found.w)]
-        return self.new("Linear", inputs, self._epilogue(found, result), name, quant_of(result))
+        rank = len(sum_.x.shape)
+        x = self.turned(self.real(sum_.x), last(rank))
+        inputs = [x, *self._parameters(sum_, found, found.w)]
+        attrs = self._epilogue(sum_.name, found, result)
+        out = self.new("Linear", inputs, attrs, name, quant_of(result))
+        return self.turned(out, first(rank))
 
     def _conv(self, sum_: Sum, found: Plan, result: FixedType, name: str) -> str:
         assert sum_.window is not None, "the caller has checked it"
@@ -173,22 +205,11 @@ class Lowering:
             "pads": sum_.window.pads,
             "dilations": (1,) * rank,
             "group": w.shape[0] if sum_.depthwise else 1,
-            **self._epilogue(found, result),
+            **self._epilogue(sum_.name, found, result),
         }
         weights = self._parameters(sum_, found, np.ascontiguousarray(w))
         quant = quant_of(result)
-        return self.channels_first(
-            self.real(sum_.x), lambda x: self.new("Conv", [x, *weights], attrs, name, quant)
-        )
-
-    def channels_first(self, x: str, run: Callable[[str], str]) -> str:
-        """`run` on the transposed tensor, and back: weft's windows have their channels first."""
-        rank = len(self.b.shape(x))
-        first = (0, rank - 1, *range(1, rank - 1))
-        moved = self.new("Transpose", [x], {"perm": first}, quant=self.b.tensors[x].quant)
-        y = run(moved)
-        last = (0, *range(2, rank), 1)
-        return self.new("Transpose", [y], {"perm": last}, quant=self.b.tensors[y].quant)
+        return self.new("Conv", [self.real(sum_.x), *weights], attrs, name, quant)
 
     def host_sum(self, sum_: Sum, result: FixedType, shape: tuple[int, ...]) -> str:
         """A sum on the host, as int64 codes of `result`."""

@@ -10,7 +10,7 @@ from weft.errors import UnsupportedError, unknown
 from weft.fixed import FixedType, from_real
 from weft.fixed_functions import Function
 from weft.frontend.hls4ml_layers import check_channels_last, settled, window_of
-from weft.frontend.hls4ml_lower import Lowering
+from weft.frontend.hls4ml_lower import Lowering, first, last
 from weft.frontend.hls4ml_sums import NotExactError, Window, clamp, rounding
 from weft.frontend.hls4ml_values import (
     Value,
@@ -31,7 +31,8 @@ def input_(L: Lowering, layer: Any) -> Value:
     L.b.input(layer.name, shape, "float32")
     attrs = {"result": kind.attribute}
     if is_narrow(kind):
-        rounded = L.new("FixedRound", [layer.name], attrs, quant=quant_of(kind))
+        x = L.turned(layer.name, first(len(shape)))
+        rounded = L.new("FixedRound", [x], attrs, quant=quant_of(kind))
         return L.of_real(kind, rounded)
     return L.of_codes(kind, L.new("FixedQuantize", [layer.name], attrs))
 
@@ -84,8 +85,7 @@ def _max_pool(L: Lowering, x: Value, window: Window, name: str) -> Value:
         "ceil_mode": 0,
         "requant": "single_round",
     }
-    real, quant = L.real(x), quant_of(x.type)
-    out = L.channels_first(real, lambda t: L.new("MaxPool", [t], attrs, name, quant))
+    out = L.new("MaxPool", [L.real(x)], attrs, name, quant_of(x.type))
     return L.of_real(x.type, out).within(x.low, x.high)
 
 
@@ -117,6 +117,8 @@ def _accelerated_merge(
     L: Lowering, name: str, function: str, operands: tuple[Value, Value], result: FixedType
 ) -> Value:
     a, b = operands
+    if name in L.hosted:
+        raise NotExactError(L.hosted[name])
     if function not in _OPS or a.shape != b.shape:
         raise NotExactError(f"{function} of {a.shape} and {b.shape}")
     if not all(is_narrow(t) for t in (a.type, b.type, result)):
@@ -135,6 +137,8 @@ def _accelerated_merge(
     attrs = {
         "requant": mode,
         "offset": int(bias[0]),
+        "exact": True,
+        "layer": name,
         "activation": ("Clip", least * result.step, most * result.step),
     }
     inputs = [L.real(a), L.real(b)]
@@ -164,7 +168,8 @@ def concatenate(L: Lowering, layer: Any) -> Value:
     attrs = {"axis": axis}
     if len({p.type for p in parts}) == 1 and all(p.real for p in parts):
         kind = parts[0].type
-        out = L.new("Concat", [p.real for p in parts], attrs, layer.name, quant_of(kind))
+        turned = {"axis": first(rank).index(axis)}
+        out = L.new("Concat", [p.real for p in parts], turned, layer.name, quant_of(kind))
         whole = L.of_real(kind, out).within(min(p.low for p in parts), max(p.high for p in parts))
         L.tell(layer.name, "accelerator")
         return L.converted(whole, result, f"{layer.name}.cast")
@@ -189,12 +194,29 @@ def _reshaped(L: Lowering, value: Value, layer: Any) -> Value:
 def _moved(L: Lowering, value: Value, op: str, attrs: dict[str, Any], name: str = "") -> Value:
     """A value through an operator that only moves or repeats elements (or pads with zero)."""
     if value.real:
-        out = L.new(op, [value.real], attrs, name, quant_of(value.type))
-        moved = L.of_real(value.type, out)
+        moved = L.of_real(value.type, _moved_real(L, value, op, attrs, name))
     else:
         moved = L.of_codes(value.type, L.new(op, [value.codes], attrs, name))
     low, high = (min(value.low, 0), max(value.high, 0)) if op == "Pad" else (value.low, value.high)
     return moved.within(low, high)
+
+
+def _moved_real(L: Lowering, value: Value, op: str, attrs: dict[str, Any], name: str) -> str:
+    """The same on a tensor whose channels come first; attributes are meant for channels last."""
+    order, quant = first(len(value.shape)), quant_of(value.type)
+    if op == "Reshape":
+        out = L.new(op, [L.real_last(value)], attrs, name, quant)
+        return L.turned(out, first(len(attrs["shape"])))
+    if op == "Transpose":
+        back = last(len(value.shape))
+        attrs = {"perm": tuple(back[attrs["perm"][axis]] for axis in order)}
+    elif op == "Pad":
+        pads, rank = attrs["pads"], len(order)
+        turned = (*(pads[a] for a in order), *(pads[rank + a] for a in order))
+        attrs = {**attrs, "pads": turned}
+    else:
+        attrs = {"scales": tuple(attrs["scales"][axis] for axis in order)}
+    return L.new(op, [value.real], attrs, name, quant)
 
 
 def reshape(L: Lowering, layer: Any) -> Value:
@@ -242,11 +264,4 @@ def resize(L: Lowering, layer: Any) -> Value:
         )
     scales = tuple(float(n // o) for n, o in zip(shape, value.shape, strict=True))
     L.tell(layer.name, "moved")
-    if not value.real:
-        return _moved(L, value, "Resize", {"scales": scales}, layer.name)
-    first = (scales[0], scales[-1], *scales[1:-1])
-    quant = quant_of(value.type)
-    out = L.channels_first(
-        value.real, lambda x: L.new("Resize", [x], {"scales": first}, layer.name, quant)
-    )
-    return L.of_real(value.type, out).within(value.low, value.high)
+    return _moved(L, value, "Resize", {"scales": scales}, layer.name)
