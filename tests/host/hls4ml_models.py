@@ -19,7 +19,6 @@ class Net:
         self.rng = np.random.default_rng(seed)
         self.layers: list[dict[str, Any]] = []
         self.weights: dict[str, dict[str, np.ndarray]] = {}
-        self.outputs: list[str] = []
 
     def input(self, *shape: int) -> str:
         name = f"in{len(self.layers)}"
@@ -108,10 +107,3 @@ def quietly(function: Any, *args: Any, **options: Any) -> Any:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return function(*args, **options)
-
-
-def layer_config(precisions: dict[str, dict[str, Any]], default: str) -> dict[str, Any]:
-    """An HLSConfig with a default precision and those of single layers."""
-    named = {name: facts for name, facts in precisions.items()}
-    model = {"Precision": default, "ReuseFactor": 1}
-    return {"Model": model, "LayerName": named}
