@@ -50,8 +50,8 @@ def load_model(
 
 
 def is_quantized(graph: Graph) -> bool:
-    """Whether activations of the graph carry scales (a QDQ, QOperator or int8 TFLite model)."""
-    return graph.is_quantized
+    """Whether activations of the graph carry scales, or are fixed-point codes on the host."""
+    return graph.is_quantized or any(node.op.startswith("Fixed") for node in graph)
 
 
 def compile(

@@ -13,7 +13,17 @@ from functools import partial
 
 import numpy as np
 
-from weft import fallback, integer_ops, lstm, quantizers, reference, samples, shapes, tflite_resize
+from weft import (
+    fallback,
+    fixed_ops,
+    integer_ops,
+    lstm,
+    quantizers,
+    reference,
+    samples,
+    shapes,
+    tflite_resize,
+)
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
 
@@ -299,6 +309,7 @@ OPS: dict[str, OpSpec] = {
         *_quantizers(),
         *_others(),
         *_integers(),
+        *(OpSpec(n, infer, run, c, d, dtype=t) for n, infer, run, c, t, d in fixed_ops.SPECS),
     )
 }
 

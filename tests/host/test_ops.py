@@ -23,7 +23,7 @@ from weft.passes.fuse import fuse
 def test_every_operator_is_described(spec: OpSpec) -> None:
     assert OPS[spec.name] is spec
     assert spec.doc
-    assert spec.category in ("elementwise", "binary", "matrix", "pool", "move", "reduce")
+    assert spec.category in ("elementwise", "binary", "matrix", "pool", "move", "reduce", "fixed")
 
 
 def test_an_unknown_operator_names_the_nearest() -> None:

@@ -35,6 +35,11 @@ def load(
         from weft.frontend.pytorch import load_module
 
         return load_module(source, example_inputs)
+    if hasattr(source, "get_layers"):
+        raise UnsupportedError(
+            "an hls4ml ModelGraph is lowered for an overlay: "
+            "weft.frontend.hls4ml.load_hls4ml(model, overlay) gives the graph to compile"
+        )
     if isinstance(source, (str, Path)):
         _refuse(Path(source))
     known = dict(shapes) if shapes else None

@@ -63,6 +63,7 @@ def lower(
         raise UsageError(f"batch = {batch}: a run holds at least one sample")
     graph = expand_dynamic(graph.verify(), overlay.lanes)
     found = partition(graph, overlay)
+    _check_exact(found)
     parts, size = _parts(found, batch)
     rows, memory_rows = _memory(found, parts, size)
     emitter = Emitter(found.context, size, overlap, rows)
@@ -89,6 +90,17 @@ def lower(
         outputs=_infos(graph, graph.outputs),
         notes=_notes(parts, size),
     ).verify()
+
+
+def _check_exact(found: Partition) -> None:
+    """Raises CapacityError for a node that is exact on the accelerator only, but not there."""
+    for place in found.placements:
+        if place.where == "host" and place.node.attrs.get("exact"):
+            raise CapacityError(
+                f"{place.op} {place.name!r} is exact on the accelerator only, but {place.why} on "
+                f"overlay {found.context.overlay.name!r}: lower the model for this overlay "
+                "(weft.frontend.hls4ml.load_hls4ml(model, overlay)), or take a larger one"
+            )
 
 
 def preflight(graph: Graph, overlay: Overlay) -> list[Placement]:

@@ -44,9 +44,13 @@ def scaling(
     *,
     real: bool = False,
 ) -> Scaling:
-    """x_scale · w_scale / y.scale, rounded as the node's mode wants it; `real`: for float sums."""
+    """x_scale · w_scale / y.scale, rounded as the node's mode wants it; `real`: for float sums.
+
+    The node's attribute "offset", if any, is added to the bias: it turns half up into down.
+    """
     scale = requant.combined_scale(x_scale, w_scale, y.scale, requant_mode(node))
-    return Scaling(scale, np.asarray(bias, np.float64 if real else np.int64))
+    offset = int(node.attrs.get("offset", 0))
+    return Scaling(scale, np.asarray(bias, np.float64 if real else np.int64) + offset)
 
 
 def epilogue(
