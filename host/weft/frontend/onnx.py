@@ -25,7 +25,7 @@ from weft.errors import (
 )
 from weft.frontend import onnx_absorb, onnx_quantized, onnx_read, onnx_shapes, qonnx
 from weft.frontend.build import Builder, check_finite
-from weft.graph import Array, Graph, Node, Shape, Tensor
+from weft.graph import Graph, Node, Shape, Tensor
 from weft.passes import staircase
 
 OPSETS = (7, 99)

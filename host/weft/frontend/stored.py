@@ -14,12 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.errors import InputError, ModelError, unknown
-from weft.formats import FORMATS
+from weft.formats import parse
 from weft.graph import Shape
 
 SAMPLE = 1 << 18  # elements of a tensor that its error is measured on
-# Formats of weft for a file's type, the nearest first; the first that is registered is taken.
-NEAREST: dict[str, tuple[str, ...]] = {"": ("int8",)}
+# weft's format for a file's type; int8 for what is not here.
+NEAREST: dict[str, str] = {
+    "Q2_K": "uint2:g32",
+    "Q3_K": "int3:g32",
+    "Q4_0": "int4:g32",
+    "Q4_1": "uint4:g32",
+    "Q4_K": "uint4:g32",
+    "Q5_0": "int5:g32",
+    "Q5_1": "uint5:g32",
+    "Q5_K": "uint5:g32",
+    "Q6_K": "int6:g32",
+    "MXFP4": "mxfp4",
+    "BF16": "bf16",
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +91,7 @@ class StoredModel:
 
 def nearest_format(tensor: StoredTensor) -> str:
     """Name of the weft format that weights of this tensor would get."""
-    names = NEAREST.get(tensor.kind, NEAREST[""])
-    return next(name for name in names if name in FORMATS)
+    return NEAREST.get(tensor.kind, "int8")
 
 
 def conversion_error(tensor: StoredTensor) -> tuple[str, float] | None:
@@ -95,12 +106,12 @@ def conversion_error(tensor: StoredTensor) -> tuple[str, float] | None:
     per_row = tensor.size // tensor.shape[0]
     count = min(tensor.shape[0], max(1, SAMPLE // per_row))
     name = nearest_format(tensor)
-    chosen = FORMATS[name]
+    chosen = parse(name)
     noise = power = 0.0
     for row in np.unique(np.linspace(0, tensor.shape[0] - 1, count).astype(int)):
-        x = tensor.rows(int(row), int(row) + 1).reshape(1, -1)
-        quant = chosen.choose(x, 0)
-        back = chosen.dequantize(chosen.quantize(x, quant), quant)
+        x = tensor.rows(int(row), int(row) + 1).reshape(1, 1, -1)
+        quant = chosen.fit(x, 0)
+        back = chosen.quantize(x, quant) * quant.scale.reshape(-1, 1, 1)
         noise += float(np.square(x - back, dtype=np.float64).sum())
         power += float(np.square(x, dtype=np.float64).sum())
     return name, (noise / power) ** 0.5 if power else 0.0
