@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exact_ort import without_saturation
+
 Array = NDArray[Any]
 OPSET = 13
 
@@ -222,7 +224,7 @@ def run_ort(model: Any, x: Array, outputs: list[str] | None = None) -> list[Arra
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        without_saturation(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return [np.asarray(y) for y in session.run(outputs, {input_name(model): x})]
 

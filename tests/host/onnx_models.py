@@ -10,6 +10,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from exact_ort import without_saturation
+
 FLOAT = TensorProto.FLOAT
 
 
@@ -66,7 +68,7 @@ def run_onnx(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        without_saturation(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return list(session.run(None, feeds))
 
