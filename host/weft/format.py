@@ -241,8 +241,19 @@ def error(fmt: Format, x: Array, quant: Quant) -> tuple[float, float]:
 
 
 def span(fmt: Format) -> str:
-    """Largest magnitude of the values over the smallest, "-" where a tensor decides on them."""
+    """Largest positive value over the smallest, "-" where a tensor decides on them."""
     if fmt.grid is None:
         return "-"
-    known = np.abs(fmt.grid[~np.isnan(fmt.grid)])
-    return f"{known.max() / known[known > 0].min():.6g}"
+    above = fmt.grid[np.nan_to_num(fmt.grid) > 0]
+    return f"{above.max() / above.min():.6g}"
+
+
+def describe(fmt: Format) -> dict[str, Any]:
+    """A row of the list of formats: name, bits per weight, range, operands, source."""
+    return {
+        "name": fmt.name,
+        "bits": round(fmt.weight_bits, 4),
+        "range": span(fmt),
+        "operands": fmt.operand,
+        "source": fmt.doc,
+    }
