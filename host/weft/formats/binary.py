@@ -24,7 +24,7 @@ def _fit01(x: Array, axis: int | None = 0, method: str = "max") -> Quant:
     high = rows.max(axis=1, initial=0)
     if method == "mse":  # the mean of what rounds to 1
         kept = rows > high[:, None] / 2
-        high = (rows * kept).sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
+        high = (rows * kept).sum(axis=1, dtype=np.float64) / np.maximum(kept.sum(axis=1), 1)
     scale = np.where(high == 0, 1, np.maximum(high, SMALLEST_SCALE)).astype(np.float32)
     return Quant(scale if axis == 0 else scale.reshape(()), axis=axis, format="binary01")
 

@@ -33,7 +33,7 @@ def clusters(x: Float, count: int) -> Float:
     low, high = float(x.min()), float(x.max())
     if low == high:
         return np.full(count, low, np.float32)
-    weight, edges = np.histogram(x, BINS, (low, high))
+    weight, edges = np.histogram(x.astype(np.float64), BINS, (low, high))
     middle = (edges[:-1] + edges[1:]) / 2
     sums, counts = np.cumsum(weight * middle), np.cumsum(weight)
     centre = np.linspace(low, high, count)
@@ -54,6 +54,7 @@ def _fit(bits: int, x: Array, axis: int | None = 0, method: str = "max") -> Quan
     scale = scales(largest(real, axis), TOP)
     units = real / aligned(scale, real.ndim)
     book = np.clip(np.rint(clusters(units, 1 << bits)), -TOP, TOP).astype(np.int16)
+    book[np.abs(book).argmin()] = 0  # zeros stay what they are
     return Quant(scale, axis=axis, format=f"codebook{1 << bits}", codebook=np.sort(book))
 
 

@@ -115,14 +115,14 @@ def _fit(p: Pairs, x: Array, axis: int | None = 0, method: str = "max") -> Quant
     """
     real = finite(x)
     rows = real.reshape(len(real) if axis == 0 else 1, -1)
-    mean, deviation = rows.mean(axis=1), rows.std(axis=1)
+    mean, deviation = rows.mean(axis=1, dtype=np.float64), rows.std(axis=1, dtype=np.float64)
     end = np.maximum(np.abs(mean + DEVIATIONS * deviation), np.abs(mean - DEVIATIONS * deviation))
-    end = np.asarray(end if axis == 0 else end.reshape(()), np.float32)
+    end = np.asarray(end if axis == 0 else end.reshape(()))
     kept: Any = None
     least: Any = None
     for share in SHARES if method == "mse" else SHARES[::4]:
-        quant = Quant(scales(end * np.float32(share), p.top), axis=axis, format=p.name)
-        again = _quantize(p, real, quant) * aligned(quant.scale, real.ndim)
+        quant = Quant(scales(end * share, p.top), axis=axis, format=p.name)
+        again = _quantize(p, real, quant) * aligned(quant.scale, real.ndim).astype(np.float64)
         found = squared_error(real, again, axis)
         better = found < least if least is not None else np.ones_like(found, bool)
         kept = np.where(better, quant.scale, quant.scale if kept is None else kept)

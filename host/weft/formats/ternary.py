@@ -34,7 +34,7 @@ def lat(x: Float, axis: int | None, alpha: Float) -> Float:
         codes = np.clip(np.rint(x / np.maximum(aligned(alpha, x.ndim), SMALLEST_SCALE)), -1, 1)
         rows = (np.abs(x) * (codes != 0)).reshape(len(x) if axis == 0 else 1, -1)
         count = (codes != 0).reshape(rows.shape).sum(axis=1)
-        better = rows.sum(axis=1) / np.maximum(count, 1)
+        better = rows.sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
         alpha = np.where(count > 0, better, np.ravel(alpha)).astype(np.float32)
         alpha = alpha if axis == 0 else alpha.reshape(())
     return alpha
