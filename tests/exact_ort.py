@@ -1,6 +1,7 @@
 """Models for onnxruntime as an oracle: int8 weights as uint8, moved by 128.
 
-Its kernels for uint8 × int8 add pairs of products in 16 bits where the CPU has no VNNI, and saturate;
+Its kernels for uint8 × int8 add pairs of products in 16 bits where the CPU has no VNNI, and they
+saturate;
 those for uint8 × uint8 do not. The zero point moves along, so the integers are the same.
 """
 

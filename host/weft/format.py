@@ -12,6 +12,7 @@ of two (MX), or an E4M3 number (NVFP4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,16 +22,35 @@ from numpy.typing import NDArray
 
 from weft.errors import InputError
 from weft.graph import Array, Quant
+from weft.nearest import Encoder, Float, Grid, Steps, blocks, check_operands, steps
 
-Grid = NDArray[np.float64]
-Float = NDArray[np.float32]
+__all__ = [
+    "Encoder",
+    "Float",
+    "Format",
+    "Grid",
+    "Steps",
+    "aligned",
+    "check_operands",
+    "divided",
+    "finite",
+    "larger",
+    "largest",
+    "on_grid",
+    "rounded_to",
+    "scales",
+    "searched",
+    "squared_error",
+    "steps",
+    "to_even",
+    "toward_zero",
+]
 
 # No scale is smaller: products of two are still normal float32 numbers, and nothing that a
 # network computes is as small as 128 of these.
 SMALLEST_SCALE = 2.0**-60
 # Shares of the largest magnitude that a search for the best scale tries (ANT, OliVe, GPTQ).
 SEARCH = tuple(np.linspace(0.3, 1.0, 29).tolist())
-_BLOCK = 1 << 16  # elements that are worked on at a time; they stay in cache
 
 
 @dataclass(frozen=True)
@@ -90,7 +110,7 @@ def largest(x: Float, axis: int | None) -> Float:
     if axis is None:
         return np.asarray(max(x.max(initial=0), -x.min(initial=0)), np.float32)
     rows = x.reshape(len(x), -1)
-    return np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
+    return np.asarray(np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0)))
 
 
 def scales(magnitude: Array, top: float) -> Float:
@@ -107,9 +127,23 @@ def aligned(scale: Array, ndim: int) -> Float:
 
 
 def divided(x: Array, quant: Quant) -> Float:
-    """`x` in units of its scale."""
+    """`x` in units of its scale. Raises InputError for NaN and infinities."""
     with np.errstate(over="ignore"):
-        return np.asarray(np.asarray(x, np.float32) / aligned(quant.scale, np.ndim(x)), np.float32)
+        return np.asarray(finite(x) / aligned(quant.scale, np.ndim(x)), np.float32)
+
+
+def rounded_to(table: Steps, x: Array, quant: Quant, dtype: Any) -> Array:
+    """Nearest values of `x` in units of its scale, worked out in blocks that fit a cache."""
+    real = finite(x)
+    if real.ndim == 0:
+        return table.nearest(divided(real, quant), dtype)
+    scale = aligned(quant.scale, real.ndim)
+    found = np.empty(real.shape, dtype)
+    with np.errstate(over="ignore"):
+        for part in blocks(real.shape):
+            units = real[part] / (scale[part] if len(np.atleast_1d(scale)) > 1 else scale)
+            found[part] = table.nearest(units, dtype)
+    return found
 
 
 def squared_error(x: Float, again: Array, axis: int | None) -> NDArray[np.float64]:
@@ -133,33 +167,6 @@ def searched(x: Float, axis: int | None, best: Quant, quantize: Callable[..., Ar
         better = found < least
         kept, least = np.where(better, quant.scale, kept), np.where(better, found, least)
     return replace(best, scale=np.asarray(kept, np.float32))
-
-
-@dataclass(frozen=True)
-class Steps:
-    """A grid as nearest-value rounding uses it: values in order, and where one ends."""
-
-    values: Float
-    edges: Float  # from edges[i] on, values[i + 1] is nearest
-
-    def nearest(self, x: Array) -> Float:
-        """Nearest values."""
-        flat = np.ascontiguousarray(x, np.float32).reshape(-1)
-        found = np.empty(flat.shape, np.float32)
-        for start in range(0, flat.size, _BLOCK):
-            part = slice(start, start + _BLOCK)
-            found[part] = self.values[np.searchsorted(self.edges, flat[part], side="right")]
-        return found.reshape(np.shape(x))
-
-
-def steps(grid: Grid, up: Callable[[float, float], bool]) -> Steps:
-    """`up(low, high)`: whether the middle between two neighbours belongs to the higher one."""
-    values = np.unique(grid[~np.isnan(grid)])
-    values = values + 0.0  # −0 and 0 are one
-    middle = ((values[:-1] + values[1:]) / 2).astype(np.float32)
-    beyond = np.nextafter(middle, np.float32(np.inf))
-    ups = [up(float(a), float(b)) for a, b in zip(values[:-1], values[1:], strict=True)]
-    return Steps(values.astype(np.float32), np.where(ups, middle, beyond).astype(np.float32))
 
 
 def larger(low: float, high: float) -> bool:
@@ -193,14 +200,13 @@ def on_grid(
     top, table = float(np.abs(known).max()), steps(grid, up)
     operand = str(more.pop("operand", "int8" if top <= 127 else "int16"))
     dtype: Any = {"int8": np.int8, "int16": np.int16, "bf16": np.float32}[operand]
-    order = np.argsort(np.where(np.isnan(grid), np.inf, grid), kind="stable")
-    ordered = grid[order]
+    encoder = Encoder(name, grid, "float" if operand == "bf16" else "integer")
     every: Grid = more.pop("every", np.nan_to_num(grid))  # what hardware makes of any code
     total = every.astype(dtype)
     one_sided = bool(known.min() >= 0)
 
     def quantize(x: Array, quant: Quant) -> Array:
-        return table.nearest(divided(x, quant)).astype(dtype)
+        return rounded_to(table, x, quant, dtype)
 
     def fit(x: Array, axis: int | None = 0, method: str = "max") -> Quant:
         real = finite(x)
@@ -208,30 +214,46 @@ def on_grid(
         best = Quant(scales(magnitude, top), axis=axis, format=name)
         return best if method == "max" else searched(real, axis, best, quantize)
 
-    def encode(operands: Array, quant: Quant) -> Array:
-        at = np.searchsorted(ordered, np.asarray(operands, np.float64))
-        codes = order[np.minimum(at, len(order) - 1)]
-        check_operands(name, operands, grid[codes])
-        return codes.astype(np.uint8)
-
     return Format(
-        name, bits, operand, fit, more.pop("quantize", quantize), encode,
-        lambda codes, quant: total[np.asarray(codes)], hpp, decoder, doc, grid=grid, **more,
+        name, bits, operand, fit, more.pop("quantize", quantize),
+        lambda operands, quant: encoder.codes(operands),
+        lambda codes, quant: total.take(np.asarray(codes)), hpp, decoder, doc, grid=grid, **more,
     )  # fmt: skip
-
-
-def check_operands(name: str, operands: Array, again: Array) -> None:
-    """Raises InputError where operands are none of the format's values."""
-    wrong = np.asarray(operands) != again
-    if wrong.any():
-        raise InputError(
-            f"{np.count_nonzero(wrong)} of {np.size(operands)} operands are no values of {name}, "
-            f"{np.asarray(operands)[wrong].flat[0]} for one"
-        )
 
 
 def mean_square_error(fmt: Format, x: Array, quant: Quant) -> float:
     """Mean squared error that a format makes of `x`."""
-    real = np.asarray(x, np.float32)
-    again = fmt.quantize(real, quant) * aligned(quant.scale, real.ndim)
-    return float(np.square(real - again, dtype=np.float64).mean())
+    return error(fmt, x, quant)[0]
+
+
+def error(fmt: Format, x: Array, quant: Quant) -> tuple[float, float]:
+    """(mean squared error, signal to quantization noise in dB) that a format makes of `x`.
+
+    The ratio is infinite where there is no error.
+    """
+    real = finite(x).astype(np.float64)
+    scale = aligned(quant.scale, real.ndim).astype(np.float64)
+    mse = float(np.square(real - fmt.quantize(x, quant) * scale).mean())
+    power = float(np.square(real).mean())
+    if mse == 0:
+        return 0.0, math.inf
+    return mse, 10 * math.log10(power / mse) if power else -math.inf
+
+
+def span(fmt: Format) -> str:
+    """Largest positive value over the smallest, "-" where a tensor decides on them."""
+    if fmt.grid is None:
+        return "-"
+    above = fmt.grid[np.nan_to_num(fmt.grid) > 0]
+    return f"{above.max() / above.min():.6g}"
+
+
+def describe(fmt: Format) -> dict[str, Any]:
+    """A row of the list of formats: name, bits per weight, range, operands, source."""
+    return {
+        "name": fmt.name,
+        "bits": round(fmt.weight_bits, 4),
+        "range": span(fmt),
+        "operands": fmt.operand,
+        "source": fmt.doc,
+    }

@@ -1,11 +1,11 @@
 """Weights in memory: codes [N, taps, I] ↔ rows of `lanes` bytes, in the order of the weight stream.
 
-For every column tile of `lanes` outputs, tap, and block of `lanes` input channels (the last ones are
-filled up with the code of 0): first the records of the groups that begin there, a row of
+For every column tile of `lanes` outputs, tap, and block of `lanes` input channels (the last ones
+are filled up with the code of 0): first the records of the groups that begin there, a row of
 their bytes (and one of zero points), then the codes of the tile, a byte lane per output.
 
 Tile rows are packed eight at a time. A code is cut into planes of 8, 4, 2 or 1 bits, low bits
-first (3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1); a plane of p bits takes p rows, whose bytes hold
+first (3 = 2+1, 5 = 4+1, 6 = 4+2, 7 = 4+2+1); a plane of p bits takes p rows, whose bytes hold
 8 / p tile rows each, the first in the low bits. 16 bits take a row of low and one of high bytes per
 tile row. Five base-3 digits share a byte and run on across tiles. A codebook comes first of all.
 """
@@ -31,9 +31,7 @@ def planes(bits: int) -> tuple[int, ...]:
     return (8,) if bits == 8 else tuple(p for p in (4, 2, 1) if bits & p)
 
 
-def stored_rows(
-    shape: Shape3, fmt: Format, lanes: int, group: int = 0, zeros: bool = False
-) -> int:
+def stored_rows(shape: Shape3, fmt: Format, lanes: int, group: int = 0, zeros: bool = False) -> int:
     """Memory rows of codes [N, taps, I]; `group` input channels share a record (0: none)."""
     tiles, blocks = -(-shape[0] // lanes), -(-shape[2] // lanes)
     rows = tiles * shape[1] * blocks * lanes
@@ -63,7 +61,7 @@ def code_of_zero(fmt: Format, quant: Quant) -> int:
     Binary codes have none: 0.
     """
     values = quant.codebook if fmt.codebook else fmt.grid
-    found = [] if values is None else np.flatnonzero(np.asarray(values) == 0)
+    found: Any = [] if values is None else np.flatnonzero(np.asarray(values) == 0)
     return int(found[0]) if len(found) else 0
 
 
@@ -181,9 +179,7 @@ def unpack(
         facts["codebook"], data = book.view("<i2").astype(np.int16), data[head:]
     if group:
         body = data.reshape(tiles * taps, -1, lanes)
-        body, facts["groups"], facts["zeros"] = _split_records(
-            body, shape, group, zeros, lanes
-        )
+        body, facts["groups"], facts["zeros"] = _split_records(body, shape, group, zeros, lanes)
         data = body.reshape(-1, lanes)
     if fmt.per_byte:
         digits = data[:, None] // _POWERS[:, None].astype(np.uint8) % 3

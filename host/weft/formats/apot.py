@@ -1,4 +1,4 @@
-"""Additive powers of two (Li, Dong, Wang, ICLR 2020): sums of a few terms, each 0 or a power of two.
+"""Additive powers of two (Li, Dong, Wang, ICLR 2020): sums of terms, each 0 or a power of two.
 
 A code holds the indices of its terms, two bits each (the last one may have a single bit), the first
 term in the lowest bits; index 0 is 0. Signed codes have a sign bit on top. Ties go to the smaller

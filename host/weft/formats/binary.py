@@ -1,6 +1,6 @@
-"""Binary weights: {−1, +1} with the mean magnitude as scale (XNOR-Net, Rastegari et al., ECCV 2016),
-or {0, 1}. sign(0) is +1. There is no code for 0 in the first, so what fills up a tile is −1 there,
-and the compiler takes another format where that could be seen.
+"""Binary weights: {−1, +1} with the mean magnitude as scale (XNOR-Net, Rastegari et al., ECCV
+2016), or {0, 1}. sign(0) is +1. There is no code for 0 in the first, so what fills up a tile is −1
+there, and the compiler takes another format where that could be seen.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ def _fit01(x: Array, axis: int | None = 0, method: str = "max") -> Quant:
     high = rows.max(axis=1, initial=0)
     if method == "mse":  # the mean of what rounds to 1
         kept = rows > high[:, None] / 2
-        high = (rows * kept).sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
+        high = (rows * kept).sum(axis=1, dtype=np.float64) / np.maximum(kept.sum(axis=1), 1)
     scale = np.where(high == 0, 1, np.maximum(high, SMALLEST_SCALE)).astype(np.float32)
     return Quant(scale if axis == 0 else scale.reshape(()), axis=axis, format="binary01")
 
 
 def _quantize(x: Array, quant: Quant) -> Array:
-    return np.where(np.asarray(x) >= 0, 1, -1).astype(np.int8)
+    return np.asarray(2 * (finite(x) >= 0).view(np.int8) - 1, np.int8)
 
 
 def _quantize01(x: Array, quant: Quant) -> Array:
-    real = np.asarray(x, np.float32)
-    return (real > aligned(quant.scale, real.ndim) / 2).astype(np.int8)
+    real = finite(x)
+    return np.asarray(real > aligned(quant.scale, real.ndim) / 2, np.int8)
 
 
 def _encode(operands: Array, quant: Quant) -> Array:
     whole = np.asarray(operands)
     check_operands("binary", whole, np.where(whole > 0, 1, -1))
-    return (whole > 0).astype(np.uint8)
+    return np.asarray(whole > 0, np.uint8)
 
 
 def _encode01(operands: Array, quant: Quant) -> Array:
     whole = np.asarray(operands)
     check_operands("binary01", whole, (whole != 0).astype(int))
-    return (whole != 0).astype(np.uint8)
+    return np.asarray(whole != 0, np.uint8)
 
 
 BINARY = Format(

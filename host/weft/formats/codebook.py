@@ -1,7 +1,7 @@
 """Codebooks: indices into 16 or 256 shared values (Han et al., Deep Compression, ICLR 2016).
 
 The values are found by k-means in one dimension, from equally spaced ones on, over a histogram;
-they are int16, in units of the largest, and one of them is 0. Ties go to the larger value.
+they are int16, in units of the largest. Ties go to the larger value.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from functools import partial
 import numpy as np
 
 from weft.format import (
+    Encoder,
     Float,
     Format,
     aligned,
-    check_operands,
-    divided,
     finite,
     largest,
+    rounded_to,
     scales,
     steps,
 )
@@ -33,7 +33,7 @@ def clusters(x: Float, count: int) -> Float:
     low, high = float(x.min()), float(x.max())
     if low == high:
         return np.full(count, low, np.float32)
-    weight, edges = np.histogram(x, BINS, (low, high))
+    weight, edges = np.histogram(x.astype(np.float64), BINS, (low, high))
     middle = (edges[:-1] + edges[1:]) / 2
     sums, counts = np.cumsum(weight * middle), np.cumsum(weight)
     centre = np.linspace(low, high, count)
@@ -53,26 +53,25 @@ def _fit(bits: int, x: Array, axis: int | None = 0, method: str = "max") -> Quan
     real = finite(x)
     scale = scales(largest(real, axis), TOP)
     units = real / aligned(scale, real.ndim)
-    book = np.sort(np.clip(np.rint(clusters(units, 1 << bits)), -TOP, TOP).astype(np.int16))
-    book[np.argmin(np.abs(book.astype(int)))] = 0  # what fills up a tile
-    return Quant(scale, axis=axis, format=f"codebook{1 << bits}", codebook=book)
+    book = np.clip(np.rint(clusters(units, 1 << bits)), -TOP, TOP).astype(np.int16)
+    book[np.abs(book).argmin()] = 0  # zeros stay what they are
+    return Quant(scale, axis=axis, format=f"codebook{1 << bits}", codebook=np.sort(book))
 
 
 def _quantize(x: Array, quant: Quant) -> Array:
     book = np.asarray(quant.codebook, np.float64)
-    return steps(book, up).nearest(divided(x, quant)).astype(np.int16)
+    return rounded_to(steps(book, up), x, quant, np.int16)
 
 
 def _encode(bits: int, operands: Array, quant: Quant) -> Array:
     assert quant.codebook is not None, "a codebook format has its values in the quant"
-    at = np.minimum(np.searchsorted(quant.codebook, operands), (1 << bits) - 1)
-    check_operands(f"codebook{1 << bits}", operands, quant.codebook[at])
-    return at.astype(np.uint8)
+    book = np.asarray(quant.codebook, np.float64)
+    return Encoder(f"codebook{1 << bits}", book).codes(operands)
 
 
 def _decode(codes: Array, quant: Quant) -> Array:
     assert quant.codebook is not None, "a codebook format has its values in the quant"
-    return np.asarray(quant.codebook, np.int16)[np.asarray(codes)]
+    return np.asarray(quant.codebook, np.int16).take(np.asarray(codes))
 
 
 def _codebook(bits: int) -> Format:

@@ -1,4 +1,4 @@
-"""int16: symmetric integers, −32767..32767, with a scale per channel. Ties go to the even integer."""
+"""int16: symmetric integers, −32767..32767, a scale per channel. Ties go to the even integer."""
 
 from __future__ import annotations
 

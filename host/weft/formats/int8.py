@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from weft.errors import InputError
-from weft.format import SMALLEST_SCALE, Format, searched
+from weft.format import SMALLEST_SCALE as SMALLEST_SCALE
+from weft.format import Format, finite, searched
 from weft.graph import Array, Quant, Shape
 
 Codes = NDArray[np.int8]
@@ -198,7 +199,7 @@ INT8 = Format(
     bits=8,
     operand="int8",
     fit=fit,
-    quantize=quantize,
+    quantize=lambda x, quant: quantize(finite(x), quant),
     encode=lambda operands, quant: np.asarray(operands).astype(np.int8).view(np.uint8),
     decode=lambda codes, quant: np.asarray(codes).astype(np.uint8).view(np.int8),
     hpp="formats/integer.hpp",

@@ -26,6 +26,7 @@ from weft.format import (
     searched,
 )
 from weft.graph import Array, Quant
+from weft.nearest import blocks
 
 MULTIPLIER = 255  # largest
 HPP = "formats/integer.hpp"
@@ -71,48 +72,65 @@ def _records(fmt: tuple[str, int, bool, int], x: Float, axis: int | None) -> Qua
     return Quant(scale, axis=axis, format=name, groups=multiplier, zeros=zeros)
 
 
-def _expanded(quant: Quant, size: int, channels: int) -> tuple[Any, Any]:
-    """Multiplier and zero point for every weight."""
+def _records_of(quant: Quant) -> tuple[Any, Any]:
+    """Multiplier and zero point per group, to broadcast over weights that are split into groups."""
     if quant.groups is None:
-        return np.int32(1), np.int32(0)
-    span = size or channels
-    multiplier = group.spread(quant.groups, span, channels).astype(np.int32)
-    if quant.zeros is None:
-        return multiplier, np.int32(0)
-    return multiplier, group.spread(quant.zeros, span, channels).astype(np.int32)
+        return None, None
+    zero = None if quant.zeros is None else quant.zeros[..., None].astype(np.int16)
+    return quant.groups[..., None].astype(np.int16), zero
 
 
 def _quantize(fmt: tuple[str, int, bool, int], x: Array, quant: Quant) -> Array:
-    name, bits, asymmetric, size = fmt
+    _, bits, asymmetric, size = fmt
     low, high = bounds(bits, asymmetric)
-    if quant.groups is None:
-        q = divided(x, quant)
+    real, (multiplier, zero) = finite(x), _records_of(quant)
+    if multiplier is None:
+        q = divided(real, quant)
         return np.clip(np.rint(q, out=q), low, high, out=q).astype(np.int8)
-    multiplier, zero = _expanded(quant, size, np.shape(x)[-1])
+    found = np.empty(real.shape, np.int16)
+    unit = aligned(quant.scale, real.ndim + 1) * multiplier.astype(np.float32)
+    least: Any = low if zero is None else (low - zero).astype(np.float32)
+    most: Any = high if zero is None else (high - zero).astype(np.float32)
     with np.errstate(over="ignore"):
-        q = np.rint(divided(x, quant) / multiplier) + zero
-    return ((np.clip(q, low, high).astype(np.int32) - zero) * multiplier).astype(np.int16)
+        for part in blocks(real.shape):
+            q = group.split(real[part], size or real.shape[-1]) / unit[part]
+            np.rint(q, out=q)
+            ends = (least, most) if zero is None else (least[part], most[part])
+            np.clip(q, *ends, out=q)
+            found[part] = group.joined(q.astype(np.int16) * multiplier[part], real.shape[-1])
+    return found
 
 
 def _encode(fmt: tuple[str, int, bool, int], operands: Array, quant: Quant) -> Array:
     name, bits, asymmetric, size = fmt
     low, high = bounds(bits, asymmetric)
-    whole = np.asarray(operands).astype(np.int32)
-    multiplier, zero = _expanded(quant, size, whole.shape[-1])
-    q = whole // multiplier
-    check_operands(name, whole, np.clip(q, low - zero, high - zero) * multiplier)
-    return ((q + zero) & ((1 << bits) - 1)).astype(np.uint8)
+    whole, (multiplier, zero) = np.asarray(operands), _records_of(quant)
+    mask = np.uint8((1 << bits) - 1)
+    if multiplier is None:
+        if whole.size and not (whole.min() >= low and whole.max() <= high):
+            check_operands(name, whole, np.clip(whole, low, high))
+        return np.asarray(whole.astype(np.int8).view(np.uint8) & mask)
+    found = np.empty(whole.shape, np.uint8)
+    for part in blocks(whole.shape):
+        v, m = group.split(whole[part], size or whole.shape[-1]), multiplier[part]
+        q = np.rint(v / m.astype(np.float32))
+        shift: Any = 0 if zero is None else zero[part]
+        codes = np.clip(q + shift, low, high).astype(np.int16)
+        check_operands(name, v, (codes - shift) * m)
+        found[part] = group.joined(codes.view(np.uint16).astype(np.uint8) & mask, whole.shape[-1])
+    return found
 
 
 def _decode(fmt: tuple[str, int, bool, int], codes: Array, quant: Quant) -> Array:
     _, bits, asymmetric, size = fmt
-    q = np.asarray(codes).astype(np.int32)
+    q, (multiplier, zero) = np.asarray(codes).astype(np.int16), _records_of(quant)
     if not asymmetric:
         top = 1 << (bits - 1)
         q = (q ^ top) - top
-    multiplier, zero = _expanded(quant, size, q.shape[-1])
-    found = (q - zero) * multiplier
-    return found.astype(np.int8 if quant.groups is None else np.int16)
+    if multiplier is None:
+        return np.asarray(q, np.int16 if asymmetric else np.int8)
+    parts = group.split(q, size or q.shape[-1])
+    return group.joined((parts - (0 if zero is None else zero)) * multiplier, q.shape[-1])
 
 
 def make(bits: int, asymmetric: bool = False, size: int = 0) -> Format:

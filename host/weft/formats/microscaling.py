@@ -12,9 +12,10 @@ from functools import partial
 import numpy as np
 
 from weft import group
-from weft.format import Float, Format, Grid, Steps, check_operands, finite, steps, to_even
+from weft.format import Encoder, Float, Format, Grid, Steps, finite, steps, to_even
 from weft.formats import minifloat
 from weft.graph import Array, Quant
+from weft.nearest import blocks
 
 BLOCK = 32
 BIAS = 127
@@ -30,21 +31,17 @@ class Element:
     ) -> None:
         self.name, self.bits, self.grid, self.emax = name, bits, grid, emax
         self.steps: Steps = steps(grid, to_even(grid))
-        self.order = np.argsort(np.where(np.isnan(grid), np.inf, grid), kind="stable")
         self.values = (np.nan_to_num(grid) if every is None else every).astype(np.float32)
+        self._encoder = Encoder(name, grid, "float")
 
     def codes(self, elements: Array) -> Array:
         """Codes of values on the grid."""
-        at = np.searchsorted(self.grid[self.order], np.asarray(elements, np.float64))
-        codes = self.order[np.minimum(at, len(self.order) - 1)]
-        check_operands(self.name, elements, self.grid[codes])
-        return codes.astype(np.uint8)
+        return self._encoder.codes(elements)
 
 
-def powers(bytes_: Array, channels: int) -> Float:
-    """2^(byte − 127) for every element."""
-    each = np.ldexp(np.float32(1), np.asarray(bytes_).astype(np.int32) - BIAS)
-    return group.spread(each.astype(np.float32), BLOCK, channels)
+def powers(bytes_: Array) -> Float:
+    """2^(byte − 127) of every block."""
+    return np.asarray(np.ldexp(np.float32(1), np.asarray(bytes_).astype(np.int32) - BIAS))
 
 
 def _fit(element: Element, x: Array, axis: int | None = 0, method: str = "max") -> Quant:
@@ -58,11 +55,14 @@ def _fit(element: Element, x: Array, axis: int | None = 0, method: str = "max") 
 
 
 def _quantize(element: Element, x: Array, quant: Quant) -> Float:
-    real = np.asarray(x, np.float32)
-    power = powers(_bytes(quant), real.shape[-1])
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        units = np.where(power > 0, real / power, 0)
-    return element.steps.nearest(units) * power
+    real, power = finite(x), powers(_bytes(quant))[..., None]
+    found = np.empty(real.shape, np.float32)
+    with np.errstate(over="ignore"):
+        for part in blocks(real.shape):
+            units = group.split(real[part], BLOCK) / power[part]
+            again = element.steps.nearest(units) * power[part]
+            found[part] = group.joined(again, real.shape[-1])
+    return found
 
 
 def _bytes(quant: Quant) -> Array:
@@ -71,16 +71,21 @@ def _bytes(quant: Quant) -> Array:
 
 
 def _encode(element: Element, operands: Array, quant: Quant) -> Array:
-    real = np.asarray(operands, np.float32)
-    power = powers(_bytes(quant), real.shape[-1])
-    return element.codes(np.where(real == 0, 0, real / np.where(power == 0, 1, power)))
+    real, power = np.asarray(operands, np.float32), powers(_bytes(quant))[..., None]
+    found = np.empty(real.shape, np.uint8)
+    with np.errstate(over="ignore"):
+        for part in blocks(real.shape):
+            codes = element.codes(group.split(real[part], BLOCK) / power[part])
+            found[part] = group.joined(codes, real.shape[-1])
+    return found
 
 
 def _decode(element: Element, codes: Array, quant: Quant) -> Float:
-    elements = element.values[np.asarray(codes)]
+    elements = np.asarray(element.values.take(np.asarray(codes)), np.float32)
     if quant.groups is None:
         return elements
-    return elements * powers(quant.groups, elements.shape[-1])
+    scaled = group.split(elements, BLOCK) * powers(quant.groups)[..., None]
+    return np.asarray(group.joined(scaled, elements.shape[-1]), np.float32)
 
 
 def _mx(element: Element, decoder: str) -> Format:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from weft import group
-from weft.format import SMALLEST_SCALE, Float, Format, finite, steps, to_even
+from weft.format import SMALLEST_SCALE, Float, Format, aligned, finite, steps, to_even
 from weft.formats import minifloat
 from weft.formats.microscaling import Element
 from weft.graph import Array, Quant
+from weft.nearest import blocks
 
 BLOCK = 16
 LARGEST, LEAST, TOP = 448.0, 2.0**-6, 6.0  # of a block's scale; of an element
@@ -28,35 +29,47 @@ def _fit(x: Array, axis: int | None = 0, method: str = "max") -> Quant:
     real = finite(x)
     most = np.abs(group.split(real, BLOCK)).max(axis=-1)
     whole = np.float32(most.max(initial=0))
-    g = np.float32(max(whole / np.float32(LARGEST * TOP), SMALLEST_SCALE)) if whole else np.float32(1)
+    ratio = float(whole / np.float32(LARGEST * TOP))
+    g = np.float32(max(ratio, SMALLEST_SCALE) if whole else 1)
     block = np.clip(most / np.float32(TOP) / g, np.float32(LEAST), np.float32(LARGEST))
     byte = np.searchsorted(_E4M3[:127], _ROUND.nearest(block)).astype(np.uint8)
     scale = np.full(len(real), g, np.float32) if axis == 0 else g
     return Quant(np.asarray(scale, np.float32), axis=axis, format="nvfp4", groups=byte)
 
 
-def _blocks(quant: Quant, channels: int) -> Float:
+def _blocks(quant: Quant) -> Float:
     assert quant.groups is not None, "a format with blocks has their bytes in the quant"
-    return group.spread(_E4M3[quant.groups], BLOCK, channels)
+    return _E4M3[quant.groups][..., None]
 
 
 def _quantize(x: Array, quant: Quant) -> Float:
-    real = np.asarray(x, np.float32)
-    block = _blocks(quant, real.shape[-1])
-    scale = np.asarray(quant.scale, np.float32)
-    inverse = np.float32(1) / (scale.reshape(-1, *[1] * (real.ndim - 1)) if scale.ndim else scale)
-    units = np.clip(real * (inverse / block), -np.float32(TOP), np.float32(TOP))
-    return ELEMENT.steps.nearest(units) * block
+    real, block, top = finite(x), _blocks(quant), np.float32(TOP)
+    inverse = np.float32(1) / aligned(quant.scale, real.ndim + 1)
+    factor = np.asarray(inverse / block, np.float32)
+    found = np.empty(real.shape, np.float32)
+    with np.errstate(over="ignore"):
+        for part in blocks(real.shape):
+            units = np.clip(group.split(real[part], BLOCK) * factor[part], -top, top)
+            again = ELEMENT.steps.nearest(units) * block[part]
+            found[part] = group.joined(again, real.shape[-1])
+    return found
 
 
 def _encode(operands: Array, quant: Quant) -> Array:
-    real = np.asarray(operands, np.float32)
-    return ELEMENT.codes(real / _blocks(quant, real.shape[-1]))
+    real, block = np.asarray(operands, np.float32), _blocks(quant)
+    found = np.empty(real.shape, np.uint8)
+    for part in blocks(real.shape):
+        codes = ELEMENT.codes(group.split(real[part], BLOCK) / block[part])
+        found[part] = group.joined(codes, real.shape[-1])
+    return found
 
 
 def _decode(codes: Array, quant: Quant) -> Float:
-    elements = ELEMENT.values[np.asarray(codes)]
-    return elements if quant.groups is None else elements * _blocks(quant, elements.shape[-1])
+    elements = np.asarray(ELEMENT.values.take(np.asarray(codes)), np.float32)
+    if quant.groups is None:
+        return elements
+    scaled = group.split(elements, BLOCK) * _blocks(quant)
+    return np.asarray(group.joined(scaled, elements.shape[-1]), np.float32)
 
 
 NVFP4 = Format(

@@ -2,7 +2,8 @@
 
 Codes 2k and 2k + 1 along the input channels are a pair. The code 10…0, which normal values do not
 use, marks a victim: it is 0, and the partner's code is an outlier in abfloat, a float whose bias
-begins where normal values end. Of two outliers the even one is kept, whatever the magnitudes.
+begins where normal values end. Of two outliers the even one is kept, whatever the
+magnitudes. The last of an odd number of channels has no partner: it is a normal value.
 
 olive4: int4 normals −7..7, abfloat E2M1 with bias 2 (±12..96); olive4f: flint4 normals ±16,
 abfloat E2M1 with bias 3 (±24..192); olive8: int8 normals ±127, abfloat E4M3 with bias 4 (the
@@ -18,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from weft import group
+from weft.errors import InputError
 from weft.format import (
+    Encoder,
     Float,
     Format,
     Grid,
     Steps,
     aligned,
-    check_operands,
-    divided,
     finite,
     larger,
     scales,
@@ -34,6 +35,7 @@ from weft.format import (
 )
 from weft.formats.flint import FLINTS
 from weft.graph import Array, Quant
+from weft.nearest import blocks
 
 HPP = "formats/olive.hpp"
 DEVIATIONS = 3.0  # of the mean: where a normal value ends, at 100 %
@@ -48,8 +50,8 @@ class Pairs:
     bits: int
     normal: Grid
     outlier: Grid
-    normal_steps: Steps
     all_steps: Steps
+    encoder: Encoder
 
     @property
     def victim(self) -> int:
@@ -73,7 +75,8 @@ def abfloat(exponent_bits: int, mantissa_bits: int, bias: int, most: int) -> Gri
 
 def _pairs(name: str, bits: int, normal: Grid, outlier: Grid) -> Pairs:
     every = np.concatenate([normal, outlier])
-    return Pairs(name, bits, normal, outlier, steps(normal, larger), steps(every, larger))
+    encoder = Encoder(name, every)  # above 2**bits: outliers, whose codes are the low bits
+    return Pairs(name, bits, normal, outlier, steps(every, larger), encoder)
 
 
 def _integers(bits: int) -> Grid:
@@ -84,16 +87,21 @@ def _integers(bits: int) -> Grid:
 
 
 def _quantize(p: Pairs, x: Array, quant: Quant) -> Array:
-    units = divided(x, quant)
-    both = group.split(units, 2)
-    near = p.all_steps.nearest(both)
-    if np.shape(x)[-1] % 2:  # nobody is there to be the victim of the last one
-        near[..., -1, :] = p.normal_steps.nearest(both[..., -1, :])
-    beyond = np.abs(near) > p.top
-    victim = beyond[..., ::-1].copy()
-    victim[..., 0] &= ~beyond[..., 0]  # of two outliers the even one stays
-    found = np.where(victim, 0, near)
-    return group.joined(found, np.shape(x)[-1]).astype(_dtype(p))
+    real, scale = finite(x), aligned(quant.scale, np.ndim(x))
+    found = np.empty(real.shape, _dtype(p))
+    with np.errstate(over="ignore"):
+        for part in blocks(real.shape):
+            units = real[part] / (scale[part] if np.size(scale) > 1 else scale)
+            near = p.all_steps.nearest(group.split(units, 2), np.int16)
+            beyond = np.abs(near) > p.top
+            even, odd = near[..., 0], near[..., 1]
+            odd *= ~beyond[..., 0]  # of two outliers the even one stays
+            even *= ~(beyond[..., 1] & ~beyond[..., 0])
+            again = group.joined(near, real.shape[-1])
+            if real.shape[-1] & 1:  # no partner that could be a victim
+                again[..., -1] = np.clip(again[..., -1], -p.top, p.top)
+            found[part] = again
+    return found
 
 
 def _dtype(p: Pairs) -> Any:
@@ -107,14 +115,14 @@ def _fit(p: Pairs, x: Array, axis: int | None = 0, method: str = "max") -> Quant
     """
     real = finite(x)
     rows = real.reshape(len(real) if axis == 0 else 1, -1)
-    mean, deviation = rows.mean(axis=1), rows.std(axis=1)
+    mean, deviation = rows.mean(axis=1, dtype=np.float64), rows.std(axis=1, dtype=np.float64)
     end = np.maximum(np.abs(mean + DEVIATIONS * deviation), np.abs(mean - DEVIATIONS * deviation))
-    end = np.asarray(end if axis == 0 else end.reshape(()), np.float32)
+    end = np.asarray(end if axis == 0 else end.reshape(()))
     kept: Any = None
     least: Any = None
     for share in SHARES if method == "mse" else SHARES[::4]:
-        quant = Quant(scales(end * np.float32(share), p.top), axis=axis, format=p.name)
-        again = _quantize(p, real, quant) * aligned(quant.scale, real.ndim)
+        quant = Quant(scales(end * share, p.top), axis=axis, format=p.name)
+        again = _quantize(p, real, quant) * aligned(quant.scale, real.ndim).astype(np.float64)
         found = squared_error(real, again, axis)
         better = found < least if least is not None else np.ones_like(found, bool)
         kept = np.where(better, quant.scale, quant.scale if kept is None else kept)
@@ -123,25 +131,28 @@ def _fit(p: Pairs, x: Array, axis: int | None = 0, method: str = "max") -> Quant
 
 
 def _encode(p: Pairs, operands: Array, quant: Quant) -> Array:
-    both = group.split(np.asarray(operands).astype(np.int64), 2)
-    beyond = np.abs(both) > p.top
-    codes = np.where(beyond, _codes(p.outlier, both), _codes(p.normal, both))
-    codes = np.where(beyond[..., ::-1], p.victim, codes)
-    found = group.joined(codes, np.shape(operands)[-1]).astype(np.uint8)
-    check_operands(p.name, operands, _decode(p, found, quant))
+    whole = np.asarray(operands)
+    found = np.empty(whole.shape, np.uint8)
+    for part in blocks(whole.shape):
+        codes = group.split(p.encoder.codes(whole[part]) & np.uint8(2 * p.victim - 1), 2)
+        beyond = np.abs(group.split(whole[part].astype(np.int16), 2)) > p.top
+        lost = group.split(whole[part], 2)[..., ::-1] * beyond != 0
+        lost[..., -1, 0] |= bool(whole.shape[-1] & 1) & beyond[..., -1, 0]
+        if lost.any():
+            raise InputError(
+                f"{np.count_nonzero(lost)} outliers of {p.name} have no partner that is 0"
+            )
+        codes[beyond[..., ::-1]] = p.victim
+        found[part] = group.joined(codes, whole.shape[-1])
     return found
-
-
-def _codes(grid: Grid, values: Array) -> Array:
-    order = np.argsort(np.where(np.isnan(grid), np.inf, grid), kind="stable")
-    at = np.searchsorted(grid[order], values)
-    return order[np.minimum(at, len(order) - 1)]
 
 
 def _decode(p: Pairs, codes: Array, quant: Quant) -> Float:
     both = group.split(np.asarray(codes).astype(np.int64), 2)
     victim = both == p.victim
-    value = np.where(victim[..., ::-1], np.nan_to_num(p.outlier)[both], np.nan_to_num(p.normal)[both])
+    value = np.where(
+        victim[..., ::-1], np.nan_to_num(p.outlier)[both], np.nan_to_num(p.normal)[both]
+    )
     found = np.where(victim, 0, value)
     return group.joined(found, np.shape(codes)[-1]).astype(_dtype(p))
 

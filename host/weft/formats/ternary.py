@@ -1,5 +1,6 @@
-"""Ternary weights −1, 0, +1: TWN's threshold (Li et al. 2016), or the least squared error (LAT: Hou,
-Kwok, ICLR 2018). `ternary` keeps five to a byte (1.6 bits), `ternary2` two bits each.
+"""Ternary weights −1, 0, +1: TWN's scale (Li et al. 2016), or that of the least squared error (LAT:
+Hou, Kwok, ICLR 2018); each weight becomes the nearest value.
+`ternary` keeps five to a byte (1.6 bits), `ternary2` two bits each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def lat(x: Float, axis: int | None, alpha: Float) -> Float:
         codes = np.clip(np.rint(x / np.maximum(aligned(alpha, x.ndim), SMALLEST_SCALE)), -1, 1)
         rows = (np.abs(x) * (codes != 0)).reshape(len(x) if axis == 0 else 1, -1)
         count = (codes != 0).reshape(rows.shape).sum(axis=1)
-        better = rows.sum(axis=1) / np.maximum(count, 1)
+        better = rows.sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
         alpha = np.where(count > 0, better, np.ravel(alpha)).astype(np.float32)
         alpha = alpha if axis == 0 else alpha.reshape(())
     return alpha
@@ -60,7 +61,7 @@ def _error(x: Float, alpha: Float, axis: int | None) -> Any:
 
 def quantize(x: Array, quant: Quant) -> Array:
     """−1, 0, +1: 0 up to half the scale, the ties included."""
-    real = np.asarray(x, np.float32)
+    real = finite(x)
     half = aligned(quant.scale, real.ndim) / np.float32(2)
     return ((real > half).astype(np.int8) - (real < -half).astype(np.int8)).astype(np.int8)
 

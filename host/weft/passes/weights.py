@@ -18,9 +18,7 @@ from weft.graph import Array, Graph, Node, Quant
 from weft.passes.placement import weight_axis
 
 Float = NDArray[np.float32]
-LARGEST_SUM = (
-    1 << 31
-) // 128 - 1  # of magnitudes of an output: then sums fit int32
+LARGEST_SUM = (1 << 31) // 128 - 1  # of magnitudes of an output: then sums fit int32
 
 
 @dataclass(frozen=True)
