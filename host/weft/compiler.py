@@ -17,6 +17,7 @@ from weft.program import Program
 
 if TYPE_CHECKING:
     from weft.lower import Placement
+    from weft.plan import Plan
 
 Progress = Callable[[str], None]
 Calibration = Array | Mapping[str, Array] | str | Path
@@ -59,6 +60,14 @@ def compile(
     batch: int | None = None,
     symmetric: bool = False,
     dynamic: bool = False,
+    weights: str = "int8",
+    activations: str = "int8",
+    weight_method: str = "nearest",
+    plan: Plan | str | Path | None = None,
+    keep_first_last: bool = False,
+    equalize: bool = False,
+    smooth: float | None = None,
+    correct_bias: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     progress: Progress | None = None,
 ) -> Program:
@@ -70,10 +79,15 @@ def compile(
     that need no data. A model that is quantized already keeps its scales. `batch` is how many
     samples a device run holds (as many as fit, if None). `progress` hears the name of each stage.
 
+    `weights`, `activations` and `weight_method` choose number formats and how weights are rounded,
+    `plan` (a Plan or its file) the exceptions layer by layer; these and the rest are the
+    arguments of `weft.passes.quantize.quantize`.
+
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
     from weft.lower import lower
     from weft.passes.quantize import quantize
+    from weft.plan import read
 
     tell = progress or (lambda stage: None)
     tell("loading the model")
@@ -93,6 +107,14 @@ def compile(
             requant=requant,
             symmetric=symmetric,
             dynamic=dynamic,
+            weights=weights,
+            activations=activations,
+            weight_method=weight_method,
+            plan=None if plan is None else read(plan),
+            keep_first_last=keep_first_last,
+            equalize=equalize,
+            smooth=smooth,
+            correct_bias=correct_bias,
             progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
         )
     tell(f"lowering to overlay {hardware.name}")

@@ -97,6 +97,18 @@ def _inspect_program(path: Path, disassemble: bool, as_json: bool) -> None:
     help="Typical inputs, arrays named as the model's inputs (x will do for the only one).",
 )
 @click.option("--calibrator", default="minmax", show_default=True, metavar="NAME")
+@click.option("--weights", default="int8", show_default=True, metavar="FORMAT",
+              help="Number format of weights, or ant4.")  # fmt: skip
+@click.option("--activations", default="int8", show_default=True, metavar="FORMAT",
+              help="Of the inputs of layers.")  # fmt: skip
+@click.option("--method", "weight_method", default="nearest", show_default=True, metavar="NAME",
+              help="How weights are rounded: nearest, mse, gptq, awq, adaround.")  # fmt: skip
+@click.option("--plan", type=click.Path(path_type=Path), metavar="P.toml",
+              help="Formats layer by layer; `weft plan` writes one.")  # fmt: skip
+@click.option("--keep-first-last", is_flag=True, help="First and last layer int8.")
+@click.option("--equalize", is_flag=True, help="Equalize the ranges of channels across layers.")
+@click.option("--smooth", type=click.FloatRange(0, 1), metavar="A", help="SmoothQuant's strength.")
+@click.option("--correct-bias", is_flag=True, help="Biases make up for the expected error.")
 @click.option("--requant", default="single_round", show_default=True, metavar="MODE")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples of a device run.")
 @click.option("--symmetric", is_flag=True, help="Zero points of 0.")
