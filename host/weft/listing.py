@@ -91,6 +91,12 @@ def _calibrators() -> list[Row]:
     ]
 
 
+def _methods() -> list[Row]:
+    from weft.quantizers.methods import METHODS
+
+    return [{"name": name, "what": what} for name, what in METHODS.items()]
+
+
 def _isa() -> list[Row]:
     from weft.isa import INSTRUCTIONS
 
@@ -132,6 +138,7 @@ KINDS: dict[str, Kind] = {
         ("name", "part", "family", "#MHz", "#DDR GB/s", "#LUT", "#DSP", "#BRAM36", "#URAM"), _boards
     ),
     "calibrators": Kind(("name", "what"), _calibrators),
+    "methods": Kind(("name", "what"), _methods),
     "isa": Kind(("instruction", "#opcode", "#word", "field", "#bits", "range", "what"), _isa),
 }
 

@@ -79,16 +79,14 @@ def encode(
     bias = np.zeros(len(weights), np.float32)
     if len(node.inputs) > 2 and node.inputs[2]:
         bias = finite(graph[node.inputs[2]], node).reshape(-1)
+    task = _Task(node, weights, bias, fmt, choice.method, x, seen)
     quant = methods.fit(weights, fmt, choice.method, seen)
     if fmt.operand != "bf16":
-        quant, wider = _for_bias(weights, quant, fmt, float(x.scale), bias)
-        notes += wider
-    operands = methods.solve(weights, quant, fmt, choice.method, seen)
-    if fmt.operand != "bf16":
-        operands, quant, wider = _for_sums(
-            node, weights, operands, quant, fmt, choice, x, bias, seen
-        )
-        notes += wider
+        quant, wider = task.for_bias(quant)
+        operands, quant, more = task.for_sums(quant)
+        notes += wider + more
+    else:
+        operands = methods.solve(weights, quant, fmt, choice.method, seen)
     exact = bias.astype(np.float64)
     if correct and seen is not None:
         exact += expected_shift(weights, codec.real(operands, quant), seen)
@@ -108,66 +106,65 @@ def expected_shift(weights: Array, kept: Array, seen: Statistics) -> NDArray[np.
     return np.asarray(shift.reshape(-1))
 
 
-def _for_bias(
-    weights: Array, quant: Quant, fmt: Format, x_scale: float, bias: NDArray[np.float32]
-) -> tuple[Quant, Notes]:
-    """Scales with which each bias is within BIAS_LIMIT units; what was widened for it.
+@dataclass(frozen=True)
+class _Task:
+    """Canonical weights and bias that become integers, for an input with the scale of `x`."""
 
-    A dead channel has weights of zero only and any scale does: it gets the one with which its
-    bias is most precise, or that of the others where it has none.
-    """
-    own = codec.scales(quant, len(weights))
-    dead = ~np.any(weights, axis=(1, 2))
-    least = (np.abs(bias.astype(np.float64)) / (x_scale * BIAS_LIMIT)).astype(np.float32)
-    # Rounded up, so that the bias in units of the float32 scale is within the limit.
-    least = np.maximum(np.nextafter(least, np.float32(math.inf)), np.float32(SMALLEST_SCALE))
-    scale = np.where(dead, least, np.maximum(own, least))
-    silent = dead & (bias == 0)
-    if fmt.grid is None or np.any(fmt.grid == 0):  # else a code for zero is as small as can be
-        scale[silent] = scale[~silent].max(initial=0) or 1
-    wide = np.flatnonzero((scale > own) & ~dead)
-    notes = tuple(
-        f"output channel {c}: weight scale widened from {own[c]:.3g} to {scale[c]:.3g}, because "
-        f"its bias of {bias[c]:.3g} exceeds int32 otherwise"
-        for c in wide
-    )
-    return codec.with_scale(quant, scale), notes
+    node: Node
+    weights: Array
+    bias: NDArray[np.float32]
+    fmt: Format
+    method: str
+    x: Quant
+    seen: Statistics | None
 
+    def for_bias(self, quant: Quant) -> tuple[Quant, Notes]:
+        """Scales with which each bias is within BIAS_LIMIT units; what was widened for it.
 
-def _for_sums(
-    node: Node,
-    weights: Array,
-    operands: Array,
-    quant: Quant,
-    fmt: Format,
-    choice: Choice,
-    x: Quant,
-    bias: NDArray[np.float32],
-    seen: Statistics | None,
-) -> tuple[Array, Quant, Notes]:
-    """Operands and scales with which no sum of products and bias can leave int32."""
-    notes: Notes = ()
-    for _ in range(ROUNDS):
-        excess = _excess(operands, quant, x, bias)
-        over = np.flatnonzero(excess > 1)
-        if not over.size:
-            return operands, quant, notes
-        notes = (f"{over.size} output channels: weight scales widened, so that sums fit int32",)
-        scale = codec.scales(quant, len(weights)).astype(np.float64)
-        # Powers of two: a grid of them fits as well as before.
-        quant = codec.with_scale(quant, scale * np.exp2(np.ceil(np.log2(np.maximum(excess, 1)))))
-        operands = methods.solve(weights, quant, fmt, choice.method, seen)
-    raise ModelError(
-        f"{node.op} {node.name!r}: with weights in {fmt.name} the sums of products exceed int32 "
-        f"{excess.max():.3g} times; choose a format with smaller values, int8 for one"
-    )
+        A dead channel has weights of zero only and any scale does: it gets the one with which its
+        bias is most precise, or that of the others where it has none.
+        """
+        own, bias = codec.scales(quant, len(self.weights)), self.bias
+        dead = ~np.any(self.weights, axis=(1, 2))
+        exact = np.abs(bias.astype(np.float64)) / (float(self.x.scale) * BIAS_LIMIT)
+        # Rounded up, so that the bias in units of the float32 scale is within the limit.
+        least = np.nextafter(exact.astype(np.float32), np.float32(math.inf))
+        least = np.maximum(least, np.float32(SMALLEST_SCALE))
+        scale = np.where(dead, least, np.maximum(own, least))
+        silent = dead & (bias == 0)
+        if self.fmt.grid is None or np.any(self.fmt.grid == 0):  # else as close to 0 as can be
+            scale[silent] = scale[~silent].max(initial=0) or 1
+        wide = np.flatnonzero((scale > own) & ~dead)
+        notes = tuple(
+            f"output channel {c}: weight scale widened from {own[c]:.3g} to {scale[c]:.3g}, "
+            f"because its bias of {bias[c]:.3g} exceeds int32 otherwise"
+            for c in wide
+        )
+        return codec.with_scale(quant, scale), notes
 
+    def for_sums(self, quant: Quant) -> tuple[Array, Quant, Notes]:
+        """Operands and scales with which no sum of products and bias can leave int32."""
+        notes: Notes = ()
+        for _ in range(ROUNDS):
+            operands = methods.solve(self.weights, quant, self.fmt, self.method, self.seen)
+            excess = self._excess(operands, quant)
+            over = int((excess > 1).sum())
+            if not over:
+                return operands, quant, notes
+            notes = (f"{over} output channels: weight scales widened, so that sums fit int32",)
+            # Powers of two: a grid of them fits as well as before.
+            wider = np.exp2(np.ceil(np.log2(np.maximum(excess, 1))))
+            quant = codec.with_scale(quant, codec.scales(quant, len(operands)) * wider)
+        raise ModelError(
+            f"{self.node.op} {self.node.name!r}: with weights in {self.fmt.name} the sums of "
+            f"products exceed int32 {excess.max():.3g} times; choose a format with smaller values, "
+            "int8 for one"
+        )
 
-def _excess(
-    operands: Array, quant: Quant, x: Quant, bias: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Largest sum of each output channel in units of int32's limit."""
-    sums = np.abs(operands.astype(np.int64)).sum(axis=(1, 2)) * activation.largest_operand(x)
-    unit = np.float64(x.scale) * codec.scales(quant, len(operands)).astype(np.float64)
-    # What the products leave is the bias's, but never less than half.
-    return np.asarray(sums / np.maximum(SUM_LIMIT - np.abs(bias) / unit, BIAS_LIMIT - 1))
+    def _excess(self, operands: Array, quant: Quant) -> NDArray[np.float64]:
+        """Largest sum of each output channel in units of what int32 leaves for it."""
+        sums = np.abs(operands.astype(np.int64)).sum(axis=(1, 2))
+        unit = np.float64(self.x.scale) * codec.scales(quant, len(operands)).astype(np.float64)
+        # What the bias leaves is the products', but never less than half.
+        room = np.maximum(SUM_LIMIT - np.abs(self.bias) / unit, BIAS_LIMIT - 1)
+        return np.asarray(sums * activation.largest_operand(self.x) / room)
