@@ -77,9 +77,10 @@ def _units() -> list[Row]:
 
 
 def _formats() -> list[Row]:
+    from weft.format import describe
     from weft.formats import FORMATS
 
-    return [{"name": f.name, "bits": f.bits} for f in FORMATS.values()]
+    return [describe(f) for f in FORMATS.values()]
 
 
 def _calibrators() -> list[Row]:
@@ -132,7 +133,7 @@ KINDS: dict[str, Kind] = {
         _overlays,
     ),
     "ops": Kind(("name", "category", "what"), _ops),
-    "formats": Kind(("name", "#bits"), _formats),
+    "formats": Kind(("name", "#bits", "#range", "operands", "source"), _formats),
     "units": Kind(("name", "instructions", "what"), _units),
     "boards": Kind(
         ("name", "part", "family", "#MHz", "#DDR GB/s", "#LUT", "#DSP", "#BRAM36", "#URAM"), _boards

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from weft.errors import InputError
-from weft.format import Codes, Format, Tiles
+from weft.format import SMALLEST_SCALE as SMALLEST_SCALE
+from weft.format import Format, finite, searched
 from weft.graph import Array, Quant, Shape
 
+Codes = NDArray[np.int8]
+Tiles = NDArray[np.int8]
+
 LOW, HIGH = -128, 127
-# No scale is smaller: products of two are still normal float32 numbers, and nothing that a
-# network computes is as small as 128 of these.
-SMALLEST_SCALE = 2.0**-60
 _BLOCK = 1 << 17  # elements that are converted at a time; with its buffers it stays in cache
 
 
@@ -187,14 +188,23 @@ def quantize_and_pack(x: ArrayLike, lanes: int, quant: Quant | None = None) -> t
     return tiles, own
 
 
+def fit(x: Array, axis: int | None = 0, method: str = "max") -> Quant:
+    """Scales of weights [N, ...]: the largest magnitude is 127, or the least squared error."""
+    best = symmetric(x, axis)
+    return best if method == "max" else searched(np.asarray(x, np.float32), axis, best, quantize)
+
+
 INT8 = Format(
     name="int8",
     bits=8,
-    block=1,
-    choose=symmetric,
-    quantize=quantize,
-    dequantize=dequantize,
-    pack=pack,
-    unpack=unpack,
-    cpp_type="Int8",
+    operand="int8",
+    fit=fit,
+    quantize=lambda x, quant: quantize(finite(x), quant),
+    encode=lambda operands, quant: np.asarray(operands).astype(np.int8).view(np.uint8),
+    decode=lambda codes, quant: np.asarray(codes).astype(np.uint8).view(np.int8),
+    hpp="formats/integer.hpp",
+    decoder="Signed<8>",
+    doc="uniform, Jacob et al., CVPR 2018",
+    grid=((np.arange(256) ^ 128) - 128).astype(np.float64),
+    activations=True,
 )
