@@ -134,15 +134,21 @@ def test_inputs_that_are_always_zero_are_no_obstacle():
     assert np.isfinite(methods.solve(w, quant, fmt, "gptq", silent)).all()
 
 
-def test_adaround_needs_no_good_start():
-    fmt = parse("int4")
+@pytest.mark.parametrize("name", ["int4", "flint4", "olive4", "mxfp4"])
+def test_adaround_improves_any_start(name):
+    """From anywhere the error falls, and a second run never raises it."""
+    fmt = parse(name)
     w, x = weights_of(5, 1, 30), correlated(300, 30)
     quant = fmt.fit(w, 0, "mse")
     columns = codec.Columns(fmt, quant, w.shape)
     gram = seen_of(x, 30).gram[0]
-    found = adaround.solve(w, np.zeros_like(w), columns, gram)
-    nearest = fmt.quantize(w, quant)
-    assert error(x, w, codec.real(found, quant)) < error(x, w, codec.real(nearest, quant))
+    for start in (fmt.quantize(weights_of(5, 1, 30, seed=9), quant), fmt.quantize(0 * w, quant)):
+        before = error(x, w, codec.real(start, quant))
+        found = adaround.solve(w, start, columns, gram)
+        after = error(x, w, codec.real(found, quant))
+        assert after < 0.3 * before
+        again = adaround.solve(w, found, columns, gram)
+        assert error(x, w, codec.real(again, quant)) <= after * (1 + 1e-9)
 
 
 def test_clipping_is_never_worse():
