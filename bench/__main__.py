@@ -16,7 +16,16 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = ("cycles", "gemm", "networks", "packing", "accuracy", "tflite", "designs")
+GROUPS = (
+    "cycles",
+    "gemm",
+    "networks",
+    "packing",
+    "accuracy",
+    "tflite",
+    "formats_accuracy",
+    "designs",
+)
 
 
 def data_folder() -> Path | None:

@@ -1,4 +1,4 @@
-"""Calibrators: from the values that a tensor took to the range that int8 codes shall cover.
+"""Calibrators: from the values that a tensor took to the range that its codes shall cover.
 
 Each one is fed batch by batch with `observe` and then asked for its `range`. What they keep does
 not depend on how the data was split into batches.
@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from weft import activation
 from weft.errors import InputError
-from weft.formats import int8
 from weft.graph import Array
 
 HALF = 2048  # bins on either side of zero; the data fills more than half of one side's
@@ -33,9 +33,13 @@ class Calibrator(Protocol):
 
 
 class MinMax:
-    """Running minimum and maximum: nothing is cut off."""
+    """Running minimum and maximum: nothing is cut off.
 
-    def __init__(self) -> None:
+    `format` is what the codes will be; the calibrators that weigh errors choose for it.
+    """
+
+    def __init__(self, *, format: str = "int8") -> None:
+        self.format = format
         self.low, self.high = math.inf, -math.inf
 
     def observe(self, x: Array) -> None:
@@ -61,8 +65,8 @@ class Histogram(MinMax):
     to represent, and after a ReLU they would outweigh everything else.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, format: str = "int8") -> None:
+        super().__init__(format=format)
         self.exponent = _EMPTY
         self.counts: NDArray[np.int64] = np.zeros(2 * HALF, np.int64)
         self.zeros = 0
@@ -108,8 +112,8 @@ class Histogram(MinMax):
 class Percentile(Histogram):
     """Cuts (100 - percentile) / 2 % of the values off either end, to the nearest bin outward."""
 
-    def __init__(self, percentile: float = 99.999) -> None:
-        super().__init__()
+    def __init__(self, percentile: float = 99.999, *, format: str = "int8") -> None:
+        super().__init__(format=format)
         if not 0 < percentile <= 100:
             raise InputError(f"percentile = {percentile} is outside 0..100")
         self.percentile = percentile
@@ -145,10 +149,10 @@ class MeanError(Histogram):
         best, found = math.inf, (low, high)
         for step in range(self.steps):
             kept = 1 - step / 100
-            quant = int8.affine(low * kept, high * kept)
+            quant = activation.affine(low * kept, high * kept, self.format)
             # Near the end of float32 a code's value overflows: that range loses to a smaller one.
             with np.errstate(over="ignore"):
-                error = quant.dequantize(int8.quantize(centres, quant)) - centres
+                error = quant.dequantize(quant.quantize(centres)) - centres
             total = float(counts @ np.abs(error) ** self.exponent_of_error)
             if total < best:
                 best, found = total, (low * kept, high * kept)
@@ -159,11 +163,16 @@ class Entropy(Histogram):
     """The symmetric threshold with the least Kullback-Leibler divergence.
 
     Migacz, "8-bit inference with TensorRT" (GTC 2017): for each threshold P is the histogram
-    inside with what lies outside added to its ends, Q the inside alone, merged to 128 levels that
-    are spread over the bins which are not empty.
+    inside with what lies outside added to its ends, Q the inside alone, merged to as many levels as
+    half of the codes (128 of int8) that are spread over the bins which are not empty.
     """
 
-    levels, step = 128, 8
+    step = 8
+
+    @property
+    def levels(self) -> int:
+        """How many levels the codes have on either side of zero, or both: TensorRT's count."""
+        return int(max(2, 2 ** min(activation.bits(self.format) - 1, 7)))
 
     def range(self) -> tuple[float, float]:
         """Range between the best threshold's negative and itself, as far as there is data."""
@@ -200,7 +209,7 @@ class Entropy(Histogram):
         return float(np.sum(p * np.log(p / q)))
 
 
-CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
+CALIBRATORS: dict[str, Callable[..., Calibrator]] = {
     "minmax": MinMax,
     "percentile": Percentile,
     "mse": MeanError,

@@ -66,8 +66,12 @@ def compile(
     dynamic: bool = False,
     weights: str = "int8",
     activations: str = "int8",
-    method: str = "max",
+    weight_method: str = "nearest",
     plan: Plan | str | Path | None = None,
+    keep_first_last: bool = False,
+    equalize: bool = False,
+    smooth: float | None = None,
+    correct_bias: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     example_inputs: Any = None,
     export_qdq: str | Path | None = None,
@@ -78,19 +82,22 @@ def compile(
     A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
     them by input name, or the path of an .npz file); `calibrator` names how ranges follow from
     them, `requant` the rounding (single_round if None), `symmetric` asks for zero points of 0,
-    `dynamic` for ranges that need no data. `weights` and `activations` are number formats
-    (`weft list formats`), `method` how weights are rounded to theirs
-    (weft.passes.weights.METHODS), `plan` (or its file) says so for single layers. A model that is
-    quantized already keeps its scales and rounds as its own runtime does;
+    `dynamic` for ranges that need no data. A model that is quantized already keeps its scales and
+    rounds as its own runtime does;
     `requant="double_round"` makes an int8 TFLite model round as TFLite's reference kernels.
     `batch` is how many samples a device run holds (as many as fit, if None). A PyTorch module is
     traced with `example_inputs`. `export_qdq` names an ONNX file that gets the quantized network
     in QDQ form. `progress` hears the name of each stage.
 
+    `weights`, `activations` and `weight_method` choose number formats and how weights are rounded,
+    `plan` (a Plan or its file) the exceptions layer by layer; these and the rest are the
+    arguments of `weft.passes.quantize.quantize`.
+
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
     from weft.lower import lower
     from weft.passes.quantize import quantize
+    from weft.plan import read
 
     tell = progress or (lambda stage: None)
     tell("loading the model")
@@ -112,8 +119,12 @@ def compile(
             dynamic=dynamic,
             weights=weights,
             activations=activations,
-            method=method,
-            plan=load_plan(plan),
+            weight_method=weight_method,
+            plan=None if plan is None else read(plan),
+            keep_first_last=keep_first_last,
+            equalize=equalize,
+            smooth=smooth,
+            correct_bias=correct_bias,
             progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
         )
     if export_qdq is not None:
@@ -122,15 +133,6 @@ def compile(
         write(graph, export_qdq)
     tell(f"lowering to overlay {hardware.name}")
     return lower(graph, hardware, batch=batch)
-
-
-def load_plan(plan: Plan | str | Path | None) -> Plan | None:
-    """The plan itself, or the one in a file."""
-    if not isinstance(plan, (str, Path)):
-        return plan
-    from weft.plan import Plan
-
-    return Plan.load(plan)
 
 
 def preflight(

@@ -39,7 +39,7 @@ def evaluate(
     """
     with open(program, device, **options) as session:
         inputs = x if isinstance(x, Mapping) else {session.program.inputs[0].name: np.asarray(x)}
-        labels = _labels(np.asarray(y))
+        labels = class_numbers(np.asarray(y))
         total = len(labels)
         for name, array in inputs.items():
             if len(array) != total:
@@ -53,8 +53,8 @@ def evaluate(
     return Accuracy(float((found == labels).mean()), total)
 
 
-def _labels(y: Array) -> Array:
-    """Class numbers from class numbers or one-hot rows."""
+def class_numbers(y: Array) -> Array:
+    """Labels as class numbers, from those or one-hot rows. Raises InputError for anything else."""
     if y.ndim == 2 and y.shape[1] > 1:
         y = y.argmax(axis=1)
     y = y.reshape(-1)

@@ -17,7 +17,7 @@ import numpy as np
 from weft.errors import UnsupportedError
 from weft.fallback import import_onnx, node_proto
 from weft.graph import Array, Graph, Node, Quant, Tensor
-from weft.quantizers import output_quant
+from weft.quant_ops import output_quant
 
 SHIFT = 128
 OPSET = 21  # the first whose DequantizeLinear takes int16

@@ -24,9 +24,10 @@ class Quant:
     """Affine quantization: real = scale * (q - zero_point).
 
     Activations: int8, `scale` of shape (), one zero point in -128..127 (uint8 models are moved
-    by -128 when they are imported). Weights: symmetric (zero point 0), `scale` of shape () or
-    (channels,) along `axis`; constants hold in `Tensor.data` what the array multiplies with:
-    integers, or float32 numbers that bf16 holds exactly.
+    by -128 when they are imported); other formats use fewer codes, or are real (bf16). Weights:
+    symmetric (zero point 0), `scale` of shape () or (channels,) along `axis`; constants hold in
+    `Tensor.data` what the array multiplies with: integers, or float32 numbers that bf16 holds
+    exactly.
 
     `format` names how they are stored (`weft.formats`). Formats with a scale of their own per
     group of input channels keep its bytes in `groups`, uint8 [N, *taps, groups], asymmetric ones
@@ -41,18 +42,17 @@ class Quant:
     zeros: Array | None = None
     codebook: Array | None = None
 
-    def quantize(self, x: Array) -> NDArray[np.int8]:
-        """Nearest int8 codes of `x` (ties to even, saturating); for per-tensor quantization."""
-        units = np.asarray(x, np.float32) / self.scale
-        low, high = -128, 127
-        if self.format != "int8":
-            from weft import codes
+    def quantize(self, x: Array) -> Array:
+        """Nearest codes of `x` (ties to even, saturating); for per-tensor quantization.
 
-            if not codes.uniform(self.format):
-                return codes.nearest(units, self.format)
-            low, high = codes.code_range(self.format)
-        q = np.rint(units) + np.float32(self.zero_point)
-        return np.asarray(np.clip(q, low, high), np.int8)
+        int8, of formats with fewer codes only theirs (`weft.activation`); float32 for bf16.
+        """
+        if self.format != "int8":
+            from weft.activation import to_codes
+
+            return to_codes(x, self)
+        q = np.rint(np.asarray(x, np.float32) / self.scale) + np.float32(self.zero_point)
+        return np.asarray(np.clip(q, -128, 127), np.int8)
 
     def dequantize(self, q: Array) -> NDArray[np.float32]:
         """Real values of the codes `q`; per-channel scales broadcast along `axis`."""

@@ -92,6 +92,12 @@ def _calibrators() -> list[Row]:
     ]
 
 
+def _methods() -> list[Row]:
+    from weft.quantizers.methods import METHODS
+
+    return [{"name": name, "what": what} for name, what in METHODS.items()]
+
+
 def _isa() -> list[Row]:
     from weft.isa import INSTRUCTIONS
 
@@ -133,6 +139,7 @@ KINDS: dict[str, Kind] = {
         ("name", "part", "family", "#MHz", "#DDR GB/s", "#LUT", "#DSP", "#BRAM36", "#URAM"), _boards
     ),
     "calibrators": Kind(("name", "what"), _calibrators),
+    "methods": Kind(("name", "what"), _methods),
     "isa": Kind(("instruction", "#opcode", "#word", "field", "#bits", "range", "what"), _isa),
 }
 

@@ -18,7 +18,7 @@ from weft import (
     fixed_ops,
     integer_ops,
     lstm,
-    quantizers,
+    quant_ops,
     reference,
     samples,
     shapes,
@@ -236,7 +236,7 @@ def _windows() -> list[OpSpec]:
 def _quantizers() -> list[OpSpec]:
     return [
         OpSpec(name, shapes.same, function, "elementwise", f"QONNX's {name}", dtype="float32")
-        for name, function in quantizers.REFERENCES.items()
+        for name, function in quant_ops.REFERENCES.items()
     ]
 
 

@@ -81,9 +81,8 @@ class Packer:
         innermost = letters == tuple(c for c in ("h", "w", "c") if size[c] > 1)
         full = layout.channels == self._blocks * self.lanes
         plain = self._blocks == 1 or layout.height * layout.width == 1
-        self._per_byte = 8 // layout.bits
-        whole = self.region.unfold is None and self._per_byte == 1
-        self._direct = innermost and full and plain and whole
+        assert layout.bits == 8, "what crosses to the host has a byte per code"
+        self._direct = innermost and full and plain and self.region.unfold is None
 
     def pack(self, x: Array) -> Rows:
         """Rows [n·words, lanes] of samples `x` [n, ...]: real values, or codes if int8.
@@ -98,8 +97,6 @@ class Packer:
                 f"{self._shape[2]})"
             )
         codes = x if x.dtype == _CODES else self._quantize(x)
-        if self._per_byte > 1:
-            return self._side_by_side(codes.reshape((n, *self._sizes)).transpose(self._axes))
         if self._direct:
             return codes.reshape(-1, self.lanes)
         chw = codes.reshape((n, *self._sizes)).transpose(self._axes)
@@ -118,7 +115,6 @@ class Packer:
 
     def unpack(self, rows: Rows, n: int, shape: Shape) -> NDArray[np.int8]:
         """Codes [n, *shape[1:]] of the samples in `rows` [n·words, lanes]."""
-        assert self._per_byte == 1, "what the host reads has a byte per code"
         if self._direct:
             return rows.reshape((n, *shape[1:]))
         channels, height, width = self._shape
@@ -129,14 +125,6 @@ class Packer:
             blocks = rows.reshape(n, self._blocks, height, width, self.lanes)
             chw = blocks.transpose(0, 1, 4, 2, 3).reshape(n, -1, height, width)[:, :channels]
         return chw.transpose(self._back).reshape((n, *shape[1:]))
-
-    def _side_by_side(self, chw: NDArray[np.int8]) -> Rows:
-        """Rows of codes of fewer bits, several to a byte."""
-        n, channels, height, width = chw.shape
-        whole = np.zeros((n, self._blocks * self.lanes * self._per_byte, height, width), np.int8)
-        whole[:, :channels] = chw
-        last = whole.reshape(n, self._blocks, -1, height, width).transpose(0, 1, 3, 4, 2)
-        return packed_codes(np.ascontiguousarray(last), 8 // self._per_byte).reshape(-1, self.lanes)
 
     def _quantize(self, x: Array) -> NDArray[np.int8]:
         """What `Quant.quantize` gives, with fewer temporaries."""

@@ -1,130 +1,128 @@
-"""Plan: number formats by layer, in a TOML file.
+"""Plan files: which format and method each layer of a model gets.
 
-[defaults]
-weights = "int4"
-
-[layers."conv1"]
-weights = "int8"
+weights = "int4:g32"                 # defaults of all layers; each may be left out
 activations = "int8"
-method = "mse"
+method = "gptq"
+
+[layers."conv1"]                     # as `weft inspect` names it
+weights = "int8"
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weft import codes
 from weft.errors import UsageError, unknown
-from weft.formats import parse
-from weft.graph import Graph
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+KEYS = ("weights", "activations", "method")
+
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What a layer gets; "" where the defaults say."""
+    """What one layer gets; None: as the plan's defaults say."""
 
-    weights: str = ""
-    activations: str = ""
-    method: str = ""
+    weights: str | None = None
+    activations: str | None = None
+    method: str | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Formats for all layers, and for some of them by name."""
+    """Defaults (None: as the caller says) and the layers that differ."""
 
-    defaults: LayerPlan = LayerPlan()
+    weights: str | None = None
+    activations: str | None = None
+    method: str | None = None
     layers: Mapping[str, LayerPlan] = field(default_factory=dict)
 
-    def for_layer(self, name: str) -> LayerPlan:
-        """What a layer gets, with the defaults."""
-        own = self.layers.get(name, LayerPlan())
-        return LayerPlan(
-            own.weights or self.defaults.weights,
-            own.activations or self.defaults.activations,
-            own.method or self.defaults.method,
-        )
-
-    def names_activations(self, name: str) -> bool:
-        """Whether the plan names the activations of this very layer."""
-        return bool(self.layers.get(name, LayerPlan()).activations)
-
-    def verify(self, graph: Graph) -> Plan:
-        """Returns itself. Raises UsageError for a layer that is not there."""
-        known = [node.name for node in graph if node.op in ("Conv", "Linear")]
+    def check_layers(self, names: Iterable[str], model: str) -> None:
+        """Raises UsageError for layers that are not among `names`, with the nearest."""
+        known = list(names)
         for name in self.layers:
             if name not in known:
-                raise UsageError(unknown("layer of the plan", name, known))
-        return self
+                message = unknown("layer with weights", name, known)
+                raise UsageError(f"plan for model {model!r}: {message}")
 
-    def save(self, path: str | Path) -> None:
-        """Writes the TOML file. Raises WeftError where that is not possible."""
-        from weft.program_file import replacing
-
-        with replacing(path) as temporary:
-            temporary.write_text(self.text())
-
-    def text(self) -> str:
-        """The plan as TOML."""
-        parts = []
-        if self.defaults != LayerPlan():
-            parts.append("[defaults]\n" + _table(self.defaults))
+    def toml(self) -> str:
+        """The file's text."""
+        lines = [f"{k} = {_quoted(v)}" for k in KEYS if (v := getattr(self, k)) is not None]
         for name, layer in self.layers.items():
-            quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-            parts.append(f'[layers."{quoted}"]\n' + _table(layer))
-        return "\n".join(parts)
-
-    @staticmethod
-    def load(path: str | Path) -> Plan:
-        """The plan in a TOML file.
-
-        Raises UsageError for a file that is none, unknown keys and formats.
-        """
-        try:
-            facts = tomllib.loads(Path(path).read_text())
-        except FileNotFoundError:
-            raise UsageError(f"{path}: no such plan") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise UsageError(f"{path}: no plan in TOML ({error})") from None
-        for key in facts:
-            if key not in ("defaults", "layers"):
-                raise UsageError(f"{path}: {unknown('table', key, ['defaults', 'layers'])}")
-        layers = facts.get("layers", {})
-        if not isinstance(layers, dict):
-            raise UsageError(f'{path}: [layers."name"] is a table of a layer')
-        return Plan(
-            _layer(facts.get("defaults", {}), f"{path}: [defaults]"),
-            {name: _layer(entry, f'{path}: [layers."{name}"]') for name, entry in layers.items()},
-        )
+            lines += ["", f"[layers.{_quoted(name)}]"]
+            lines += [f"{k} = {_quoted(v)}" for k in KEYS if (v := getattr(layer, k)) is not None]
+        return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _table(layer: LayerPlan) -> str:
-    return "".join(f'{key} = "{value}"\n' for key, value in vars(layer).items() if value)
+def _quoted(text: str) -> str:
+    """A TOML basic string: JSON's escapes, and U+007F, which TOML wants escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _layer(entry: Any, where: str) -> LayerPlan:
-    known = [f.name for f in fields(LayerPlan)]
-    if not isinstance(entry, dict):
-        raise UsageError(f"{where} is a table of {', '.join(known)}")
-    for key, value in entry.items():
+def read(source: Plan | str | Path) -> Plan:
+    """A plan from its file (or itself).
+
+    Raises UsageError for a file that isn't there or isn't TOML, unknown keys, and values that
+    don't name a format, an activation's format or a method.
+    """
+    if isinstance(source, Plan):
+        return source
+    path = Path(source)
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; `weft plan` writes one") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a text file ({error})") from None
+
+
+def parse(text: str, source: str = "plan") -> Plan:
+    """A plan from a file's text; `source` names it in errors. Raises UsageError as `read`."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source}: not TOML ({error})") from None
+    tables = content.pop("layers", {})
+    if not isinstance(tables, dict):
+        raise UsageError(f'{source}: layers = {tables!r}; tables [layers."NAME"] expected')
+    made = {}
+    for name, table in tables.items():
+        where = f"{source}, layer {name!r}"
+        if not isinstance(table, dict):
+            raise UsageError(f'{where}: {table!r} given, a table [layers."{name}"] expected')
+        made[name] = LayerPlan(**_values(table, where, KEYS))
+    return Plan(**_values(content, source, (*KEYS, "layers")), layers=made)
+
+
+def _values(table: Mapping[str, Any], where: str, known: tuple[str, ...]) -> dict[str, str]:
+    for key, value in table.items():
         if key not in known:
             raise UsageError(f"{where}: {unknown('key', key, known)}")
         if not isinstance(value, str):
-            raise UsageError(f"{where}: {key} = {value!r} is a name, in quotes")
-    layer = LayerPlan(**entry)
-    try:
-        if layer.weights:
-            parse(layer.weights)
-        if layer.activations:
-            codes.check(layer.activations)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
-    return layer
+            raise UsageError(f"{where}: {key} = {value!r}; a name in quotes expected")
+        try:
+            _check(key, value)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+    return dict(table)
+
+
+def _check(key: str, value: str) -> None:
+    from weft import activation
+    from weft.formats import parse as format_of
+    from weft.quantizers import ant, methods
+
+    if key == "activations":
+        activation.check(value)
+    elif key == "method":
+        methods.check(value)
+    elif value != ant.NAME:
+        format_of(value)

@@ -182,20 +182,30 @@ def _conv_piece(
     x: Array, w: Array, strides: Sequence[int], dilations: Sequence[int], group: int
 ) -> Array:
     kernel = w.shape[2:]
-    axes = tuple(range(2, x.ndim))
-    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    windows = sliding_window_view(x, tuple(spans), axis=axes)
-    steps = [slice(None, None, s) for s in strides] + [slice(None, None, d) for d in dilations]
-    windows = windows[(slice(None), slice(None), *steps)]
-    out = windows.shape[2 : 2 + len(kernel)]
     n, per_group = len(x), w.shape[1]
-    order = (0, *range(2, 2 + len(kernel)), 1, *range(2 + len(kernel), windows.ndim))
-    windows = windows.transpose(order)
+    windows = taken_windows(x, kernel, strides, dilations)
+    out = windows.shape[1 : 1 + len(kernel)]
     columns = windows.reshape(n * math.prod(out), group, per_group * math.prod(kernel))
     weights = w.reshape(group, w.shape[0] // group, -1).transpose(0, 2, 1)
     y = np.matmul(columns.transpose(1, 0, 2), weights)  # [group, n * positions, O / group]
     y = y.transpose(1, 0, 2).reshape(n, *out, w.shape[0])
     return np.ascontiguousarray(np.moveaxis(y, -1, 1))
+
+
+def taken_windows(
+    x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> Array:
+    """What a convolution reads for each output position: [n, *positions, channels, *taps].
+
+    `x` is padded already.
+    """
+    axes = tuple(range(2, x.ndim))
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    windows = sliding_window_view(x, tuple(spans), axis=axes)
+    steps = [slice(None, None, s) for s in strides] + [slice(None, None, d) for d in dilations]
+    windows = windows[(slice(None), slice(None), *steps)]
+    order = (0, *range(2, 2 + len(kernel)), 1, *range(2 + len(kernel), windows.ndim))
+    return windows.transpose(order)
 
 
 def conv_transpose(node: Node, inputs: Arrays) -> Arrays:

@@ -78,7 +78,7 @@ def draw(made: Estimate, path: Path) -> Path:
     import numpy as np
 
     roof, layers = roofline(made), points(made)
-    figure, axes = _figure(path)
+    figure, axes = new_figure(path)
     reach = [p.intensity for p in layers] + [roof.ridge]
     x = np.geomspace(min(reach) / 4, max(reach) * 6, 200)
     axes.loglog(x, [roof.bound(float(v)) / 1e9 for v in x], color=ROOF, lw=1.6)
@@ -100,7 +100,7 @@ def draw(made: Estimate, path: Path) -> Path:
     axes.text(x[60], height, memory, ha="right", fontsize=8, color=INK)
     axes.text(roof.ridge, axes.get_ylim()[0] * 1.2, f" ridge {roof.ridge:,.0f}", fontsize=8)
     axes.set_ylim(top=roof.macs_per_s / 1e9 * 2)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_front(found: Exploration, path: Path) -> Path:
@@ -108,7 +108,7 @@ def draw_front(found: Exploration, path: Path) -> Path:
 
     Raises UsageError for a name that is no picture's, MissingDependency without matplotlib.
     """
-    figure, panels = _figure(path, columns=3)
+    figure, panels = new_figure(path, columns=3)
     for axes, kind in zip(panels, ("dsp", "lut", "bram36"), strict=True):
         for candidate in found.front:
             shares = candidate.fit.utilization
@@ -131,7 +131,7 @@ def draw_front(found: Exploration, path: Path) -> Path:
         "area: rows of the array",
         loc="left",
     )
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _label(axes: Axes, layers: Sequence[tuple[str, float, float, float]]) -> None:
@@ -152,7 +152,11 @@ def _label(axes: Axes, layers: Sequence[tuple[str, float, float, float]]) -> Non
         axes.annotate(text, (x, y), xytext=(7, -3), textcoords="offset points", fontsize=7)
 
 
-def _figure(path: Path, columns: int = 1) -> tuple[Figure, Any]:
+def new_figure(path: Path, columns: int = 1, one_scale: bool = True) -> tuple[Figure, Any]:
+    """A figure for the picture `path`, and its panels; with `one_scale` they share the y axis.
+
+    Raises UsageError for a name that is no picture's, MissingDependency without matplotlib.
+    """
     if path.suffix not in PICTURES:
         raise UsageError(f"--plot {path}: a picture's name ends in {', '.join(PICTURES)}")
     try:
@@ -162,7 +166,7 @@ def _figure(path: Path, columns: int = 1) -> tuple[Figure, Any]:
         raise MissingDependency("--plot needs matplotlib: pip install 'weft[plot]'") from None
     figure = Figure(figsize=(7.5 if columns == 1 else 10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    made = figure.subplots(1, columns, sharey=True)
+    made = figure.subplots(1, columns, sharey=one_scale)
     for axes in [made] if columns == 1 else made:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(which="major", lw=0.3, color="#cccccc")
@@ -171,7 +175,8 @@ def _figure(path: Path, columns: int = 1) -> tuple[Figure, Any]:
     return figure, made
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Writes the picture whole or not at all; its path."""
     from weft.program_file import replacing
 
     with replacing(path) as temporary:

@@ -48,8 +48,18 @@ def rounded(tensor: Tensor, value: Array, to_codes: bool) -> Array:
         return value
     if to_codes:
         return quant.dequantize(quant.quantize(value))
-    low, high = quant.dequantize(np.array([-128, 127], np.int8))
+    if quant.format == "bf16":
+        return value
+    low, high = quant.dequantize(np.array(_limits(quant.format), np.int8))
     return np.clip(value, low, high)
+
+
+def _limits(name: str) -> tuple[int, int]:
+    if name == "int8":
+        return -128, 127
+    from weft.activation import limits
+
+    return limits(name)
 
 
 def constant(graph: Graph, name: str, samples: int) -> Array:

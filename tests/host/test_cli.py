@@ -117,7 +117,7 @@ def test_inspect_program(folder, call):
 
 
 @pytest.mark.parametrize(
-    "kind", ["overlays", "ops", "formats", "units", "boards", "calibrators", "isa"]
+    "kind", ["overlays", "ops", "formats", "units", "boards", "calibrators", "methods", "isa"]
 )
 def test_list(kind, call):
     code, out, _ = call(f"list {kind} --json")

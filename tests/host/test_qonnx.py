@@ -17,7 +17,7 @@ from weft.frontend.onnx import load_onnx
 from weft.ops import evaluate
 from weft.passes.requant_fit import Staircase, fit
 from weft.passes.staircase import weight_bits
-from weft.quantizers import ROUNDINGS
+from weft.quant_ops import ROUNDINGS
 from weft.units import requant
 
 NETWORKS = ("w1a1", "w2a2", "w4a4")

@@ -17,6 +17,7 @@ from weft.errors import WeftError, unknown
 COMMANDS = {
     "demo": "about",
     "inspect": "making",
+    "plan": "planning",
     "compile": "making",
     "run": "running",
     "check": "running",

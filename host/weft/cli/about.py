@@ -16,7 +16,7 @@ from weft.listing import KINDS, listing
 def list_command(kind: str, as_json: bool) -> None:
     """List what there is: overlays, ops, boards, ...
 
-    KIND is one of overlays, ops, formats, units, boards, calibrators, isa.
+    KIND is one of overlays, ops, formats, units, boards, calibrators, methods, isa.
     """
     from weft import report
 

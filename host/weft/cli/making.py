@@ -162,21 +162,33 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
     show_default=True,
     metavar="FORMAT",
     shell_complete=terminal.completing(format_names),
-    help="Number format of weights, a name of `weft list formats`; int4:g32 has groups of 32.",
+    help="A name of `weft list formats`, int4:g32 with groups of 32, or ant4: the best of four.",
 )
 @click.option(
     "--activations",
     default="int8",
     show_default=True,
     metavar="FORMAT",
-    help="Number format of what Conv and Linear read.",
+    help="Of the inputs of layers.",
 )
 @click.option(
-    "--method", default="max", show_default=True, metavar="NAME", help="How weights are rounded."
+    "--method",
+    "weight_method",
+    default="nearest",
+    show_default=True,
+    metavar="NAME",
+    help="How weights are rounded: nearest, mse, gptq, awq, adaround.",
 )
 @click.option(
-    "--plan", type=click.Path(path_type=Path), metavar="PLAN.toml", help="Formats by layer."
+    "--plan",
+    type=click.Path(path_type=Path),
+    metavar="P.toml",
+    help="Formats layer by layer; `weft plan` writes one.",
 )
+@click.option("--keep-first-last", is_flag=True, help="First and last layer int8.")
+@click.option("--equalize", is_flag=True, help="Equalize the ranges of channels across layers.")
+@click.option("--smooth", type=click.FloatRange(0, 1), metavar="A", help="SmoothQuant's strength.")
+@click.option("--correct-bias", is_flag=True, help="Biases make up for the expected error.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples of a device run.")
 @click.option("--symmetric", is_flag=True, help="Zero points of 0.")
 @click.option("--dynamic", is_flag=True, help="Take ranges without calibration data.")

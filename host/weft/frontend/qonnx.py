@@ -13,7 +13,7 @@ from weft.errors import ModelError, UnsupportedError, unknown
 from weft.frontend.build import Builder
 from weft.frontend.onnx_nodes import Handler
 from weft.graph import Array, Node, Quant
-from weft.quantizers import REFERENCES, ROUNDINGS, codes, limits
+from weft.quant_ops import REFERENCES, ROUNDINGS, codes, limits
 
 if TYPE_CHECKING:
     from weft.frontend.onnx import OnnxNode

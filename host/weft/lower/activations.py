@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from weft import codes
+from weft import activation
 from weft.formats import parse
 from weft.graph import Quant
 from weft.lower.stage import Epilogue
@@ -23,11 +23,12 @@ FINEST = 127  # code of the intermediate that stands for the grid's largest valu
 
 def intermediate(y: Quant) -> tuple[Quant, Int8 | None]:
     """Quant of the codes that requantization makes, and the lookup behind it, if there is one."""
-    if codes.uniform(y.format):
+    if y.format not in activation.GRIDS:
         return y, None
-    step = np.float32(np.abs(codes.grid(y.format).astype(np.float32)).max() / FINEST)
-    fine = np.arange(-128, 128, dtype=np.float32) * step
-    return Quant(np.asarray(y.scale * step, np.float32)), codes.nearest(fine, y.format)
+    step = np.float32(np.abs(activation.values(y.format)).max() / FINEST)
+    unit = Quant(np.asarray(1, np.float32), format=y.format)
+    table = activation.to_codes(np.arange(-128, 128, dtype=np.float32) * step, unit)
+    return Quant(np.asarray(y.scale * step, np.float32)), np.asarray(table, np.int8)
 
 
 def packed_epilogue(done: Epilogue, name: str, bits: int) -> Epilogue:

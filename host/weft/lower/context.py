@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from weft import activation
 from weft.config import Overlay
 from weft.errors import ShapeError
 from weft.graph import Array, Graph, Node, Quant
@@ -51,6 +52,8 @@ class Context:
         tensor = self.graph[name]
         if tensor.quant is None:
             raise HostOnlyError(f"{name!r} is not quantized")
+        if tensor.quant.format == activation.REAL:
+            raise HostOnlyError(f"{name!r} is real: bf16 activations run on the host")
         if tensor.quant.axis is not None or np.size(tensor.quant.scale) != 1:
             raise HostOnlyError(f"{name!r} has a scale per channel")
         return tensor.quant
@@ -65,7 +68,7 @@ class Context:
             raise HostOnlyError(f"{name!r} is a constant")
         if tensor.shape[:1] != (1,):
             raise HostOnlyError(f"{name!r} has shape {tensor.shape}, without a batch of 1 first")
-        layout = self.packed(name, wish(self.graph, self.consumers, name))
+        layout = wish(self.graph, self.consumers, name)
         self.values[name] = Value(name, layout, quant)
         self.maps[name] = self.map_of(layout)
         self.hosted.add(name)
@@ -89,7 +92,7 @@ class Context:
 
     def packed(self, name: str, layout: Layout) -> Layout:
         """The layout of an activation, with codes side by side in bytes where all its readers are
-        products on engines that take it so.
+        products on engines that take it so. What the host writes keeps a byte per code.
         """
         bits = packed_bits(self.quant(name).format, self.overlay)
         if bits == 8 or name in self.graph.outputs or not self._multiplied(name, bits):

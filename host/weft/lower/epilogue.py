@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from weft import activation as formats
 from weft import isa
-from weft.codes import code_range
 from weft.errors import ModelError, UsageError, WeftError, unknown
 from weft.graph import Node, Quant
 from weft.lower.activations import intermediate
@@ -112,7 +112,7 @@ def float_epilogue(node: Node, values: Scaling, y: Quant, lanes: int) -> Epilogu
 
 def clamp(activation: Any, y: Quant) -> tuple[int, int]:
     """Smallest and largest code that the activation leaves."""
-    least, most = code_range(y.format)
+    least, most = formats.limits(y.format)
     if not activation or activation[0] not in ("Relu", "Clip"):
         return least, most
     low, high = (0.0, np.inf) if activation[0] == "Relu" else activation[1:3]

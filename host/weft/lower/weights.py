@@ -128,8 +128,10 @@ def coded(w: Array, quant: Quant, overlay: Overlay) -> Weights:
     """Operands [O, I, kernel_h, kernel_w] in the format of `quant`."""
     fmt = parse(quant.format)
     operands = np.ascontiguousarray(w.transpose(0, 2, 3, 1))
-    flat = operands.reshape(len(operands), -1, operands.shape[3])
-    codes = fmt.encode(flat, quant).reshape(operands.shape)
+    n = len(operands)
+    flat = operands.reshape(n, -1, operands.shape[3])
+    records = {"groups": _part(quant.groups, 0, n), "zeros": _part(quant.zeros, 0, n)}
+    codes = fmt.encode(flat, replace(quant, **records)).reshape(operands.shape)
     return Weights(codes, quant, fmt, overlay.lanes)
 
 

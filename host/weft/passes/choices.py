@@ -1,98 +1,101 @@
-"""Which number formats the layers of a graph get."""
+"""Which format and method each layer gets: what the caller asks for, and the plan's exceptions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from weft import codes
-from weft.format import SMALLEST_SCALE
-from weft.formats import int8, parse
-from weft.graph import Graph, Node, Quant
-from weft.passes.weights import method_of
-
-if TYPE_CHECKING:
-    from weft.plan import Plan
+from weft import activation
+from weft.errors import UsageError
+from weft.formats import parse
+from weft.graph import Graph, Node
+from weft.passes.placement import accelerated
+from weft.plan import Plan
+from weft.quantizers import ant, methods
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Formats of a layer's weights and of the activations that it reads, and the method."""
-
-    weights: str
-    activations: str
-    method: str
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The same for all layers, but for those that a plan names."""
+    """Formats of a layer's weights and of its input, and how the weights are rounded."""
 
     weights: str = "int8"
     activations: str = "int8"
-    method: str = "max"
-    plan: Plan | None = None
+    method: str = "nearest"
 
-    def verify(self, graph: Graph) -> Choices:
-        """Returns itself. Raises UsageError for unknown names and layers."""
-        if self.plan is not None:
-            self.plan.verify(graph)
-        for node in graph:
-            if node.op in ("Conv", "Linear"):
-                choice = self.of(node)
-                parse(choice.weights)
-                method_of(choice.method)
-                codes.check(choice.activations)
+    def check(self) -> Choice:
+        """Itself. Raises UsageError for a name that is unknown, or a pair that can't be."""
+        kind = "int8" if self.weights == ant.NAME else parse(self.weights).operand
+        activation.check(self.activations)
+        methods.check(self.method)
+        if self.activations == activation.REAL and kind != activation.REAL:
+            raise UsageError(
+                f"activations bf16 need weights whose values are bf16, not {self.weights!r}: "
+                "bf16, e4m3, e5m2, a microscaling format or nvfp4"
+            )
         return self
 
-    def of(self, node: Node) -> Choice:
-        """What a layer gets."""
-        own = None if self.plan is None else self.plan.for_layer(node.name)
-        if own is None:
-            return Choice(self.weights, self.activations, self.method)
-        return Choice(
-            own.weights or self.weights,
-            own.activations or self.activations,
-            own.method or self.method,
-        )
 
-    def formats(self, graph: Graph, roots: Mapping[str, str]) -> dict[str, str]:
-        """Activation → its format, where it is not int8."""
-        found: dict[str, str] = {}
-        outer = {roots.get(name) for name in (*graph.inputs, *graph.outputs)}
-        for node in graph:
-            if node.op not in ("Conv", "Linear") or node.inputs[0] not in roots:
-                continue
-            root, choice = roots[node.inputs[0]], self.of(node)
-            asked = self.plan is not None and self.plan.names_activations(node.name)
-            if choice.activations != "int8" and (root not in outer or asked):
-                found[root] = choice.activations
-        return found
+def layer_name(node: Node) -> str:
+    """How plans and tables name a layer: the node's name, or else its output's."""
+    return node.name or node.outputs[0]
 
 
-def activation_quant(name: str, low: float, high: float, symmetric: bool) -> Quant:
-    """Quant of an activation in low..high: 0 is exactly representable.
+def layers(graph: Graph) -> list[Node]:
+    """The nodes with weights that can become codes: Conv and Linear."""
+    return [n for n in graph if n.op in ("Conv", "Linear") and accelerated(graph, n)]
 
-    Formats that are not uniform have zero point 0, and the largest magnitude is their largest
-    value; binary and ternary ones stand for half of it.
+
+def choices(
+    graph: Graph, default: Choice, plan: Plan | None = None, keep_first_last: bool = False
+) -> dict[str, Choice]:
+    """The choice of each layer, by the name of its output.
+
+    The plan's own defaults win over `default`, its layers over both. `keep_first_last` leaves the
+    first and the last layer at int8 where the plan doesn't name them. Raises UsageError for names
+    that are unknown and layers that aren't there.
     """
-    if name == "int8":
-        return int8.affine(low, high, symmetric)
-    if not codes.uniform(name):
-        grid = codes.grid(name).astype(np.float64)
-        most = max(abs(low), abs(high)) if grid[0] < 0 else max(high, 0.0)
-        top = float(np.abs(grid).max()) * (2 if len(grid) <= 3 else 1)
-        scale = max(most / top, SMALLEST_SCALE) if most else 1.0
-        return Quant(np.asarray(scale, np.float32), format=name)
-    least, greatest = codes.code_range(name)
-    if symmetric and least < 0:
-        most = max(abs(low), abs(high))
-        scale = max(most / greatest, SMALLEST_SCALE) if most else 1.0
-        return Quant(np.asarray(scale, np.float32), format=name)
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / (greatest - least), SMALLEST_SCALE) if high > low else 1.0
-    zero = min(max(round(least - low / scale), least), greatest)
-    return Quant(np.asarray(scale, np.float32), zero, format=name)
+    plan = plan or Plan()
+    default = _merged(default, plan.weights, plan.activations, plan.method).check()
+    nodes = layers(graph)
+    plan.check_layers([layer_name(node) for node in nodes], graph.name)
+    made = {}
+    for index, node in enumerate(nodes):
+        own = plan.layers.get(layer_name(node))
+        choice = default
+        if keep_first_last and index in (0, len(nodes) - 1):
+            choice = Choice(method=default.method)
+        if own is not None:
+            choice = _merged(choice, own.weights, own.activations, own.method).check()
+        made[node.outputs[0]] = choice
+    return made
+
+
+def _merged(
+    choice: Choice, weights: str | None, activations: str | None, method: str | None
+) -> Choice:
+    given = {"weights": weights, "activations": activations, "method": method}
+    return replace(choice, **{key: value for key, value in given.items() if value is not None})
+
+
+def activation_formats(
+    graph: Graph, roots: Mapping[str, str], chosen: Mapping[str, Choice]
+) -> dict[str, str]:
+    """Format of each activation, by root: what the layers that read it ask for, else int8.
+
+    Raises UsageError where two layers that read one activation ask for different formats.
+    """
+    formats = dict.fromkeys(roots.values(), "int8")
+    asked: dict[str, Node] = {}
+    for node in layers(graph):
+        root = roots.get(node.inputs[0])
+        if root is None:
+            continue
+        wanted = chosen[node.outputs[0]].activations
+        other = asked.setdefault(root, node)
+        if other is not node and formats[root] != wanted:
+            raise UsageError(
+                f"layers {layer_name(other)!r} and {layer_name(node)!r} read the same activation "
+                f"{root!r}, but ask for {formats[root]} and {wanted}: give them the same"
+            )
+        formats[root] = wanted
+    return formats

@@ -1,46 +1,53 @@
 """Post-training quantization: a float graph and typical inputs → a quantized graph.
 
 The result follows ARCHITECTURE.md, "The quantized graph". Activations are asymmetric int8 per
-tensor, weights symmetric per output channel, as in Jacob et al. (CVPR 2018) and TFLite.
+tensor, weights symmetric per output channel, as in Jacob et al. (CVPR 2018) and TFLite, unless
+another format is asked for.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from weft import isa, ops
-from weft.calibrate import CALIBRATORS, Calibrator, MinMax
-from weft.errors import InputError, ModelError, UsageError, unknown
-from weft.format import SMALLEST_SCALE
+from weft import activation, isa, ops
+from weft.calibrate import CALIBRATORS
+from weft.errors import UsageError, unknown
 from weft.formats import int8
 from weft.graph import Array, Graph, Node, Quant, Tensor
-from weft.passes.choices import Choice, Choices, activation_quant
-from weft.passes.placement import accelerated, quantized_roots, weight_axis
-from weft.passes.weights import (
-    Layer,
-    axis_of,
-    canonical,
-    encode_weights,
-    format_for,
-    method_of,
-    native,
-)
+from weft.passes.choices import Choice, activation_formats, choices, layers
+from weft.passes.placement import FOLLOWS, accelerated, quantized_roots
+from weft.passes.ranges import BATCH, Progress, check_data, feeds, ranges
+from weft.passes.weights import BIAS_LIMIT, encode, finite, format_for
+from weft.plan import Plan
+from weft.quantizers import awq, equalize, methods, smooth, statistics
+from weft.quantizers.statistics import Statistics
 from weft.samples import take_feeds
 
-if TYPE_CHECKING:
-    from weft.plan import Plan
+__all__ = ["BATCH", "BIAS_LIMIT", "Options", "prepare", "quantize", "simulate"]
 
-BATCH = 16  # samples that are evaluated at a time
-BIAS_LIMIT = 1 << 30  # largest bias: leaves the sums of products the other half of int32
-
-Progress = Callable[[int, int], None]
 Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `quantize` chooses formats and rounds weights; each field as its argument there."""
+
+    weights: str = "int8"
+    activations: str = "int8"
+    weight_method: str = "nearest"
+    plan: Plan | None = None
+    keep_first_last: bool = False
+    equalize: bool = False
+    smooth: float | None = None
+    correct_bias: bool = False
+
+    def choices(self, graph: Graph) -> dict[str, Choice]:
+        """Each layer's choice, by the name of its output."""
+        default = Choice(self.weights, self.activations, self.weight_method)
+        return choices(graph, default, self.plan, self.keep_first_last)
 
 
 def quantize(
@@ -53,8 +60,12 @@ def quantize(
     dynamic: bool = False,
     weights: str = "int8",
     activations: str = "int8",
-    method: str = "max",
+    weight_method: str = "nearest",
     plan: Plan | None = None,
+    keep_first_last: bool = False,
+    equalize: bool = False,
+    smooth: float | None = None,
+    correct_bias: bool = False,
     progress: Progress | None = None,
 ) -> Graph:
     """`graph` with codes and scales wherever the accelerator can run.
@@ -65,12 +76,15 @@ def quantize(
     0. With `dynamic` only the weights of Linear nodes are quantized, `data` is not needed, and
     the nodes carry the attribute dynamic. `progress` hears (samples done, samples in all).
 
-    `weights` names the number format of weights (`weft list formats`), `activations` that of what
-    Conv and Linear read, and `method` how weights are rounded; `plan` may say otherwise for single
-    layers. The graph's own inputs and outputs stay int8 unless the plan says so.
+    `weights` names a number format (`weft.formats`) or ant4, the best of four per layer;
+    `activations` what the inputs of layers are (`weft.activation`), all else stays int8;
+    `weight_method` how weights are rounded (`weft.quantizers.methods`). A `plan` says it layer by
+    layer, `keep_first_last` leaves the first and the last layer at int8. `equalize`, `smooth`
+    (SmoothQuant's strength) and `correct_bias` apply the method of that name.
 
-    A channel whose bias would not fit int32 gets a larger weight scale, which the node's
-    attribute "notes" says. Activations that become infinite stay float.
+    A channel whose bias or sums would not fit int32 gets a larger weight scale, and a depthwise
+    convolution int8 weights where it can't take the format; the node's attribute "notes" says so.
+    Activations that become infinite stay float.
 
     Raises UsageError for unknown names and for a graph that is quantized already, InputError for
     data that is missing, misshapen or not finite, ModelError for weights that are not finite.
@@ -81,22 +95,61 @@ def quantize(
         raise UsageError(unknown("requantization mode", requant, isa.MODES))
     if any(t.quant is not None for t in graph.tensors.values()):
         raise UsageError(f"graph {graph.name!r} is quantized already")
-    chosen = Choices(weights, activations, method, plan).verify(graph)
+    options = Options(
+        weights, activations, weight_method, plan, keep_first_last, equalize, smooth, correct_bias
+    )
+    chosen = options.choices(graph)
     if dynamic:
-        return _dynamic(graph)
-    _check_data(graph, data)
+        return _dynamic(graph, chosen)
+    check_data(graph, data)
+    graph = prepare(graph, data, options)
     roots = quantized_roots(graph)
-    found = _ranges(graph, data, set(roots.values()), CALIBRATORS[calibrator], progress)
-    formats = chosen.formats(graph, roots)
-    quants = {
-        root: activation_quant(formats.get(root, "int8"), *bounds, symmetric)
-        for root, bounds in found.items()
-    }
+    formats = activation_formats(graph, roots, chosen)
+    found = ranges(graph, data, formats, CALIBRATORS[calibrator], progress)
+    quants = {r: activation.affine(*b, formats[r], symmetric) for r, b in found.items()}
     tensors = dict(graph.tensors)
     for name, root in roots.items():
         if root in quants:
             tensors[name] = replace(tensors[name], quant=quants[root])
-    return _rewrite(graph.replace(tensors=tensors), requant, chosen, data)
+    scaled = graph.replace(tensors=tensors)
+    return _rewrite(scaled, requant, chosen, _seen(scaled, data, chosen, options), correct_bias)
+
+
+def prepare(graph: Graph, data: Mapping[str, Array], options: Options) -> Graph:
+    """The same function in float, its weights and activations easier to round.
+
+    Equalization first, then SmoothQuant, then AWQ's factors for the layers whose method that is.
+    """
+    if options.equalize:
+        graph = equalize.equalize(graph)
+    if options.smooth is not None:
+        graph = smooth.smooth(graph, feeds(graph, data), options.smooth)
+    chosen = options.choices(graph)
+    names = [n.outputs[0] for n in layers(graph) if chosen[n.outputs[0]].method == "awq"]
+    nodes = [node for node in graph if node.outputs[0] in names]
+    if not nodes:
+        return graph
+    found = statistics.observe(graph, feeds(graph, data), nodes)
+    for name in names:
+        node = graph.producers()[name]
+        if not np.isfinite(np.asarray(graph[node.inputs[1]].data)).all():
+            continue  # it will stay float
+        fmt, _ = format_for(graph, node, chosen[name].weights)
+        graph = awq.scale_layer(graph, node, fmt, found[name])
+    return graph
+
+
+def _seen(
+    graph: Graph, data: Mapping[str, Array], chosen: Mapping[str, Choice], options: Options
+) -> dict[str, Statistics]:
+    """Statistics of the layers that need them: of activations as their codes keep them."""
+    nodes = [
+        node
+        for node in layers(graph)
+        if graph[node.inputs[0]].quant is not None
+        and (options.correct_bias or chosen[node.outputs[0]].method in methods.NEED_DATA)
+    ]
+    return statistics.observe(graph, feeds(graph, data), nodes, rounded=True) if nodes else {}
 
 
 def simulate(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -130,65 +183,6 @@ def _rounded_rows(x: Array) -> Array:
     return quant.dequantize(int8.quantize(rows, quant)).reshape(x.shape)
 
 
-def _check_data(graph: Graph, data: Mapping[str, Array]) -> None:
-    """Raises InputError for samples that are missing, misshapen, or not finite."""
-    take_feeds(graph, data, {})
-    for name in graph.inputs:
-        array = np.asarray(data[name])
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = int(np.count_nonzero(~np.isfinite(array)))
-            raise InputError(
-                f"calibration data of input {name!r}: {bad} of {array.size} values are NaN or "
-                "infinite; leave those samples out"
-            )
-
-
-def _ranges(
-    graph: Graph,
-    data: Mapping[str, Array],
-    names: Iterable[str],
-    kind: Callable[[], Calibrator],
-    progress: Progress | None,
-) -> dict[str, tuple[float, float]]:
-    """(low, high) of the tensors `names`, without those that take infinite values."""
-    collectors = {n: MinMax() if n in graph.inputs else kind() for n in sorted(names)}
-    if not collectors:
-        return {}
-    for part, done, total in _batches(graph, data):
-        with np.errstate(all="ignore"):  # what overflows is refused by observe
-            values = ops.evaluate(graph, part, keep=list(collectors))
-        for name in list(collectors):
-            if not _observed(collectors[name], values[name]):
-                del collectors[name]
-        if progress:
-            progress(done, total)
-    return {name: collector.range() for name, collector in collectors.items()}
-
-
-def _observed(collector: Calibrator, x: Array) -> bool:
-    try:
-        collector.observe(x)
-    except InputError:
-        return False
-    return True
-
-
-def _batches(
-    graph: Graph, data: Mapping[str, Array]
-) -> Iterator[tuple[dict[str, Array], int, int]]:
-    """(feeds, samples done with them, samples in all), BATCH samples at a time."""
-    sizes = {name: (graph[name].shape or (1,))[0] for name in graph.inputs}
-    arrays = {name: np.atleast_1d(data[name]) for name in graph.inputs}
-    total = min((len(a) // sizes[n] for n, a in arrays.items()), default=1)
-    for start in range(0, total, BATCH):
-        stop = min(start + BATCH, total)
-        part = {n: a[start * sizes[n] : stop * sizes[n]] for n, a in arrays.items()}
-        yield part, stop, total
-
-
-# Weights
-
-
 @dataclass
 class _Constants:
     """The graph's tensors while constants get their codes."""
@@ -196,13 +190,19 @@ class _Constants:
     tensors: Tensors
     readers: Mapping[str, list[Node]]
 
-    def put(self, name: str, node: Node, data: Array, quant: Quant) -> str:
+    def new(self, name: str) -> str:
+        """`name`, or it with marks, that no tensor has."""
+        while name in self.tensors:
+            name += "'"
+        return name
+
+    def put(self, name: str, node: Node, data: Array, quant: Quant | None) -> str:
         """Adds codes for the constant `name` that `node` reads; the name they have.
 
         A constant with other readers stays as it is: their scales may differ.
         """
         target = name
-        if len(self.readers[name]) > 1:
+        if len(self.readers.get(name, ())) > 1:
             target = f"{name}/{node.name}"
             while target in self.tensors:
                 target += "'"
@@ -210,14 +210,25 @@ class _Constants:
         return target
 
 
-def _rewrite(graph: Graph, requant: str, chosen: Choices, data: Mapping[str, Array]) -> Graph:
+def _rewrite(
+    graph: Graph,
+    requant: str,
+    chosen: Mapping[str, Choice],
+    seen: Mapping[str, Statistics],
+    correct: bool,
+) -> Graph:
     """The graph whose activations have scales, with codes for the constants."""
     constants = _Constants(dict(graph.tensors), graph.consumers())
     nodes, crossed = [], set()
     for node in graph:
         names = [n for n in (*node.inputs, *node.outputs) if n and graph[n].data is None]
-        if accelerated(graph, node) and all(graph[n].quant is not None for n in names):
-            node = _with_codes(graph, node, constants, chosen, data).with_attrs(requant=requant)
+        if accelerated(graph, node) and _coded(graph, node, names):
+            if node.op in ("Conv", "Linear"):
+                key = node.outputs[0]
+                node = _with_weights(graph, node, constants, chosen[key], seen.get(key), correct)
+            else:
+                node = _with_codes(graph, node, constants)
+            node = node.with_attrs(requant=requant)
             crossed.update(names)
         nodes.append(node)
     for name, tensor in graph.tensors.items():
@@ -226,14 +237,19 @@ def _rewrite(graph: Graph, requant: str, chosen: Choices, data: Mapping[str, Arr
     return graph.replace(nodes=tuple(nodes), tensors=constants.tensors).pruned().verify()
 
 
-def _with_codes(
-    graph: Graph, node: Node, constants: _Constants, chosen: Choices, data: Mapping[str, Array]
-) -> Node:
-    if node.op in ("Conv", "Linear"):
-        choice = chosen.of(node)
-        if choice.weights != "int8" or choice.method != "max":
-            return _with_format(graph, node, constants, choice, data)
-        return _with_weights(graph, node, constants)
+def _coded(graph: Graph, node: Node, names: list[str]) -> bool:
+    """Whether all activations of a node are what the accelerator takes there.
+
+    The vector unit takes codes; bf16 goes through layers, and what only moves values.
+    """
+    quants = [graph[n].quant for n in names]
+    if any(quant is None for quant in quants):
+        return False
+    passes = node.op in ("Conv", "Linear") or node.op in FOLLOWS
+    return passes or all(q is not None and q.format != activation.REAL for q in quants)
+
+
+def _with_codes(graph: Graph, node: Node, constants: _Constants) -> Node:
     inputs = list(node.inputs)
     if node.op in ("Add", "Sub", "Mul", "Concat"):
         for index, name in enumerate(inputs):
@@ -251,108 +267,74 @@ def _per_channel(tensor: Tensor) -> bool:
 
 
 def _map_constant(tensor: Tensor, node: Node, constants: _Constants) -> str:
-    data = _finite(tensor, node)
+    data = finite(tensor, node)
     quant = int8.affine(float(data.min()), float(data.max()))
     return constants.put(tensor.name, node, int8.quantize(data, quant), quant)
 
 
-def _finite(tensor: Tensor, node: Node) -> NDArray[np.float32]:
-    data = np.asarray(tensor.data, np.float32)
-    if not np.isfinite(data).all():
-        bad = int(np.count_nonzero(~np.isfinite(data)))
-        raise ModelError(
-            f"{node.op} {node.name!r}: {bad} of {data.size} values of {tensor.name!r} are NaN or "
-            "infinite"
-        )
-    return data
-
-
-def _with_weights(graph: Graph, node: Node, constants: _Constants) -> Node:
-    """Conv or Linear with int8 weights and an int32 bias."""
+def _with_weights(
+    graph: Graph,
+    node: Node,
+    constants: _Constants,
+    choice: Choice,
+    seen: Statistics | None,
+    correct: bool,
+) -> Node:
+    """Conv or Linear with weights in their format and an int32 (for bf16 a float32) bias."""
     x = graph[node.inputs[0]].quant
     assert x is not None, "the caller has checked it"
-    weights, axis = graph[node.inputs[1]], weight_axis(node)
-    real = _finite(weights, node)
+    made = encode(graph, node, choice, x, seen, correct)
+    weights = graph[node.inputs[1]]
+    names = [node.inputs[0], constants.put(weights.name, node, made.data, made.quant)]
     has_bias = len(node.inputs) > 2 and bool(node.inputs[2])
-    bias = np.zeros(real.shape[axis], np.float32)
-    if has_bias:
-        bias = _finite(graph[node.inputs[2]], node).reshape(-1)
-    own, notes = _scales(real, axis, float(x.scale), bias)
-    names = [node.inputs[0], constants.put(weights.name, node, int8.quantize(real, own), own)]
-    if has_bias:
-        unit = np.float64(x.scale) * own.scale.astype(np.float64)
-        codes = np.rint(bias / unit).astype(np.int32)
-        quant = Quant(unit.astype(np.float32), axis=0)
-        names.append(constants.put(node.inputs[2], node, codes, quant))
+    if has_bias or (correct and seen is not None):
+        name = node.inputs[2] if has_bias else constants.new(f"{node.outputs[0]}/bias")
+        names.append(_put_bias(name, node, constants, made.bias, x, made.quant))
     changed = replace(node, inputs=tuple(names))
-    return changed.with_attrs(notes=notes) if notes else changed
+    return changed.with_attrs(notes=made.notes) if made.notes else changed
 
 
-def _with_format(
-    graph: Graph, node: Node, constants: _Constants, choice: Choice, data: Mapping[str, Array]
-) -> Node:
-    """Conv or Linear with weights in the format chosen, and the bias that goes with it."""
-    x, weights = graph[node.inputs[0]].quant, graph[node.inputs[1]]
-    assert x is not None, "the caller has checked it"
-    real = canonical(_finite(weights, node), node)
-    fmt, notes = format_for(node, choice.weights, real)
-    method = method_of(choice.method)
-    has_bias = len(node.inputs) > 2 and bool(node.inputs[2])
-    bias = _finite(graph[node.inputs[2]], node).reshape(-1) if has_bias else np.zeros(len(real))
-    least = (np.abs(bias.astype(np.float64)) / (float(x.scale) * BIAS_LIMIT)).astype(np.float32)
-    least = np.nextafter(least, np.float32(math.inf)) * (least > 0)
-    layer = Layer(node, real, fmt, graph, data)
-    operands, quant = encode_weights(layer, method, least)
-    own = axis_of(node, quant)
-    codes = native(operands, node, weights.shape)
-    names = [node.inputs[0], constants.put(weights.name, node, codes, own)]
-    if has_bias and fmt.operand == "bf16":
-        names.append(node.inputs[2])
-    elif has_bias:
-        unit = np.float64(x.scale) * np.asarray(quant.scale, np.float64)
-        integers = np.rint(bias / unit).astype(np.int32)
-        names.append(constants.put(node.inputs[2], node, integers,
-                                   Quant(unit.astype(np.float32), axis=0)))  # fmt: skip
-    changed = replace(node, inputs=tuple(names))
-    return changed.with_attrs(notes=notes) if notes else changed
+def _put_bias(name: str, node: Node, constants: _Constants, bias: Array, x: Quant, w: Quant) -> str:
+    from weft.formats import parse
+
+    if parse(w.format).operand == activation.REAL:
+        return constants.put(name, node, bias.astype(np.float32), None)
+    unit = np.broadcast_to(np.float64(x.scale) * w.scale.astype(np.float64), bias.shape)
+    codes = np.rint(bias / unit).astype(np.int32)
+    return constants.put(name, node, codes, Quant(unit.astype(np.float32), axis=0))
 
 
-def _scales(
-    real: NDArray[np.float32], axis: int, x_scale: float, bias: NDArray[np.float32]
-) -> tuple[Quant, tuple[str, ...]]:
-    """Scales of weights, with which each bias is within BIAS_LIMIT units; what was widened for it.
-
-    A dead channel has weights of zero only and any scale does: it gets the one with which its
-    bias is most precise, or that of the others where it has none.
-    """
-    own = int8.symmetric(real, axis).scale
-    dead = ~np.any(real, axis=tuple(a for a in range(real.ndim) if a != axis))
-    least = (np.abs(bias.astype(np.float64)) / (x_scale * BIAS_LIMIT)).astype(np.float32)
-    # Rounded up, so that the bias in units of the float32 scale is within the limit.
-    least = np.maximum(np.nextafter(least, np.float32(math.inf)), np.float32(SMALLEST_SCALE))
-    scale = np.where(dead, least, np.maximum(own, least))
-    silent = dead & (bias == 0)
-    scale[silent] = scale[~silent].max(initial=0) or 1
-    wide = np.flatnonzero((scale > own) & ~dead)
-    notes = tuple(
-        f"output channel {c}: weight scale widened from {own[c]:.3g} to {scale[c]:.3g}, because "
-        f"its bias of {bias[c]:.3g} exceeds int32 otherwise"
-        for c in wide
-    )
-    return Quant(scale.astype(np.float32), axis=axis), notes
-
-
-def _dynamic(graph: Graph) -> Graph:
+def _dynamic(graph: Graph, chosen: Mapping[str, Choice]) -> Graph:
     """Codes for the weights of Linear nodes only."""
     constants = _Constants(dict(graph.tensors), graph.consumers())
     nodes = []
     for node in graph:
         if node.op == "Linear" and accelerated(graph, node):
+            choice = chosen[node.outputs[0]]
+            _check_dynamic(node, choice)
             weights = graph[node.inputs[1]]
-            real = _finite(weights, node)
-            quant = int8.symmetric(real, weight_axis(node))
-            name = constants.put(weights.name, node, int8.quantize(real, quant), quant)
+            made = encode(graph, _without_bias(node), choice, _UNIT, None, False)
+            name = constants.put(weights.name, node, made.data, made.quant)
             inputs = (node.inputs[0], name, *node.inputs[2:])
             node = replace(node, inputs=inputs).with_attrs(dynamic=True)
         nodes.append(node)
     return graph.replace(nodes=tuple(nodes), tensors=constants.tensors).pruned().verify()
+
+
+_UNIT = Quant(np.asarray(1, np.float32))  # rows are symmetric int8 with a scale found at run time
+
+
+def _without_bias(node: Node) -> Node:
+    return replace(node, inputs=node.inputs[:2])
+
+
+def _check_dynamic(node: Node, choice: Choice) -> None:
+    if choice.activations != "int8":
+        raise UsageError(
+            f"dynamic ranges are int8's, not {choice.activations}; leave activations at int8"
+        )
+    if choice.method in methods.NEED_DATA:
+        raise UsageError(
+            f"method {choice.method!r} needs calibration data, which dynamic ranges have not: "
+            f"nearest or mse for layer {node.name!r}"
+        )

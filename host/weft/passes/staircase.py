@@ -18,7 +18,7 @@ from weft import ops
 from weft.frontend.onnx_absorb import spread
 from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes.requant_fit import Staircase, fit, holds
-from weft.quantizers import REFERENCES, output_quant
+from weft.quant_ops import REFERENCES, output_quant
 
 BETWEEN = (
     "BatchNormalization",
@@ -38,7 +38,7 @@ Int = NDArray[np.int64]
 
 
 def fold(graph: Graph) -> Graph:
-    """The graph with int8 codes where its quantizers allow it; itself without quantizers.
+    """The graph with int8 codes where its quantizers allow it; itself without quant_ops.
 
     Conv and Linear nodes whose staircase is exact get the attribute `requant`, a weight scale and
     int32 bias that are the fitted ones, and `weight_bits`, the bits that their weights need. Where

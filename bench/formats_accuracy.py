@@ -1,0 +1,97 @@
+"""Accuracy of three networks with weights in every kind of number format, in percent.
+
+Post-training: 200 inputs without labels calibrate, 1,000 others are judged. The method of each
+format is the one with the least error of the network's output on the calibration inputs. Accuracy
+is that of `weft.passes.quantize.simulate`, in which activations are rounded to their codes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from weft.compiler import load_model
+from weft.graph import Graph
+from weft.ops import evaluate
+from weft.passes.quantize import quantize, simulate
+
+from .row import Row, absent
+
+FORMATS = (
+    "int8", "int6", "int4", "int4:g32", "int3", "int2", "flint4", "pot4", "apot4", "e2m1", "olive4",
+    "ternary", "binary", "codebook16", "mxfp4", "mxint8", "nvfp4", "bf16", "ant4",
+)  # fmt: skip
+NETWORKS = ("mnist", "resnet8", "har")
+METHODS = (
+    {"weight_method": "mse"},
+    {"weight_method": "adaround", "correct_bias": True},
+)
+SAMPLES, JUDGED = 1000, 64
+LOSS = {8: 1.0, 4: 3.0}  # points that the best format of so many bits may lose
+BEST_OF = ("int4", "int4:g32", "flint4", "pot4", "apot4", "e2m1", "olive4", "codebook16",
+           "mxfp4", "nvfp4", "ant4")  # fmt: skip
+
+
+def quantized(graph: Graph, x: np.ndarray, name: str) -> tuple[Graph, str]:
+    """The graph with weights in a format, by the better method, and that method's name."""
+    (source,), (output,) = graph.inputs, graph.outputs
+    some = {source: x[:: max(1, len(x) // JUDGED)][:JUDGED]}
+    reference = evaluate(graph, some)[output]
+    found = []
+    for method in METHODS:
+        made = quantize(graph, {source: x}, calibrator="mse", weights=name, **method)
+        error = float(np.square(simulate(made, some)[output] - reference).sum())
+        found.append((error, method["weight_method"], made))
+    _, method_name, best = min(found, key=lambda entry: entry[0])
+    return best, method_name
+
+
+def accuracy(graph: Graph, net, run) -> float:
+    """Percent of SAMPLES inputs at equal distances whose largest output is the label's."""
+    step = max(1, len(net.x) // SAMPLES)
+    x, labels = net.x[::step][:SAMPLES], net.labels[::step][:SAMPLES]
+    hits = 0
+    for start in range(0, len(x), 100):
+        scores = run(graph, {graph.inputs[0]: x[start : start + 100]})[graph.outputs[0]]
+        rows = scores.reshape(len(scores), -1).argmax(axis=1)
+        hits += int((rows == labels[start : start + 100]).sum())
+    return 100 * hits / len(x)
+
+
+def network_rows(name: str, folder, data) -> list[Row]:
+    """One row per format, then the best of 4 bits."""
+    from tests import models
+
+    net = models.network(name, data, folder)
+    graph = load_model(net.path)
+    reference = accuracy(graph, net, evaluate)
+    made, found = [], {}
+    for fmt in FORMATS:
+        best, method = quantized(graph, net.calibration, fmt)
+        found[fmt] = accuracy(best, net, simulate)
+        title = f"{name}: {fmt} weights ({method}), int8 activations (peer: float)"
+        limit = reference - LOSS[8] if fmt == "int8" else None
+        target = "" if limit is None else f"≥ {limit:.2f}"
+        made.append(
+            Row(
+                title,
+                found[fmt],
+                reference,
+                "%",
+                target,
+                None if limit is None else found[fmt] >= limit,
+            )
+        )
+    best_of = max(BEST_OF, key=lambda fmt: found[fmt])
+    limit = reference - LOSS[4]
+    title = f"{name}: best of 4 bits, {best_of} (peer: float)"
+    made.append(
+        Row(title, found[best_of], reference, "%", f"≥ {limit:.2f}", found[best_of] >= limit)
+    )
+    return made
+
+
+def rows(folder, data) -> list[Row]:
+    """All networks, if the data sets are here."""
+    if data is None:
+        return [absent("accuracy per number format", "the data sets are not here", "%")]
+    return [row for name in NETWORKS for row in network_rows(name, folder, data)]

@@ -1,0 +1,82 @@
+"""Calibration: the range of every activation that becomes codes, from typical inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from weft import ops
+from weft.calibrate import Calibrator, MinMax
+from weft.errors import InputError
+from weft.graph import Array, Graph
+from weft.samples import take_feeds
+
+BATCH = 16  # samples that are evaluated at a time
+
+Progress = Callable[[int, int], None]
+
+
+def check_data(graph: Graph, data: Mapping[str, Array]) -> None:
+    """Raises InputError for samples that are missing, misshapen, or not finite."""
+    take_feeds(graph, data, {})
+    for name in graph.inputs:
+        array = np.asarray(data[name])
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int(np.count_nonzero(~np.isfinite(array)))
+            raise InputError(
+                f"calibration data of input {name!r}: {bad} of {array.size} values are NaN or "
+                "infinite; leave those samples out"
+            )
+
+
+def ranges(
+    graph: Graph,
+    data: Mapping[str, Array],
+    formats: Mapping[str, str],
+    kind: Callable[..., Calibrator],
+    progress: Progress | None = None,
+) -> dict[str, tuple[float, float]]:
+    """(low, high) of the tensors in `formats`, for the format each will have.
+
+    Tensors that take infinite values are left out. Inputs that become int8 keep all their range.
+    """
+    collectors: dict[str, Calibrator] = {}
+    for name in sorted(formats):
+        whole = name in graph.inputs and formats[name] == "int8"
+        collectors[name] = MinMax() if whole else kind(format=formats[name])
+    if not collectors:
+        return {}
+    for part, done, total in batches(graph, data):
+        with np.errstate(all="ignore"):  # what overflows is refused by observe
+            values = ops.evaluate(graph, part, keep=list(collectors))
+        for name in list(collectors):
+            if not _observed(collectors[name], values[name]):
+                del collectors[name]
+        if progress:
+            progress(done, total)
+    return {name: collector.range() for name, collector in collectors.items()}
+
+
+def _observed(collector: Calibrator, x: Array) -> bool:
+    try:
+        collector.observe(x)
+    except InputError:
+        return False
+    return True
+
+
+def batches(graph: Graph, data: Mapping[str, Array]) -> Iterator[tuple[dict[str, Array], int, int]]:
+    """(feeds, samples done with them, samples in all), BATCH samples at a time."""
+    sizes = {name: (graph[name].shape or (1,))[0] for name in graph.inputs}
+    arrays = {name: np.atleast_1d(data[name]) for name in graph.inputs}
+    total = min((len(a) // sizes[n] for n, a in arrays.items()), default=1)
+    for start in range(0, total, BATCH):
+        stop = min(start + BATCH, total)
+        part = {n: a[start * sizes[n] : stop * sizes[n]] for n, a in arrays.items()}
+        yield part, stop, total
+
+
+def feeds(graph: Graph, data: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """The batches alone."""
+    return (part for part, _, _ in batches(graph, data))

@@ -1,0 +1,1 @@
+"""Quantizers: how the numbers of a layer become codes, beyond rounding each to the nearest."""
