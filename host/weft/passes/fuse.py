@@ -320,6 +320,8 @@ def _round_bias(edit: Edit, node: Node) -> None:
     x, w = edit.tensors[node.inputs[0]], edit.tensors[node.inputs[1]]
     if not name or x.quant is None or w.quant is None or edit.tensors[name].data is None:
         return
+    if w.data is not None and w.data.dtype.kind == "f":
+        return  # the sums of bf16 products are float32, and the bias with them
     bias = integer_bias(edit.tensors[name], x.quant, w.quant)
     if bias is not edit.tensors[name]:
         fresh = edit.fresh(name)
