@@ -48,7 +48,7 @@ def lat(
 
 
 def bitnet(w: Array, per_channel: bool = False) -> Ternary:
-    """clip(round(w / g), -1, 1) with g = mean |w|, at least 1e-5 (Ma et al., BitNet b1.58, 2024)."""
+    """clip(round(w / g), -1, 1), g = mean |w|, at least 1e-5 (Ma et al., BitNet b1.58, 2024)."""
     rows = _rows(w, per_channel)
     scale = np.maximum(np.abs(rows).mean(1), BITNET_FLOOR)
     return _shaped(np.clip(np.rint(rows / scale[:, None]), -1, 1), scale, w, per_channel)

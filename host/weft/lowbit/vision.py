@@ -89,7 +89,7 @@ class Factors:
     def quantize(self, x: Array) -> NDArray[np.uint8]:
         """Codes 0..255, nearest, ties to even."""
         q = np.rint(np.asarray(x, np.float64) / (self.scale * 2.0**self.factor)) + self.zero
-        return np.clip(q, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(q, 0, 255), np.uint8)
 
     def dequantize(self, q: Array) -> NDArray[np.float64]:
         """Real values of the codes."""
@@ -123,14 +123,13 @@ def log_codes(ratio: Array) -> NDArray[np.uint8]:
     # frexp gives r = f 2**e with f in [0.5, 1): k = e - 1, and 1.5 2**k is f = 0.75.
     fraction, exponent = np.frexp(r.astype(np.float64))
     codes = exponent - 1 + (fraction >= 0.75)
-    return np.minimum(codes, LOG_CODES).astype(np.uint8)
+    return np.asarray(np.minimum(codes, LOG_CODES), np.uint8)
 
 
 def log_values(codes: Array) -> NDArray[np.float64]:
     """2**-code; 0 for code 16. A product with it is a shift to the right."""
-    return np.asarray(
-        np.where(np.asarray(codes) < LOG_CODES, np.exp2(-np.asarray(codes, float)), 0.0)
-    )
+    shifts = np.asarray(codes, np.float64)
+    return np.asarray(np.where(shifts < LOG_CODES, np.exp2(-shifts), 0.0))
 
 
 def log_softmax_values(x: Array) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from weft.errors import UsageError
 from weft.format import SMALLEST_SCALE
 from weft.graph import Array, Quant
 from weft.lowbit import binary
+from weft.lower.activations import intermediate
 from weft.passes.choices import activation_quant
 from weft.torch.gradients import learned_step, lsq_gain, straight_through, to_numpy, to_torch
 
@@ -24,10 +25,11 @@ class ActivationQuant(nn.Module):
     """Rounds to codes per tensor, real = scale (q - zero_point), in a format of `weft.codes`.
 
     intN and uintN are affine; the values of flint4, pot4, ternary, binary and their like are codes
-    themselves, with zero point 0. The range is an exponential moving average of what is observed
-    (Jacob et al., CVPR 2018), for fewer than 8 bits the part of it with the least squared error.
-    After that `factor`, which multiplies the scale, is learned by LSQ: being relative, it fits the
-    weights' learning rate in Adam. Raises UsageError for an unknown format.
+    themselves, with zero point 0, and are found in two steps as on the accelerator. The range is
+    an exponential moving average of what is observed (Jacob et al., CVPR 2018), for fewer than 8
+    bits the part of it with the least squared error. After that `factor`, which multiplies the
+    scale, is learned by LSQ: being relative, it fits the weights' learning rate in Adam. Raises
+    UsageError for an unknown format.
     """
 
     base: torch.Tensor
@@ -86,13 +88,17 @@ class ActivationQuant(nn.Module):
             self.observe(x)
         scale, zero = self.scale(), self.zero_point.float()
         low, high = self.low - zero, self.high - zero
-        # Rounded in float32, as Quant.quantize does.
-        units = x.detach().float() / scale.detach()
-        if codes.uniform(self.kind):
-            v = torch.clamp(torch.round(units), low, high)
+        if codes.uniform(self.kind):  # in float32, as Quant.quantize does
+            v = torch.clamp(torch.round(x.detach().float() / scale.detach()), low, high)
         else:
-            v = to_torch(codes.nearest(to_numpy(units), self.kind), x)
+            v = to_torch(self._looked_up(to_numpy(x)), x)
         return learned_step(x, scale, v, low, high, lsq_gain(x[0].numel(), float(high)))
+
+    def _looked_up(self, x: Array) -> Array:
+        """Values of a grid as the accelerator finds them: int8 codes of a finer scale, a table."""
+        fine, table = intermediate(self.quant())
+        assert table is not None, "formats that are not uniform have one"
+        return table[fine.quantize(x).astype(np.int16) + 128]
 
     def quant(self) -> Quant:
         """Scale, zero point and format for the quantized graph."""

@@ -17,19 +17,8 @@ from weft.torch import tracing
 from weft.torch.activations import ActivationQuant
 from weft.torch.weights import BiasQuant, WeightQuant
 
+BINARY = ("binary", "binary01")
 BATCH = 64  # samples of one tensor that are calibrated at a time
-
-
-class Shift(nn.Module):
-    """x - beta with a learned beta: where BiT's binary activations have their edge."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.beta = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` moved."""
-        return x - self.beta
 
 
 def prepare(
@@ -46,10 +35,11 @@ def prepare(
 
     Conv1d, Conv2d and Linear get weights of the number format `weights`; `plan` names another one
     (None: float) for layers by their name or a pattern such as "blocks.*.fc1". `activations` is
-    one of `weft.codes.KINDS` ("int8", "int4", "flint4", "binary01", ...; binary ones with BiT's
-    learned shift), or None for float; inputs and outputs of the module get `ends`. `method` is
-    one of METHODS; where a format can't be trained by it (an int8 layer of a ternary network),
-    "lsq" is used. Convolutions in groups get int8 where the hardware has nothing else for them.
+    one of `weft.codes.KINDS` ("int8", "int4", "flint4", ...; "binary" and "binary01" are BiT's,
+    the bias before them its beta), or None for float; inputs and outputs of the module get
+    `ends`. `method` is one of METHODS; where a format can't be trained by it (an int8 layer of a
+    ternary network), "lsq" is used. Convolutions in groups get int8 where the hardware has
+    nothing else for them.
 
     BatchNorm behind a layer is folded into it first, with its running statistics: so what is
     trained is what will run, and training should start from a trained float module. `example`, a
@@ -61,7 +51,8 @@ def prepare(
     model = tracing.trace(copy.deepcopy(module).eval())
     tracing.fold_norms(model)
     chosen = _chosen(model, weights, plan or {})
-    quantizers = _insert(model, activations, ends) if activations else {}
+    floats = {name for name, kind in chosen.items() if kind is None}
+    quantizers = _insert(model, activations, ends, floats) if activations else {}
     done: set[str] = set()
     for node, name, layer in list(tracing.layers(model)):
         kind = chosen[name]
@@ -130,22 +121,22 @@ def _chosen(
 
 
 def _insert(
-    model: fx.GraphModule, activations: str, ends: str | None
+    model: fx.GraphModule, activations: str, ends: str | None, floats: set[str]
 ) -> dict[fx.Node, ActivationQuant]:
     """Puts a quantizer behind each point; the quantizer by its own node."""
     quantizers: dict[fx.Node, ActivationQuant] = {}
-    for node in tracing.points(model):
+    for node in tracing.points(model, floats):
         end = node.op == "placeholder" or tracing.is_output(model, node)
         kind = ends if end else activations
         if kind is None:
             continue
-        behind = node
-        if kind in ("binary", "binary01"):
-            behind = _shifted(model, node, drop_relu=kind == "binary01")
+        if kind in BINARY:
+            _give_bias(model, node)
         quantizer = ActivationQuant(kind)
-        quantizers[_behind(model, behind, f"quant_{node.name}", quantizer)] = quantizer
+        quantizers[_behind(model, node, f"quant_{node.name}", quantizer)] = quantizer
     model.graph.lint()
     model.recompile()
+    model.delete_all_unused_submodules()
     return quantizers
 
 
@@ -160,14 +151,13 @@ def _behind(model: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) 
     return added
 
 
-def _shifted(model: fx.GraphModule, node: fx.Node, drop_relu: bool) -> fx.Node:
-    """BiT's learned shift behind `node`, or in the place of a ReLU: {0, 1} has its edge at 0."""
-    added = _behind(model, node, f"shift_{node.name}", Shift())
-    module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if drop_relu and isinstance(module, nn.ReLU):
-        added.replace_input_with(node, node.args[0])
-        model.graph.erase_node(node)
-    return added
+def _give_bias(model: fx.GraphModule, node: fx.Node) -> None:
+    """A bias for the layer before a binary quantizer: it is BiT's learned beta, per channel."""
+    joined = tracing.activates(model, node)
+    before = node.args[0] if joined else node
+    for call, _, layer in tracing.layers(model):
+        if call is before and layer.bias is None:
+            layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]).to(layer.weight))
 
 
 def _quantize_layer(

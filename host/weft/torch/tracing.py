@@ -121,14 +121,20 @@ def fold_norms(model: fx.GraphModule) -> None:
         model.graph.erase_node(node)
     model.graph.lint()
     model.recompile()
+    model.delete_all_unused_submodules()
 
 
-def points(model: fx.GraphModule) -> list[fx.Node]:
+def points(model: fx.GraphModule, floats: set[str]) -> list[fx.Node]:
     """Nodes whose outputs are codes on the accelerator, in order: each gets a range.
 
     What computes, after its activation; functions; and what feeds a node that computes, be it an
-    input or an operator of the host, behind nodes that only move it.
+    input or an operator of the host, behind nodes that only move it. Layers in `floats` are such
+    operators.
     """
+
+    def integer(node: fx.Node) -> bool:
+        return computes(model, node) and str(node.target) not in floats
+
     found: list[fx.Node] = []
     sizes: set[fx.Node] = set()
     for node in model.graph.nodes:
@@ -136,12 +142,12 @@ def points(model: fx.GraphModule) -> list[fx.Node]:
             sizes.add(node)
         if node in sizes or node.op in ("output", "get_attr") or moves(model, node):
             continue
-        if computes(model, node) or is_function(model, node) or activates(model, node):
+        if integer(node) or is_function(model, node) or activates(model, node):
             joined = [u for u in node.users if activates(model, u)]
             alone = computes(model, node) and len(node.users) == 1 and len(joined) == 1
             if not alone:
                 found.append(node)
-        elif any(computes(model, user) for user in _readers(model, node)):
+        elif any(integer(user) for user in _readers(model, node)):
             found.append(node)
     return found
 
