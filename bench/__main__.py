@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = ("cycles", "gemm", "networks", "packing", "accuracy", "designs")
+GROUPS = ("cycles", "gemm", "networks", "packing", "accuracy", "designs", "qat")
 
 
 def data_folder() -> Path | None:

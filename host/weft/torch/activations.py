@@ -131,8 +131,9 @@ class ElasticBinary(nn.Module):
         alpha = self.alpha.clamp_min(SMALLEST_SCALE)
         moved = x - self.beta
         ratio = (moved / alpha).detach()
-        found = binary.elastic(to_numpy(x), float(alpha), float(self.beta), self.unit)
-        signs = to_torch(np.rint(found / float(alpha)).astype(np.int8), x)
+        steps = float(alpha.detach()), float(self.beta.detach())
+        found = binary.elastic(to_numpy(x), *steps, self.unit)
+        signs = to_torch(np.rint(found / steps[0]).astype(np.int8), x)
         low = torch.zeros((), device=x.device) if self.unit else -torch.ones((), device=x.device)
         one = torch.ones((), device=x.device)
         if self.unit:
