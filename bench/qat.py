@@ -9,7 +9,7 @@ from .row import Row, absent
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_qat.py"
 LOSS = {"int8": 0.5, "int4": 1.0, "flint4": 1.0, "ternary, LSQ": None, "W2A2": None}
-TITLE = "digits CNN after training in {} (peer: float)"
+TITLE = "small CNN on {} after training in {} (peer: float)"
 
 
 def rows(folder, data) -> list[Row]:
@@ -18,7 +18,7 @@ def rows(folder, data) -> list[Row]:
         import torch
     except ImportError:
         reason = "PyTorch is not installed: pip install 'weft[torch]'"
-        return [absent(TITLE.format(name), reason, "%") for name in LOSS]
+        return [absent(TITLE.format("digits", name), reason, "%") for name in LOSS]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -29,10 +29,11 @@ def rows(folder, data) -> list[Row]:
         reference, found = example["measure"](images, formats, epochs)
     finally:
         torch.set_num_threads(threads)
+    source = "MNIST" if images[0].shape[-1] == 28 else "digits"
     made = []
     for name, loss in LOSS.items():
         before, after, changed = found[name]
-        metric = f"{TITLE.format(name)}; only rounded: {before:.2f} %, golden differs in {changed}"
+        metric = f"{TITLE.format(source, name)}; only rounded: {before:.2f} %, golden differs in {changed}"
         if loss is None:
             made.append(Row(metric, after, reference, "%"))
         else:
