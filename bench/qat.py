@@ -33,7 +33,8 @@ def rows(folder, data) -> list[Row]:
     made = []
     for name, loss in LOSS.items():
         before, after, changed = found[name]
-        metric = f"{TITLE.format(source, name)}; only rounded: {before:.2f} %, golden differs in {changed}"
+        title = TITLE.format(source, name)
+        metric = f"{title}; only rounded: {before:.2f} %, golden differs in {changed}"
         if loss is None:
             made.append(Row(metric, after, reference, "%"))
         else:
