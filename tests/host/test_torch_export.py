@@ -153,6 +153,18 @@ def test_one_dimensional_convolutions() -> None:
     assert np.mean(codes_of(run(graph, x), graph) != expected) <= 0.02
 
 
+def test_qdq_file_is_the_same_network(tmp_path: Path) -> None:
+    model = wt.prepare(network(), "int8", "int8", example=X).eval()
+    graph = wt.export(model, X, tmp_path / "net.onnx", requant="float_even")
+    program = weft.compile(tmp_path / "net.onnx", "lab", requant="float_even")
+    with weft.open(program, "golden") as session:
+        again = np.asarray(session.run(X.numpy()))
+    found = codes_of(run(graph, X), graph)
+    # A QDQ model names no rounding: single codes differ at ties.
+    assert np.abs(codes_of(again, graph) - found).max() <= 1
+    assert np.mean(codes_of(again, graph) != found) <= 0.01
+
+
 def test_norms_are_folded_and_the_module_is_not_touched() -> None:
     net = network()
     state = {k: v.clone() for k, v in net.state_dict().items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,19 @@ MARK = 1_000_003.0  # the first layer's weights are filled with it, the next one
 OPSET = 17
 
 
-def export(module: nn.Module, example: torch.Tensor, *, requant: str = "single_round") -> Graph:
+def export(
+    module: nn.Module,
+    example: torch.Tensor,
+    path: str | Path | None = None,
+    *,
+    requant: str = "single_round",
+) -> Graph:
     """The quantized graph of a module that `prepare` made: `weft.compile` takes it as it is.
 
     `example` is a batch of inputs, of which the shape counts. Weights are the operands and
     activations have the scales that the module computes with in eval mode; `requant` names the
-    rounding of sums. Layers that are float in the plan run on the host.
+    rounding of sums. Layers that are float in the plan run on the host. `path` names an ONNX file
+    that gets the same network with QuantizeLinear and DequantizeLinear, for other tools.
 
     Raises UsageError for another module and where ranges are missing, UnsupportedError for a
     module that PyTorch can't write as ONNX, MissingDependency without the extra `compile`.
@@ -49,7 +57,12 @@ def export(module: nn.Module, example: torch.Tensor, *, requant: str = "single_r
     graph = load_onnx(_onnx(skeleton, example[:1].detach().cpu().float(), names))
     kept = tuple(n for n in graph.outputs if not n.startswith("quantized:"))
     weights = {_constant(graph, mark): found for mark, found in marks.items()}
-    return attach(graph.replace(outputs=kept), weights, ranges, requant=requant)
+    made = attach(graph.replace(outputs=kept), weights, ranges, requant=requant)
+    if path is not None:
+        from weft.export_qdq import export_qdq
+
+        export_qdq(made, path)
+    return made
 
 
 def _bare(skeleton: fx.GraphModule) -> dict[float, Weights]:
