@@ -24,6 +24,7 @@ GROUPS = (
     "accuracy",
     "tflite",
     "formats_accuracy",
+    "qat",
     "designs",
 )
 

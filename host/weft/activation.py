@@ -2,7 +2,7 @@
 
 A narrow activation is still a byte in the buffer. `intN` and `uintN` use fewer of the 256 codes,
 with a zero point as int8 has one; the grids of flint, powers of two, E2M1, ternary and binary are
-symmetric, and their codes are the grid's integers (spec: real = scale * q). bf16 stays real.
+symmetric (binary01 is 0 and 1), and their codes are the grid's integers (spec: real = scale * q). bf16 stays real.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from weft.graph import Array, Quant
 
 INTEGERS = ("int8", *(f"{kind}{n}" for kind in ("int", "uint") for n in range(7, 1, -1)))
-GRIDS = ("flint4", "pot4", "e2m1", "ternary", "binary")
+GRIDS = ("flint4", "pot4", "e2m1", "ternary", "binary", "binary01")
 REAL = "bf16"
 ACTIVATIONS = (*INTEGERS, *GRIDS, REAL)
 
@@ -39,7 +39,9 @@ def bits(name: str) -> int:
     """How many bits tell the codes apart."""
     if name == REAL:
         return 16
-    return {"ternary": 2, "binary": 1}.get(name) or int(name[-1] if name != "e2m1" else 4)
+    return {"ternary": 2, "binary": 1, "binary01": 1}.get(name) or int(
+        name[-1] if name != "e2m1" else 4
+    )
 
 
 def limits(name: str) -> tuple[int, int]:

@@ -36,7 +36,7 @@ SHIFT = {
     "olive4": "olive",
 }
 BINARY = {"binary": 1, "ternary": 2, "ternary2": 2}
-BITS = {"binary": binary.SIGNED_BITS}  # activations of one bit
+BITS = {"binary": binary.SIGNED_BITS, "binary01": 0}  # activations of one bit
 
 
 def packed_bits(name: str, overlay: Overlay) -> int:

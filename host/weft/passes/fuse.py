@@ -38,9 +38,15 @@ def fuse(graph: Graph) -> Graph:
             _spread_batch_normalization(edit, node)
     _apply_rules(edit)
     for node in edit.snapshot():
-        if node.op in ("Conv", "Linear"):
+        if node.op in ("Conv", "Linear") and not _float_sums(edit, node):
             _round_bias(edit, node)
     return edit.graph().pruned().verify()
+
+
+def _float_sums(edit: Edit, node: Node) -> bool:
+    """Whether a node's sums are float32, as those of bf16 products are, and the bias with them."""
+    w = edit.tensors[node.inputs[1]]
+    return w.quant is not None and w.data is not None and w.data.dtype.kind == "f"
 
 
 def _apply_rules(edit: Edit) -> None:
