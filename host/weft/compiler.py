@@ -117,6 +117,11 @@ def compile(
             correct_bias=correct_bias,
             progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
         )
+    elif plan is not None or (weights, activations) != ("int8", "int8"):
+        raise UsageError(
+            f"model {graph.name!r} is quantized already and keeps its formats: number formats and "
+            "plans are for float models"
+        )
     tell(f"lowering to overlay {hardware.name}")
     return lower(graph, hardware, batch=batch)
 
