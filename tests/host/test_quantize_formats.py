@@ -16,8 +16,8 @@ from weft.graph import Graph, Node, Quant, Tensor
 from weft.passes.quantize import quantize, simulate
 from weft.passes.weights import finite
 from weft.plan import LayerPlan, Plan, read
-from weft.quantizers import codec
-from weft.quantizers.methods import METHODS
+from weft.quantization import codec
+from weft.quantization.methods import METHODS
 
 WINDOW: dict[str, Any] = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
 EACH = [*FORMATS, "int4:g32", "uint4:g64", "ant4"]
