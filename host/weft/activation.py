@@ -2,7 +2,8 @@
 
 A narrow activation is still a byte in the buffer. `intN` and `uintN` use fewer of the 256 codes,
 with a zero point as int8 has one; the grids of flint, powers of two, E2M1, ternary and binary are
-symmetric (binary01 is 0 and 1), and their codes are the grid's integers (spec: real = scale * q). bf16 stays real.
+symmetric (binary01 is 0 and 1), and their codes are the grid's integers: real = scale * q. bf16
+stays real.
 """
 
 from __future__ import annotations

@@ -127,6 +127,11 @@ def compile(
             correct_bias=correct_bias,
             progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
         )
+    elif plan is not None or (weights, activations) != ("int8", "int8"):
+        raise UsageError(
+            f"model {graph.name!r} is quantized already and keeps its formats: number formats and "
+            "plans are for float models"
+        )
     if export_qdq is not None:
         from weft.export_qdq import export_qdq as write
 

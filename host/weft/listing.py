@@ -93,7 +93,7 @@ def _calibrators() -> list[Row]:
 
 
 def _methods() -> list[Row]:
-    from weft.quantizers.methods import METHODS
+    from weft.quantization.methods import METHODS
 
     return [{"name": name, "what": what} for name, what in METHODS.items()]
 

@@ -118,7 +118,7 @@ def _values(table: Mapping[str, Any], where: str, known: tuple[str, ...]) -> dic
 def _check(key: str, value: str) -> None:
     from weft import activation
     from weft.formats import parse as format_of
-    from weft.quantizers import ant, methods
+    from weft.quantization import ant, methods
 
     if key == "activations":
         activation.check(value)

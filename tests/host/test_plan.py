@@ -20,7 +20,7 @@ from weft.formats import parse
 from weft.passes.choices import layer_name, layers
 from weft.passes.quantize import quantize
 from weft.plan import LayerPlan, Plan
-from weft.quantizers import codec, costs, planner, sensitivity
+from weft.quantization import codec, costs, planner, sensitivity
 
 
 @pytest.fixture(scope="module")

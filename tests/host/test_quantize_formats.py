@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import weft
 from weft import activation, ops
 from weft.calibrate import CALIBRATORS
 from weft.errors import InputError, ModelError, UsageError
@@ -14,9 +15,9 @@ from weft.formats import FORMATS, parse
 from weft.graph import Graph, Node, Quant, Tensor
 from weft.passes.quantize import quantize, simulate
 from weft.passes.weights import finite
-from weft.plan import LayerPlan, Plan
-from weft.quantizers import codec
-from weft.quantizers.methods import METHODS
+from weft.plan import LayerPlan, Plan, read
+from weft.quantization import codec
+from weft.quantization.methods import METHODS
 
 WINDOW: dict[str, Any] = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
 EACH = [*FORMATS, "int4:g32", "uint4:g64", "ant4"]
@@ -305,3 +306,25 @@ def test_dynamic_layers_take_formats_and_no_data():
         quantize(GRAPH, {}, dynamic=True, weights="int4", weight_method="gptq")
     with pytest.raises(UsageError, match="leave activations at int8"):
         quantize(GRAPH, {}, dynamic=True, activations="int4")
+
+
+def test_a_quantized_model_keeps_its_formats():
+    found = quantize(GRAPH, DATA)
+    with pytest.raises(UsageError, match="'net' is quantized already and keeps its formats"):
+        weft.compile(found, "tiny", weights="int4")
+    with pytest.raises(UsageError, match="keeps its formats"):
+        weft.compile(found, "tiny", plan=Plan())
+    assert weft.compile(found, "tiny").name == "net"
+
+
+def test_compile_passes_on_what_it_is_told(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text('[layers.conv]\nweights = "int6"\n')
+    given = {"weights": "int4", "weight_method": "gptq", "correct_bias": True, "equalize": True}
+    program = weft.compile(GRAPH, "tiny", calibration=DATA, plan=path, batch=1, **given)
+    expected = quantize(GRAPH, DATA, plan=read(path), **given)
+    with weft.open(program, "golden") as session:
+        y = session.run(DATA["x"])
+    again = weft.compile(expected, "tiny", batch=1)
+    with weft.open(again, "golden") as session:
+        np.testing.assert_array_equal(session.run(DATA["x"]), y)

@@ -13,9 +13,9 @@ from weft import ops
 from weft.errors import UsageError
 from weft.formats import FORMATS, parse
 from weft.graph import Graph, Node, Tensor
-from weft.quantizers import adaround, ant, awq, codec, equalize, fold, gptq, hadamard, methods
-from weft.quantizers import smooth as smoothing
-from weft.quantizers.statistics import Statistics, layer_rows, observe
+from weft.quantization import adaround, ant, awq, codec, equalize, fold, gptq, hadamard, methods
+from weft.quantization import smooth as smoothing
+from weft.quantization.statistics import Statistics, layer_rows, observe
 
 WINDOW: dict[str, Any] = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
 POOL = {"kernel_shape": (2, 2), "strides": (2, 2), "pads": (0,) * 4, "dilations": (1, 1),

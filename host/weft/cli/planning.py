@@ -13,7 +13,7 @@ from weft.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from weft.graph import Array, Graph
-    from weft.quantizers.planner import Planned, Point
+    from weft.quantization.planner import Planned, Point
 
 
 @click.command("plan")
@@ -52,7 +52,7 @@ def plan_command(
     from weft.compiler import calibration_arrays, is_quantized, load_model
     from weft.config import load_overlay
     from weft.program_file import replacing
-    from weft.quantizers import planner
+    from weft.quantization import planner
 
     if output.suffix != ".toml":
         raise UsageError(f"-o {output}: plans are named *.toml")
@@ -73,7 +73,7 @@ def plan_command(
     with replacing(output) as temporary:
         temporary.write_text(found.chosen.plan.toml(), encoding="utf-8")
     if plot:
-        from weft.quantizers.picture import draw
+        from weft.quantization.picture import draw
 
         draw(found, plot, model.name)
     if as_json:

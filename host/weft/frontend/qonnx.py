@@ -1,5 +1,5 @@
 """QONNX operators, as Brevitas, HAWQ and FINN export them: constants become integers, the others
-quantizers of `weft.quantizers`, which `passes/staircase.py` folds into the layers before them.
+quantizers of `weft.quantization`, which `passes/staircase.py` folds into the layers before them.
 """
 
 from __future__ import annotations

@@ -130,8 +130,8 @@ def coded(w: Array, quant: Quant, overlay: Overlay) -> Weights:
     operands = np.ascontiguousarray(w.transpose(0, 2, 3, 1))
     n = len(operands)
     flat = operands.reshape(n, -1, operands.shape[3])
-    records = {"groups": _part(quant.groups, 0, n), "zeros": _part(quant.zeros, 0, n)}
-    codes = fmt.encode(flat, replace(quant, **records)).reshape(operands.shape)
+    groups, zeros = (_part(record, 0, n) for record in (quant.groups, quant.zeros))
+    codes = fmt.encode(flat, replace(quant, groups=groups, zeros=zeros)).reshape(operands.shape)
     return Weights(codes, quant, fmt, overlay.lanes)
 
 

@@ -17,7 +17,7 @@ from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes.fuse import fuse
 from weft.passes.placement import follows, weight_axis
 from weft.passes.quantize import BIAS_LIMIT
-from weft.quantizers import codec
+from weft.quantization import codec
 
 LARGEST_SUM = (1 << 31) // 128 - 1  # of the magnitudes of an output: sums with int8 fit int32
 

@@ -11,7 +11,7 @@ from weft.formats import parse
 from weft.graph import Graph, Node
 from weft.passes.placement import accelerated
 from weft.plan import Plan
-from weft.quantizers import ant, methods
+from weft.quantization import ant, methods
 
 
 @dataclass(frozen=True)

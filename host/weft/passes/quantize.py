@@ -22,8 +22,8 @@ from weft.passes.placement import FOLLOWS, accelerated, quantized_roots
 from weft.passes.ranges import BATCH, Progress, check_data, feeds, ranges
 from weft.passes.weights import BIAS_LIMIT, encode, finite, format_for
 from weft.plan import Plan
-from weft.quantizers import awq, equalize, methods, smooth, statistics
-from weft.quantizers.statistics import Statistics
+from weft.quantization import awq, equalize, methods, smooth, statistics
+from weft.quantization.statistics import Statistics
 from weft.samples import take_feeds
 
 __all__ = ["BATCH", "BIAS_LIMIT", "Options", "prepare", "quantize", "simulate"]
@@ -78,7 +78,7 @@ def quantize(
 
     `weights` names a number format (`weft.formats`) or ant4, the best of four per layer;
     `activations` what the inputs of layers are (`weft.activation`), all else stays int8;
-    `weight_method` how weights are rounded (`weft.quantizers.methods`). A `plan` says it layer by
+    `weight_method` how weights are rounded (`weft.quantization.methods`). A `plan` says it layer by
     layer, `keep_first_last` leaves the first and the last layer at int8. `equalize`, `smooth`
     (SmoothQuant's strength) and `correct_bias` apply the method of that name.
 

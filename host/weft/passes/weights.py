@@ -14,8 +14,8 @@ from weft.format import SMALLEST_SCALE, Format
 from weft.formats import parse
 from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes.choices import Choice
-from weft.quantizers import ant, codec, methods
-from weft.quantizers.statistics import Statistics
+from weft.quantization import ant, codec, methods
+from weft.quantization.statistics import Statistics
 
 BIAS_LIMIT = 1 << 30  # largest bias: leaves the sums of products the other half of int32
 SUM_LIMIT = (1 << 31) - 1

@@ -15,7 +15,7 @@ import numpy as np
 
 from weft import ops, reference
 from weft.graph import Array, Graph, Node
-from weft.quantizers.codec import Real
+from weft.quantization.codec import Real
 
 ROWS = 1 << 12  # positions of a convolution that are taken from a batch: enough for its moments
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from weft.errors import UsageError
 from weft.graph import Array, Graph
-from weft.quantizers import fold, statistics
+from weft.quantization import fold, statistics
 
 LEAST = 1e-5
 

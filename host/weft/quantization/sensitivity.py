@@ -17,8 +17,8 @@ from weft.graph import Array, Graph, Node
 from weft.passes.choices import Choice, layer_name, layers
 from weft.passes.ranges import feeds
 from weft.passes.weights import finite, format_for
-from weft.quantizers import codec, methods, statistics
-from weft.quantizers.statistics import Statistics
+from weft.quantization import codec, methods, statistics
+from weft.quantization.statistics import Statistics
 
 Progress = Callable[[int, int], None]
 Errors = dict[str, dict[str, float]]

@@ -9,8 +9,8 @@ import numpy as np
 from weft.errors import UsageError, unknown
 from weft.format import Format
 from weft.graph import Array, Quant
-from weft.quantizers import adaround, awq, codec, gptq
-from weft.quantizers.statistics import Statistics
+from weft.quantization import adaround, awq, codec, gptq
+from weft.quantization.statistics import Statistics
 
 METHODS = {
     "nearest": "the largest weight is the largest code; nearest value",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from weft.format import Format
 from weft.formats import parse
 from weft.graph import Array
-from weft.quantizers import codec
+from weft.quantization import codec
 
 NAME = "ant4"
 TYPES = ("int4", "flint4", "pot4", "e2m1")

@@ -13,7 +13,7 @@ import numpy as np
 
 from weft.graph import Array, Graph, Node, Tensor
 from weft.passes.placement import accelerated, weight_axis
-from weft.quantizers.codec import Real
+from weft.quantization.codec import Real
 
 HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")
 _ELEMENTS = {"Relu", "LeakyRelu"}

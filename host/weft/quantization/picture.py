@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weft.roofline import COLD, HOT, INK, new_figure, save
 
 if TYPE_CHECKING:
-    from weft.quantizers.planner import Planned
+    from weft.quantization.planner import Planned
 
 
 def draw(found: Planned, path: Path, title: str) -> Path:

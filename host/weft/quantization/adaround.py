@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.graph import Array
-from weft.quantizers.codec import Columns, Real, matrix, scales
+from weft.quantization.codec import Columns, Real, matrix, scales
 
 SWEEPS = 8
 

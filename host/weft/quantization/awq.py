@@ -12,9 +12,9 @@ import numpy as np
 
 from weft.format import Format
 from weft.graph import Array, Graph, Node, Quant
-from weft.quantizers import codec, fold
-from weft.quantizers.codec import Real
-from weft.quantizers.statistics import Statistics
+from weft.quantization import codec, fold
+from weft.quantization.codec import Real
+from weft.quantization.statistics import Statistics
 
 STEPS = 20
 CLIP_STEPS, CLIP_LEAST = 10, 0.5

@@ -12,7 +12,7 @@ from weft.formats import parse
 from weft.graph import Graph, Node
 from weft.passes.choices import layers
 from weft.passes.weights import is_depthwise
-from weft.quantizers import ant, codec
+from weft.quantization import ant, codec
 from weft.storage import ceil_div
 from weft.workload import Work, of_graph
 

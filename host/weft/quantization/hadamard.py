@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from weft.graph import Graph, Node
-from weft.quantizers.codec import Real
-from weft.quantizers.fold import put_constant
+from weft.quantization.codec import Real
+from weft.quantization.fold import put_constant
 
 
 def rotation(n: int) -> Real:

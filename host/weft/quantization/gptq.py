@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.graph import Array
-from weft.quantizers.codec import Columns, Real, matrix
+from weft.quantization.codec import Columns, Real, matrix
 
 BLOCK = 128
 DAMPING = 0.01

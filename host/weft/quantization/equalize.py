@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.graph import Graph
-from weft.quantizers import fold
+from weft.quantization import fold
 
 ROUNDS = 20
 CLOSE = 1e-3  # a largest |log s| of a round at which all pairs are equal enough

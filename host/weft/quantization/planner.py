@@ -20,7 +20,7 @@ from weft.graph import Array, Graph
 from weft.passes.quantize import quantize, simulate
 from weft.passes.ranges import batches
 from weft.plan import LayerPlan, Plan
-from weft.quantizers import costs, sensitivity
+from weft.quantization import costs, sensitivity
 
 CANDIDATES = ("int8", "int6", "int5", "int4", "flint4", "int3", "int2")
 POINTS = 7  # budgets of the front, besides the one asked for
