@@ -37,8 +37,8 @@ def prepare(
     (None: float) for layers by their name or a pattern such as "blocks.*.fc1". `activations` is
     one of `weft.activation.ACTIVATIONS` ("int8", "int4", "flint4", ...; "binary" and "binary01"
     are BiT's, the bias before them its beta), or None for float; inputs and outputs of the module
-    get `ends`. `method` is one of METHODS; where a format can't be trained by it (an int8 layer of a
-    ternary network), "lsq" is used. Convolutions in groups get int8 where the hardware has
+    get `ends`. `method` is one of METHODS; where a format can't be trained by it (an int8 layer of
+    a ternary network), "lsq" is used. Convolutions in groups get int8 where the hardware has
     nothing else for them.
 
     BatchNorm behind a layer is folded into it first, with its running statistics: so what is
