@@ -1,8 +1,7 @@
 """Models for onnxruntime as an oracle: int8 weights as uint8, moved by 128.
 
 Its kernels for uint8 × int8 add pairs of products in 16 bits where the CPU has no VNNI, and they
-saturate;
-those for uint8 × uint8 do not. The zero point moves along, so the integers are the same.
+saturate; those for uint8 × uint8 do not. The zero point moves along, so the integers are the same.
 """
 
 from __future__ import annotations
@@ -11,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-# Operator → places of its weights and of their zero point.
+# Operator → places of its weights, of their zero point, and of that of its activations.
 PLACES = {
-    "QLinearConv": (3, 5),
-    "QLinearMatMul": (3, 5),
-    "QGemm": (3, 5),
-    "MatMulInteger": (1, 3),
-    "ConvInteger": (1, 3),
-    "DynamicQuantizeMatMul": (1, 3),
-    "MatMulIntegerToFloat": (1, 5),
+    "QLinearConv": (3, 5, 2),
+    "QLinearMatMul": (3, 5, 2),
+    "QGemm": (3, 5, 2),
+    "MatMulInteger": (1, 3, 2),
+    "ConvInteger": (1, 3, 2),
+    "DynamicQuantizeMatMul": (1, 3, -1),
+    "MatMulIntegerToFloat": (1, 5, 4),
 }
 
 
 def without_saturation(model: Any) -> Any:
-    """A copy of `model` whose constant int8 weights are uint8."""
+    """A copy of `model` whose constant int8 weights are uint8, where its activations are that."""
     import onnx
     from onnx import numpy_helper
 
@@ -44,9 +43,12 @@ def without_saturation(model: Any) -> Any:
         return made[key]
 
     for node in copy.graph.node:
-        weights, zero = PLACES.get(node.op_type, (0, 0))
+        weights, zero, other = PLACES.get(node.op_type, (0, 0, -1))
         name = node.input[weights] if weights < len(node.input) else ""
         if not zero or name not in known or known[name].data_type != onnx.TensorProto.INT8:
+            continue
+        activations = known.get(node.input[other]) if 0 <= other < len(node.input) else None
+        if activations is not None and activations.data_type == onnx.TensorProto.INT8:
             continue
         while len(node.input) <= zero:
             node.input.append("")

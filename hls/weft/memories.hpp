@@ -125,6 +125,7 @@ struct Buffer {
   void read_group(int address, int step, int count, Word (&words)[kWords]) const {
     WEFT_INLINE
     Word found[kBanks];
+    WEFT_HLS(ARRAY_PARTITION variable = found type = complete)
   banks:
     for (int b = 0; b < kBanks; ++b) {
       WEFT_UNROLL

@@ -378,7 +378,7 @@ def test_sum_that_could_overflow_is_refused() -> None:
     net = Net()
     operands = [
         net.input("x", (1, k), quant(0.1)),
-        net.constant("w", np.ones((k, 1), np.int8), quant(0.1)),
+        net.constant("w", np.full((k, 1), 127, np.int8), quant(0.1)),
     ]
     y = net.node("Linear", [*operands, ""], (1, 1), quant(0.1))
     with pytest.raises(CapacityError, match=f"Linear_0.*K = {k}"):

@@ -102,7 +102,7 @@ def test_small_memories_go_to_luts():
     assert (lut, tiles) == (0, 2)
 
 
-@pytest.mark.parametrize("name", overlay_names())
+@pytest.mark.parametrize("name", [n for n in overlay_names() if n != "lab"])  # it has engines
 @pytest.mark.parametrize("board", ["Pynq-Z2", "KV260", "Alveo-U55C"])
 def test_many_designs_at_once_are_as_one_by_one(name, board):
     overlay, place = load_overlay(name), load_board(board)

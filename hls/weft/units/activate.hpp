@@ -105,31 +105,35 @@ WEFT_SHARED Word activate(const SumWord &sums, const ParameterWord &p, const Act
   return codes;
 }
 
-/// Codes of `8 >> log` bits, the first in the low bits of a byte (a single bit says > 0), in part
-/// `part` of a word; 0 elsewhere. Wires, and a multiplexer of three ways per lane.
+/// Byte `i` of a part of packed codes: codes of 8 >> kLog bits, the first in the low bits; a single
+/// bit says > 0. Wires.
+template <int kLog> inline unsigned packed_byte(const Word &codes, int i) {
+  WEFT_INLINE
+  constexpr int kLanes = kRows >= 8 ? kRows >> kLog : 1, kWidth = 8 >> kLog;
+  unsigned byte = 0;
+codes_of_a_byte:
+  for (int j = 0; j < (1 << kLog); ++j) {
+    WEFT_UNROLL
+    const int from = ((i & (kLanes - 1)) << kLog) + j;
+    const Int<8> code = codes[from < kRows ? from : 0];
+    const unsigned bits = kLog == 3 ? (code > 0 ? 1u : 0u) : unsigned(code) & ((1u << kWidth) - 1);
+    byte |= bits << (j * kWidth);
+  }
+  return byte;
+}
+
+/// Codes of `8 >> log` bits side by side in part `part` of a word, 0 elsewhere: a multiplexer of
+/// three ways per lane.
 inline Word packed_codes(const Word &codes, int log, int part) {
   WEFT_INLINE
   Word packed;
 lanes:
   for (int i = 0; i < kRows; ++i) {
     WEFT_UNROLL
-    unsigned byte = 0;
-  widths:
-    for (int k = 1; k <= 3; ++k) {
-      WEFT_UNROLL
-      const int lanes = kRows >= 8 ? kRows >> k : 1, width = 8 >> k;
-      unsigned side_by_side = 0;
-    codes_of_a_byte:
-      for (int j = 0; j < (1 << k); ++j) {
-        WEFT_UNROLL
-        const int from = ((i & (lanes - 1)) << k) + j;
-        const Int<8> code = codes[from < kRows ? from : 0];
-        const unsigned bits = k == 3 ? (code > 0 ? 1u : 0u) : unsigned(code) & ((1u << width) - 1);
-        side_by_side |= bits << (j * width);
-      }
-      if (k == log && i / lanes == part) byte = side_by_side;
-    }
-    packed[i] = Int<8>(byte);
+    const unsigned byte = log == 1   ? packed_byte<1>(codes, i)
+                          : log == 2 ? packed_byte<2>(codes, i)
+                                     : packed_byte<3>(codes, i);
+    packed[i] = (i << log) / kRows == part ? Int<8>(byte) : Int<8>(0);
   }
   return packed;
 }

@@ -16,6 +16,8 @@ constexpr int kTrits = 5;      // or in base 3: 3^5 < 256
 constexpr int kTileGroups = kRows / kGroupRows;
 constexpr int kTileDepth = kWeightTiles * kRows;  // rows of the weight FIFO
 
+using Planes = Int<8>[kPlanes][kRows];  // the memory rows of a group
+
 /// Sizes of what a ReadWeights decodes; the checker and the decoder agree on them.
 struct PackedShape {
   int rows, reads;  // of a group: tile rows, memory rows
@@ -45,7 +47,7 @@ struct PackedShape {
 
 /// Code of tile row `row` of a group in column `c`: planes of 4, 2 and 1 bits. Wires and a
 /// multiplexer over the rows of the group.
-inline UInt<16> code_at(const Word (&planes)[kPlanes], int bits, int row, int c) {
+inline UInt<16> code_at(const Planes &planes, int bits, int row, int c) {
   WEFT_INLINE
   if (bits == 16) {
     const UInt<16> low = UInt<16>(planes[2 * row][c]) & 0xff;
@@ -120,7 +122,7 @@ entries:
 }
 
 /// One tile row of a group.
-inline TileWord decoded_row(const ReadWeights &f, const Word (&planes)[kPlanes], int row,
+inline TileWord decoded_row(const ReadWeights &f, const Planes &planes, int row,
                             const Record &record, const Codebook &codebook) {
   WEFT_INLINE
   const int format = int(f.format), bits = code_bits(format);
@@ -163,14 +165,14 @@ struct PackedReader {
   }
   bool complete() const { return record == 0 && at == shape.reads; }
   /// Takes the next row to its place.
-  void take(const Word &row, Word (&planes)[kPlanes], Record &next) {
+  void take(const Word &row, Planes &planes, Record &next) {
     WEFT_INLINE
     if (record > 0) {
       if (record == shape.record) next.scale = row;
       if (record != shape.record) next.zero = row;
       --record;
     } else {
-      planes[at] = row;
+      put(planes[at], row);
       ++at;
     }
     left -= 1;
@@ -184,9 +186,9 @@ inline void decode_rows(const ReadWeights &f, Stream<Word> &packed, Stream<TileW
   PackedReader reader;
   reader.begin(f);
   take_codebook(reader.shape.codebook, packed, codebook);
-  Word arriving[kPlanes], leaving[kPlanes];
-  WEFT_HLS(ARRAY_PARTITION variable = arriving type = complete)
-  WEFT_HLS(ARRAY_PARTITION variable = leaving type = complete)
+  Planes arriving, leaving;
+  WEFT_HLS(ARRAY_PARTITION variable = arriving type = complete dim = 0)
+  WEFT_HLS(ARRAY_PARTITION variable = leaving type = complete dim = 0)
   Record next = {filled(0), filled(0)}, record = next;
   UInt<32> written = 0;
   int row = reader.shape.rows;  // of the group that leaves; past its end: none does
@@ -204,7 +206,7 @@ steps:
     swap:
       for (int i = 0; i < kPlanes; ++i) {
         WEFT_UNROLL
-        leaving[i] = arriving[i];
+        put(leaving[i], value_of(arriving[i]));
       }
       record = next;
       row = 0;

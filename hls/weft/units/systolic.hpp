@@ -71,25 +71,6 @@ template <typename T> struct Columns<T, 1> {
 /// A cell's control bits: take the shadow weight, keep the weight that is in the chain.
 constexpr int kSwap = 1, kKeep = 2;
 
-/// Partial sums on their way through the adder of a row: kLatency − 1 registers before the last.
-template <int kLatency> struct AdderPipe {
-  Int<32> stage[kLatency - 1][kCols];
-  SumWord through(const SumWord &in) {
-    WEFT_INLINE
-    const SumWord out = value_of(stage[kLatency - 2]);
-  stages:
-    for (int i = kLatency - 2; i > 0; --i) {
-      WEFT_UNROLL
-      put(stage[i], value_of(stage[i - 1]));
-    }
-    put(stage[0], in);
-    return out;
-  }
-};
-template <> struct AdderPipe<1> {
-  static SumWord through(const SumWord &in) { return in; }
-};
-
 /// Nothing is cleared between instructions: what is left in the registers belongs to no row, and
 /// all swap and keep bits have left by the end of an instruction.
 template <typename Cell> struct SystolicArray {
@@ -98,13 +79,14 @@ template <typename Cell> struct SystolicArray {
   static constexpr int kShare = Cell::kShare;  // columns that see the same activation
   static constexpr int kGroups = kCols / kShare;
   static constexpr int kStep = Cell::kLatency;                      // clocks per row
+  static constexpr int kStages = kStep > 1 ? kStep - 1 : 1;         // of an adder, before its last
   static constexpr int kFlushClocks = kRows * kStep + kGroups - 2;  // from a row to its last sum
 
   Activation act[kRows][kGroups], column_act[kRows][kCols];  // column_*: wires, see Columns
   Int<8> control[kRows][kGroups], column_control[kRows][kCols];
   Weight active[kRows][kCols], shadow[kRows][kCols], chain[kRows][kCols];
   Int<32> psum[kRows][kCols];
-  AdderPipe<kStep> pipe[kRows];
+  Int<32> pipe[kRows][kStages][kCols];  // sums on their way through the adders of a row
   Skew<Activation, kRows, kStep> in_skew;
   Skew<Int<32>, kCols> out_skew;
   Skew<Weight, kCols> weight_skew;
@@ -203,7 +185,20 @@ template <typename Cell> struct SystolicArray {
     }
     const Vec<Activation, kCols> activations =
         Columns<Activation, kShare>::seen(act[r], column_act[r]);
-    put(psum[r], pipe[r].through(cell.row(above, activations, value_of(active[r]))));
+    put(psum[r], added(r, cell.row(above, activations, value_of(active[r]))));
+  }
+  /// Sums that the adders of a row finish as `in` enters them.
+  SumWord added(int r, const SumWord &in) {
+    WEFT_INLINE
+    if (kStep == 1) return in;
+    const SumWord out = value_of(pipe[r][kStages - 1]);
+  stages:
+    for (int i = kStages - 1; i > 0; --i) {
+      WEFT_UNROLL
+      put(pipe[r][i], value_of(pipe[r][i - 1]));
+    }
+    put(pipe[r][0], in);
+    return out;
   }
   /// The bottom row leaves; the columns wait for the last one.
   void collect(SumWord &sums) {

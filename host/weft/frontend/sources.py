@@ -31,6 +31,8 @@ def load(
     Raises ModelError, which names the file, UnsupportedError for files without a graph and for
     pickled ones, which are never opened.
     """
+    from weft.frontend.tflite_read import is_tflite
+
     if is_module(source):
         from weft.frontend.pytorch import load_module
 
@@ -40,7 +42,7 @@ def load(
             "an hls4ml ModelGraph is lowered for an overlay: "
             "weft.frontend.hls4ml.load_hls4ml(model, overlay) gives the graph to compile"
         )
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, Path)) and not is_tflite(source):
         _refuse(Path(source))
     known = dict(shapes) if shapes else None
     try:
