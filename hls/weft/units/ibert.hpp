@@ -27,7 +27,7 @@ struct IExp {
   Int<32> operator()(Int<32> x) const {
     WEFT_INLINE
     const Int<32> inside = clamped(x, Int<32>(x0 * 30), 0);
-    const Int<32> q = Int<32>(Int<64>(Int<64>(-inside) * Int<64>(inverse)) >> 26);
+    const Int<32> q = Int<32>(Int<32>(-inside * inverse) >> 26);  // 30·2^26 and a little: 31 bits
     const Int<16> r = Int<16>(inside - Int<32>(Int<16>(q) * x0));
     const Int<32> z = Int<32>(Int<32>(Int<18>(r + b) * r) + c);
     const Int<64> y = rounded_wide(Int<64>(z) * Int<64>(m), int(shift) + int(q));

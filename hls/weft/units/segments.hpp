@@ -2,8 +2,8 @@
 /// of a trained one-hidden-layer ReLU network, and lines with power-of-two slopes, of which PLAN
 /// (Amin, Curtis, Hayes-Gill, IEE Proc. 1997) is the classic one. Golden model: segments.py.
 ///
-/// Cost per lane, by count: 16 segments are a binary search of 4 comparators (17 bits), then
-/// Segments 1 DSP (18×17), ShiftSegments a shifter of 18 places instead (90 LUTs).
+/// Cost per lane, by count: 15 comparators of 17 bits and a count of ones, 150 LUTs; then Segments
+/// 1 DSP (18×18), ShiftSegments a shifter of 18 places instead, 90 LUTs.
 #pragma once
 #include "units/table.hpp"
 
@@ -12,17 +12,23 @@ namespace weft {
 /// Which segment holds x: start[i] <= x < start[i + 1]; what lies outside the domain is moved
 /// inside.
 template <int kSegments> struct Breakpoints {
-  static_assert((kSegments & (kSegments - 1)) == 0, "the search halves the segments");
+  static_assert(kSegments % 4 == 0, "comparators come in fours");
   Int<18> start[kSegments], last;
 
   Int<32> inside(Int<32> x) const { return clamped(x, Int<32>(start[0]), Int<32>(last)); }
+  /// As many as begin at or left of x, less one. A comparator each; in fours, as a simulating CPU's
+  /// compiler unrolls only short loops, and vectorises the lanes only around unrolled ones.
   int find(Int<32> x) const {
     WEFT_INLINE
-    int found = 0;
-  search:
-    for (int half = kSegments / 2; half > 0; half /= 2) {
+    int found = -1;
+  fours:
+    for (int i = 0; i < kSegments; i += 4) {
       WEFT_UNROLL
-      found += x >= Int<32>(start[found + half]) ? half : 0;
+    comparators:
+      for (int j = 0; j < 4; ++j) {
+        WEFT_UNROLL
+        found += x >= Int<32>(start[i + j]) ? 1 : 0;
+      }
     }
     return found;
   }

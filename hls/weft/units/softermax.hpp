@@ -42,15 +42,20 @@ template <int kIn, typename Line> struct LineExp {
   }
 };
 
-/// The same interface as units/softmax.hpp; `maximum` has nothing to do. kNatural: scores are
-/// exponents of e, else of 2. As the sum is rounded when the maximum grows, the word size shows in
-/// its last bits.
+/// The same interface as units/softmax.hpp; `maximum` has nothing to do. Exponentials are kept as
+/// they were made, with the maximum of that time: the difference becomes a shift at the end.
+/// kNatural: scores are exponents of e, else of 2. As the sum is rounded when the maximum grows,
+/// the word size shows in its last bits.
 template <int kIn, int kOut, typename Line, typename Reciprocal, bool kNatural> struct Softermax {
   static constexpr int kNone = -64;  // below the ceiling of every score
   using Divide = ByReciprocal<Reciprocal>;
   struct Row {
     Int<32> maximum, sum;  // maximum: a whole exponent of 2
     typename Divide::State share;
+  };
+  template <int kLanes> struct Kept {
+    Shares<kLanes> exponentials;
+    Int<8> maximum;
   };
   LinePower<kIn, Line> power;
   Divide divide;
@@ -74,32 +79,39 @@ template <int kIn, int kOut, typename Line, typename Reciprocal, bool kNatural> 
     const Int<32> e = power(Int<32>(exponent(x) - Int<32>(maximum << kIn)));
     return x == kMasked ? Int<32>(0) : e;
   }
-  template <int kLanes> void sum(const Scores<kLanes> &x, Row &row) const {
+  template <int kLanes> Kept<kLanes> sum(const Scores<kLanes> &x, Row &row) const {
     WEFT_INLINE
     Int<32> highest = kMasked;
     row_maximum(x, highest);
     const Int<32> ceiling = Int<32>(Int<32>(exponent(highest) + ((1 << kIn) - 1)) >> kIn);
     const bool grows = highest != kMasked && ceiling > row.maximum;
     const Int<32> now = grows ? ceiling : row.maximum;
+    Kept<kLanes> kept;
     Int<32> sum = grows ? rounded(row.sum, int(Int<32>(now - row.maximum))) : row.sum;
   lanes:
     for (int c = 0; c < kLanes; ++c) {
       WEFT_UNROLL
-      sum = Int<32>(sum + exponential(Int<32>(x[c]), now));
+      const Int<32> e = exponential(Int<32>(x[c]), now);
+      kept.exponentials[c] = UInt<16>(e);
+      sum = Int<32>(sum + e);
     }
+    kept.maximum = Int<8>(now);
     row.maximum = now;
     row.sum = sum;
+    return kept;
   }
   void finish(Row &row) const { row.share = divide.of(row.sum); }
 
-  template <int kLanes> Shares<kLanes> output(const Scores<kLanes> &x, const Row &row) const {
+  template <int kLanes> Shares<kLanes> output(const Kept<kLanes> &kept, const Row &row) const {
     WEFT_INLINE
+    const int below = int(row.maximum) - int(kept.maximum);
     Shares<kLanes> y;
   lanes:
     for (int c = 0; c < kLanes; ++c) {
       WEFT_UNROLL
-      const Int<32> e = exponential(Int<32>(x[c]), row.maximum);
-      y[c] = UInt<16>(clamped(divide.template share<kOut>(e, row.share), 0, most_share<kOut>()));
+      const Int<32> e = Int<32>(kept.exponentials[c]);
+      const Int<32> share = divide.template share<kOut>(e, row.share, below);
+      y[c] = UInt<16>(clamped(share, 0, most_share<kOut>()));
     }
     return y;
   }

@@ -3,9 +3,9 @@
 ///
 /// Scores are int16; the code −32768 marks a masked position: its probability is exactly 0, and a
 /// row of nothing else gives zeros. A row is walked word by word, one element per lane and clock:
-/// `maximum` (which the epilogue that makes the scores may do as they pass), `sum`, and, after
-/// `finish`, `output`, which evaluates the exponentials again, so that a row needs no buffer beside
-/// its scores. The sums are exact integers: neither order nor word size shows in the result.
+/// `maximum` (which the epilogue that makes the scores may do as they pass), `sum`, whose
+/// exponentials are kept, 16 bits each, where the scores were, and, after `finish`, `output`. The
+/// sums are exact integers: neither order nor word size shows in the result.
 ///
 /// Cost per lane: the exponential, 1 DSP for e/sum (none in ShiftSoftmax), 60 LUTs.
 #pragma once
@@ -38,9 +38,10 @@ template <typename Reciprocal> struct ByReciprocal {
     if (sum == 0) return {0, 0};
     return {reciprocal(n.mantissa), n.exponent};
   }
-  template <int kOut> Int<32> share(Int<32> e, const State &s) const {
+  /// `below`: e is this many powers of two less.
+  template <int kOut> Int<32> share(Int<32> e, const State &s, int below = 0) const {
     WEFT_INLINE
-    return rounded(Int<32>(Int<17>(e) * Int<17>(s.factor)), 30 - kOut + s.exponent);
+    return rounded(Int<32>(Int<17>(e) * Int<17>(s.factor)), 30 - kOut + s.exponent + below);
   }
 };
 
@@ -77,6 +78,7 @@ template <typename Exp, typename Divide, int kOut> struct Softmax {
     Int<32> maximum, sum;
     typename Divide::State share;
   };
+  template <int kLanes> using Kept = Shares<kLanes>;  // exponentials
   Exp exp;
   Divide divide;
 
@@ -97,25 +99,29 @@ template <typename Exp, typename Divide, int kOut> struct Softmax {
     const Int<32> e = exp(Int<32>(x - row.maximum));
     return x == kMasked ? Int<32>(0) : e;
   }
-  template <int kLanes> void sum(const Scores<kLanes> &x, Row &row) const {
+  template <int kLanes> Kept<kLanes> sum(const Scores<kLanes> &x, Row &row) const {
     WEFT_INLINE
+    Kept<kLanes> kept;
     Int<32> sum = row.sum;
   lanes:
     for (int c = 0; c < kLanes; ++c) {
       WEFT_UNROLL
-      sum = Int<32>(sum + exponential(Int<32>(x[c]), row));
+      const Int<32> e = exponential(Int<32>(x[c]), row);
+      kept[c] = UInt<16>(e);
+      sum = Int<32>(sum + e);
     }
     row.sum = sum;
+    return kept;
   }
   void finish(Row &row) const { row.share = divide.of(row.sum); }
 
-  template <int kLanes> Shares<kLanes> output(const Scores<kLanes> &x, const Row &row) const {
+  template <int kLanes> Shares<kLanes> output(const Kept<kLanes> &kept, const Row &row) const {
     WEFT_INLINE
     Shares<kLanes> y;
   lanes:
     for (int c = 0; c < kLanes; ++c) {
       WEFT_UNROLL
-      const Int<32> e = exponential(Int<32>(x[c]), row);
+      const Int<32> e = Int<32>(kept[c]);
       y[c] = UInt<16>(clamped(divide.template share<kOut>(e, row.share), 0, most_share<kOut>()));
     }
     return y;
@@ -127,6 +133,9 @@ template <int kIn, int kOut> struct ShiftSoftmax {
   struct Row {
     Int<32> maximum, sum, log;  // log2(sum) with kIn fraction bits
   };
+  template <int kLanes> using Kept = Shares<kLanes>;  // −log2 of the exponentials, 0..23.0
+  static constexpr int kNothing = 65535;              // of a masked score
+  static_assert(kIn <= 11, "a logarithm would not fit 16 bits");
   Int<18> d1, d2, c;  // 15 fraction bits
 
   template <typename Source> void load(Source &from) {
@@ -146,32 +155,37 @@ template <int kIn, int kOut> struct ShiftSoftmax {
     WEFT_INLINE
     return by_log2e(clamped(Int<32>(x - row.maximum), -(kLeastExponent << kIn), 0));
   }
-  template <int kLanes> void sum(const Scores<kLanes> &x, Row &row) const {
+  template <int kLanes> Kept<kLanes> sum(const Scores<kLanes> &x, Row &row) const {
     WEFT_INLINE
+    Kept<kLanes> kept;
     Int<32> sum = row.sum;
   lanes:
     for (int i = 0; i < kLanes; ++i) {
       WEFT_UNROLL
-      const Int<32> e = shift_power<kIn>(log2_below(Int<32>(x[i]), row), d1);
-      sum = Int<32>(sum + (x[i] == kMasked ? Int<32>(0) : e));
+      const Int<32> score = Int<32>(x[i]), t = log2_below(score, row);
+      const Int<32> e = shift_power<kIn>(t, d1);
+      sum = Int<32>(sum + (score == kMasked ? Int<32>(0) : e));
+      kept[i] = UInt<16>(score == kMasked ? Int<32>(kNothing) : Int<32>(-t));
     }
     row.sum = sum;
+    return kept;
   }
   void finish(Row &row) const {
     const Normal n = normalized(UInt<64>(row.sum));  // w with 15 bits, the sum has 15 as well
     const Int<32> log = Int<32>((n.exponent * kOne) + n.mantissa - kOne + Int<32>(c));
     row.log = Int<32>(log >> (15 - kIn));
   }
-  template <int kLanes> Shares<kLanes> output(const Scores<kLanes> &x, const Row &row) const {
+  template <int kLanes> Shares<kLanes> output(const Kept<kLanes> &kept, const Row &row) const {
     WEFT_INLINE
     Shares<kLanes> y;
   lanes:
     for (int i = 0; i < kLanes; ++i) {
       WEFT_UNROLL
-      const Int<32> t = Int<32>(log2_below(Int<32>(x[i]), row) - row.log);
+      const Int<32> below = Int<32>(kept[i]);
+      const Int<32> t = Int<32>(-below - row.log);
       const Int<32> share = Int<32>(shift_power<kIn>(t, d2) >> (15 - kOut));
       const Int<32> most = clamped(share, 0, most_share<kOut>());
-      y[i] = UInt<16>(x[i] == kMasked ? Int<32>(0) : most);
+      y[i] = UInt<16>(below == kNothing ? Int<32>(0) : most);
     }
     return y;
   }
@@ -182,6 +196,7 @@ template <int kLanes, int kMostWords, typename Unit>
 inline void softmax_row(const Unit &unit, const Scores<kLanes> *x, Shares<kLanes> *y, int words) {
   WEFT_INLINE
   typename Unit::Row row;
+  typename Unit::template Kept<kLanes> kept[kMostWords];
   unit.begin(row);
 maximum:
   for (int i = 0; i < words; ++i) {
@@ -193,14 +208,14 @@ sum:
   for (int i = 0; i < words; ++i) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kMostWords)
-    unit.sum(x[i], row);
+    kept[i] = unit.sum(x[i], row);
   }
   unit.finish(row);
 output:
   for (int i = 0; i < words; ++i) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kMostWords)
-    y[i] = unit.output(x[i], row);
+    y[i] = unit.output(kept[i], row);
   }
 }
 

@@ -18,6 +18,7 @@ template <int kExp, int kOneEntries, int kTwoEntries, int kBits> struct TableSof
     Int<32> nudge;
     Int<8> shift;
   };
+  template <int kLanes> using Kept = Shares<kLanes>;  // exponentials
   Lut<kExp> exp;
   Lut<kOneEntries> small;
   Lut<kTwoEntries> large;
@@ -47,15 +48,19 @@ template <int kExp, int kOneEntries, int kTwoEntries, int kBits> struct TableSof
     const Int<32> e = exp(Int<32>(row.maximum - x));
     return x == kMasked ? Int<32>(0) : e;
   }
-  template <int kLanes> void sum(const Scores<kLanes> &x, Row &row) const {
+  template <int kLanes> Kept<kLanes> sum(const Scores<kLanes> &x, Row &row) const {
     WEFT_INLINE
+    Kept<kLanes> kept;
     Int<32> sum = row.sum;
   lanes:
     for (int c = 0; c < kLanes; ++c) {
       WEFT_UNROLL
-      sum = Int<32>(sum + exponential(Int<32>(x[c]), row));
+      const Int<32> e = exponential(Int<32>(x[c]), row);
+      kept[c] = UInt<16>(e);
+      sum = Int<32>(sum + e);
     }
     row.sum = sum;
+    return kept;
   }
   void finish(Row &row) const {
     const Int<32> step = Int<32>(Int<32>(row.sum + small.index.bias) >> int(small.index.shift));
@@ -64,13 +69,13 @@ template <int kExp, int kOneEntries, int kTwoEntries, int kBits> struct TableSof
     row.nudge = above ? large_nudge : small_nudge;
     row.shift = above ? large_shift : small_shift;
   }
-  template <int kLanes> Shares<kLanes> output(const Scores<kLanes> &x, const Row &row) const {
+  template <int kLanes> Shares<kLanes> output(const Kept<kLanes> &kept, const Row &row) const {
     WEFT_INLINE
     Shares<kLanes> y;
   lanes:
     for (int c = 0; c < kLanes; ++c) {
       WEFT_UNROLL
-      const Int<17> e = Int<17>(exponential(Int<32>(x[c]), row));
+      const Int<17> e = Int<17>(kept[c]);
       const Int<32> product = Int<32>(Int<32>(e * Int<17>(row.reciprocal)) + row.nudge);
       y[c] = UInt<16>(clamped(Int<32>(product >> int(row.shift)), 0, (1 << kBits) - 1));
     }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,15 @@ class Host:
         """Output codes."""
         f = self.function
         return np.minimum(f.output.encode(f.real(f.input.decode(x))), f.top)
+
+
+def _headers(unit: Any) -> Iterator[str]:
+    if not is_dataclass(unit):
+        return
+    if header := getattr(unit, "hpp", ""):
+        yield header
+    for field in fields(unit):
+        yield from _headers(getattr(unit, field.name))
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,11 @@ class Method:
     def hpp(self) -> str:
         """Header below hls/weft; empty for the host."""
         return self.unit.hpp
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """That header and those of the parts of `cpp`."""
+        return tuple(dict.fromkeys(_headers(self.unit)))
 
     @property
     def cpp(self) -> str:

@@ -93,17 +93,17 @@ class Softermax:
         fraction = self.power.fraction
         t = to_base_two(x) if self.natural else x
         maximum = np.full((*x.shape[:-1], 1), NONE, np.int64)
-        total = np.zeros_like(maximum)
+        total, kept, then = np.zeros_like(maximum), np.zeros_like(x), np.zeros_like(x)
         for first in range(0, x.shape[-1], self.lanes):
-            word, exponent = (v[..., first : first + self.lanes] for v in (x, t))
-            ceiling = (exponent.max(-1, keepdims=True) + (1 << fraction) - 1) >> fraction
-            grows = (word.max(-1, keepdims=True) != MASKED) & (ceiling > maximum)
+            here = np.s_[..., first : first + self.lanes]
+            ceiling = (t[here].max(-1, keepdims=True) + (1 << fraction) - 1) >> fraction
+            grows = (x[here].max(-1, keepdims=True) != MASKED) & (ceiling > maximum)
             now = np.where(grows, ceiling, maximum)
             total = np.where(grows, rounded(total, np.maximum(now - maximum, 1)), total)
-            total = total + self._exponentials(word, exponent, now).sum(-1, keepdims=True)
-            maximum = now
-        e = self._exponentials(x, t, maximum)
-        y = ByReciprocal(self.reciprocal).shares(e, total, self.out)
+            kept[here] = self._exponentials(x[here], t[here], now)
+            total = total + kept[here].sum(-1, keepdims=True)
+            then[here] = maximum = now
+        y = ByReciprocal(self.reciprocal).shares(kept, total, self.out, maximum - then)
         return np.asarray(np.clip(y, 0, most_share(self.out)))
 
     def _exponentials(self, x: Codes, t: Codes, maximum: Codes) -> Codes:

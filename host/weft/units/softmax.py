@@ -8,6 +8,7 @@ bits: 1.0 is 2**out where out is 15, else cut to 2**out - 1. A row has at most 6
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -40,12 +41,12 @@ class ByReciprocal:
         """Parameters in the order of the hardware."""
         return self.reciprocal.words()
 
-    def shares(self, e: Codes, total: Codes, out: int) -> Codes:
-        """e [..., n] over total [..., 1], with `out` fraction bits."""
+    def shares(self, e: Codes, total: Codes, out: int, below: Any = 0) -> Codes:
+        """e / 2**below [..., n] over total [..., 1], with `out` fraction bits."""
         mantissa, exponent = normalized(total)
         factor = np.where(total == 0, 0, self.reciprocal(mantissa))
         exponent = np.where(total == 0, 0, exponent)
-        return np.asarray(rounded(e * factor, 30 - out + exponent))
+        return np.asarray(rounded(e * factor, 30 - out + exponent + below))
 
 
 @dataclass(frozen=True)
