@@ -141,12 +141,12 @@ def trained() -> dict[str, Network]:
     return {name: Network(*(np.array(w[k]) for k in "nbm")) for name, w in content.items()}
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], steps: int = STEPS) -> None:
     """Trains the networks of these functions, or of all, and writes them to `nnlut.json`."""
     known = [f.name for f in FUNCTIONS.values() if not f.row]
     content = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in names or known:
-        network = train(name)
+        network = train(name, steps)
         content[name] = {k: [round(float(v), 7) for v in getattr(network, k)] for k in "nbm"}
     lines = (f'"{name}": {json.dumps(content[name])}' for name in known if name in content)
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
