@@ -234,8 +234,11 @@ _ROW_SUMS = {
     "cordic": 0.0002,
     "host": 1e-4,
 }
-_UNORDERED = ("pwl2", "shift")  # their exponentials fall where two pieces meet
 _NOTES = {
+    (
+        "softmax",
+        "shift",
+    ): "its power falls where an octave ends: close scores may change places",
     ("layernorm", "ibert"): "for a deviation of 100 input steps and 32 elements or more",
     ("rmsnorm", "ibert"): "I-BERT has LayerNorm only; this is its integer root",
 }
@@ -253,7 +256,7 @@ def _method(function: str, name: str) -> Method:
         luts,
         _SOURCES[name],
         row_sum=_ROW_SUMS[name] if function == "softmax" else None,
-        keeps_order=not (function == "softmax" and name in _UNORDERED),
+        keeps_argmax=(function, name) != ("softmax", "shift"),
         note=_NOTES.get((function, name), ""),
     )
 

@@ -48,7 +48,7 @@ class Method:
     `error` is the largest absolute error in values over the whole domain, output rounding included
     (of the norms: where |z| < 8, beyond which the output saturates). Of softmax it is the error of
     a probability, and `row_sum` that of a row's sum; to both, each score of the row adds one output
-    step: `row_bounds`. `keeps_order`: the largest score has the largest probability. `luts` and
+    step: `row_bounds`. `keeps_argmax`: the largest score has the largest probability. `luts` and
     `dsps` are per lane, by count of operators, not synthesized.
     """
 
@@ -60,7 +60,7 @@ class Method:
     luts: int
     source: str
     row_sum: float | None = None
-    keeps_order: bool = True
+    keeps_argmax: bool = True
     note: str = ""
 
     @cached_property
