@@ -121,7 +121,8 @@ OTHERS: dict[str, Unit] = {
         out=8,
     ),
 }
-TABLES = ("Lut<64>", "TableSoftmax<32, 64, 64, 3>", "TableNorm<128, 3>", "TableNorm<128, 8>")
+LANES = "Softmax<PerLane<Lut<1024>, 32>, ByReciprocal<Lut<1024>>, 15>"
+TABLES = (LANES, "Lut<64>", "TableSoftmax<32, 64, 64, 3>", "TableNorm<128, 3>", "TableNorm<128, 8>")
 
 
 def kind_of(cpp: str) -> str:
@@ -140,9 +141,10 @@ def _types() -> tuple[str, ...]:
 
 def group_of(cpp: str) -> str:
     """Types that are compiled together: those of the quick tests, and the other row units."""
-    if kind_of(cpp) in (ELEMENT, TABLE_NORM) or cpp.startswith(("TableSoftmax", "Shift", "INorm")):
+    if kind_of(cpp) in (ELEMENT, TABLE_NORM):
         return "quick"
-    return "quick" if any(part in cpp for part in ("Polynomial", "IExp")) else "more"
+    quick = ("TableSoftmax", "ShiftSoftmax", "INorm", "PerLane", "Polynomial", "IExp")
+    return "quick" if any(part in cpp for part in quick) else "more"
 
 
 @cache
@@ -161,9 +163,13 @@ def pointer(array: NDArray[Any]) -> Any:
     return array.ctypes.data_as(ctypes.c_void_p)
 
 
-def run(form: str, unit: Unit, x: Codes, **options: Any) -> Codes:
-    """What the hardware of `unit` gives for x; row units take [rows, n]."""
-    call = getattr(library(form, group_of(unit.cpp)), f"t{_types().index(unit.cpp)}")
+def run(form: str, unit: Unit, x: Codes, cpp: str = "", **options: Any) -> Codes:
+    """What the hardware of `unit` gives for x; row units take [rows, n].
+
+    `cpp`: another type that takes the same parameters and must give the same.
+    """
+    cpp = cpp or unit.cpp
+    call = getattr(library(form, group_of(cpp)), f"t{_types().index(cpp)}")
     words = np.array(unit.words(), np.int32)
     codes = np.ascontiguousarray(x, np.int32)
     y = np.zeros_like(codes)

@@ -77,7 +77,7 @@ def test_gelu_has_its_published_error(case: tuple[int, int]) -> None:
     assert down or error <= 0.0186 + 0.2 / steps
 
 
-@pytest.mark.parametrize(("steps", "bound"), [(16, 0.05), (32, 0.02), (64, 0.011), (256, 0.006)])
+@pytest.mark.parametrize(("steps", "bound"), [(16, 0.05), (32, 0.03), (64, 0.011), (256, 0.006)])
 def test_softmax_of_8_bits_gains_with_finer_scores(steps: int, bound: float) -> None:
     """Scores of deviation 1. Cut shares lose a third of a long row, rounded ones do not."""
     for n, least in ((32, 0.9), (197, 0.5)):

@@ -62,6 +62,15 @@ def test_other_softmaxes(unit, form):
             np.testing.assert_array_equal(hls.run(form, unit, x), unit(x), f"{what}, {n}")
 
 
+@pytest.mark.parametrize("form", hls.FORMS)
+def test_a_table_for_each_lane(form):
+    method = METHODS["softmax", "lut"]
+    for n in (1, 33, 197):
+        for what, x in rows.scores(n):
+            got = hls.run(form, method.unit, x, cpp=hls.LANES)
+            np.testing.assert_array_equal(got, method.golden(x), f"{what}, {n}")
+
+
 @pytest.mark.parametrize(("method", "form"), in_forms(NORMS))
 def test_norm_rows(method, form):
     rng = np.random.default_rng(1)

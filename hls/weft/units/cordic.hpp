@@ -66,4 +66,8 @@ struct CordicReciprocal {
   }
 };
 
+// Angles are registers, read by every lane.
+#define WEFT_PARTITION_CORDIC(unit) \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.angle type = complete dim = 1)
+
 }  // namespace weft

@@ -80,6 +80,32 @@ struct ParameterWords {
   Int<32> next() { return *word++; }
 };
 
+/// A copy of a unit for each lane. A memory has two ports: where 32 lanes look up Lut or Pwl in one
+/// clock, each needs a table of its own (and no wires cross). Units without memories are shared.
+template <typename Unit, int kLanes> struct PerLane {
+  Unit copy[kLanes];
+
+  template <typename Source> void load(Source &from) {
+    const Source first = from;
+  copies:
+    for (int c = 0; c < kLanes; ++c) {
+      from = first;
+      copy[c].load(from);
+    }
+  }
+};
+
+// The copies are memories of their own.
+#define WEFT_PARTITION_LANES(unit) \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.copy type = complete dim = 1)
+
+/// What serves lane c.
+template <typename Unit> inline const Unit &lane_of(const Unit &unit, int) { return unit; }
+template <typename Unit, int kLanes>
+inline const Unit &lane_of(const PerLane<Unit, kLanes> &unit, int c) {
+  return unit.copy[c];
+}
+
 /// Applies a unit to each lane of a word: one element per lane and clock.
 template <typename Unit, typename T, int kLanes>
 inline Vec<Int<32>, kLanes> lanewise(const Unit &unit, const Vec<T, kLanes> &x) {
@@ -88,7 +114,7 @@ inline Vec<Int<32>, kLanes> lanewise(const Unit &unit, const Vec<T, kLanes> &x) 
 lanes:
   for (int c = 0; c < kLanes; ++c) {
     WEFT_UNROLL
-    y[c] = unit(Int<32>(x[c]));
+    y[c] = lane_of(unit, c)(Int<32>(x[c]));
   }
   return y;
 }

@@ -96,4 +96,8 @@ template <int kOrder> struct PolynomialRsqrt {
   }
 };
 
+// Coefficients are registers, read by every lane.
+#define WEFT_PARTITION_POLYNOMIAL(unit) \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.c type = complete dim = 1)
+
 }  // namespace weft

@@ -91,4 +91,16 @@ template <int kSegments> struct ShiftSegments {
   }
 };
 
+// All of a unit's segments are read at once, by every lane: registers, one set for all lanes.
+#define WEFT_PARTITION_BREAKPOINTS(unit)                                     \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.at.start type = complete dim = 1) \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.value type = complete dim = 1)
+#define WEFT_PARTITION_SEGMENTS(unit) \
+  WEFT_PARTITION_BREAKPOINTS(unit)    \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.slope type = complete dim = 1)
+#define WEFT_PARTITION_SHIFT_SEGMENTS(unit)                               \
+  WEFT_PARTITION_BREAKPOINTS(unit)                                        \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.shift type = complete dim = 1) \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.sign type = complete dim = 1)
+
 }  // namespace weft

@@ -46,7 +46,7 @@ template <int kIn, typename Line> struct LineExp {
 /// they were made, with the maximum of that time: the difference becomes a shift at the end.
 /// kNatural: scores are exponents of e, else of 2. As the sum is rounded when the maximum grows,
 /// the word size shows in its last bits.
-template <int kIn, int kOut, typename Line, typename Reciprocal, bool kNatural> struct Softermax {
+template <int kIn, int kOut, typename Power, typename Reciprocal, bool kNatural> struct Softermax {
   static constexpr int kNone = -64;  // below the ceiling of every score
   using Divide = ByReciprocal<Reciprocal>;
   struct Row {
@@ -57,7 +57,7 @@ template <int kIn, int kOut, typename Line, typename Reciprocal, bool kNatural> 
     Shares<kLanes> exponentials;
     Int<8> maximum;
   };
-  LinePower<kIn, Line> power;
+  Power power;  // LinePower, or PerLane of it
   Divide divide;
 
   template <typename Source> void load(Source &from) {
@@ -74,9 +74,9 @@ template <int kIn, int kOut, typename Line, typename Reciprocal, bool kNatural> 
     WEFT_INLINE
     return kNatural ? to_base_two(x) : x;
   }
-  Int<32> exponential(Int<32> x, Int<32> maximum) const {
+  Int<32> exponential(int lane, Int<32> x, Int<32> maximum) const {
     WEFT_INLINE
-    const Int<32> e = power(Int<32>(exponent(x) - Int<32>(maximum << kIn)));
+    const Int<32> e = lane_of(power, lane)(Int<32>(exponent(x) - Int<32>(maximum << kIn)));
     return x == kMasked ? Int<32>(0) : e;
   }
   template <int kLanes> Kept<kLanes> sum(const Scores<kLanes> &x, Row &row) const {
@@ -91,7 +91,7 @@ template <int kIn, int kOut, typename Line, typename Reciprocal, bool kNatural> 
   lanes:
     for (int c = 0; c < kLanes; ++c) {
       WEFT_UNROLL
-      const Int<32> e = exponential(Int<32>(x[c]), now);
+      const Int<32> e = exponential(c, Int<32>(x[c]), now);
       kept.exponentials[c] = UInt<16>(e);
       sum = Int<32>(sum + e);
     }

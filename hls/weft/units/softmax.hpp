@@ -71,8 +71,8 @@ lanes:
   }
 }
 
-/// `Exp` gives exponentials with 15 fraction bits, `Divide` their share of the sum; kOut is the
-/// probabilities' fraction bits.
+/// `Exp` gives exponentials with 15 fraction bits (PerLane, where it is a table), `Divide` their
+/// share of the sum; kOut is the probabilities' fraction bits.
 template <typename Exp, typename Divide, int kOut> struct Softmax {
   struct Row {
     Int<32> maximum, sum;
@@ -94,9 +94,9 @@ template <typename Exp, typename Divide, int kOut> struct Softmax {
     WEFT_INLINE
     row_maximum(x, row.maximum);
   }
-  Int<32> exponential(Int<32> x, const Row &row) const {
+  Int<32> exponential(int lane, Int<32> x, const Row &row) const {
     WEFT_INLINE
-    const Int<32> e = exp(Int<32>(x - row.maximum));
+    const Int<32> e = lane_of(exp, lane)(Int<32>(x - row.maximum));
     return x == kMasked ? Int<32>(0) : e;
   }
   template <int kLanes> Kept<kLanes> sum(const Scores<kLanes> &x, Row &row) const {
@@ -106,7 +106,7 @@ template <typename Exp, typename Divide, int kOut> struct Softmax {
   lanes:
     for (int c = 0; c < kLanes; ++c) {
       WEFT_UNROLL
-      const Int<32> e = exponential(Int<32>(x[c]), row);
+      const Int<32> e = exponential(c, Int<32>(x[c]), row);
       kept[c] = UInt<16>(e);
       sum = Int<32>(sum + e);
     }

@@ -32,6 +32,11 @@ class LinePower:
     fraction: int
     line: Unit
 
+    @property
+    def cpp(self) -> str:
+        """The C++ type."""
+        return f"LinePower<{self.fraction}, {self.line.cpp}>"
+
     def words(self) -> list[int]:
         """Parameters in the order of the hardware."""
         return self.line.words()
@@ -81,7 +86,7 @@ class Softermax:
     @property
     def cpp(self) -> str:
         """The C++ type."""
-        parts = (self.power.line.cpp, self.reciprocal.cpp, str(self.natural).lower())
+        parts = (self.power.cpp, self.reciprocal.cpp, str(self.natural).lower())
         return f"Softermax<{self.power.fraction}, {self.out}, {', '.join(parts)}>"
 
     def words(self) -> list[int]:
