@@ -72,6 +72,21 @@ def test_a_method_says_where_its_hardware_is(m, request):
         assert (m.luts > 0) == (m.name != "host")
 
 
+def test_the_document_has_the_registrys_errors(request):
+    text = (request.config.rootpath / "docs" / "nonlinear.md").read_text()
+    names = [n for n in METHOD_NAMES if n != "host"]
+    found = set()
+    for line in text.splitlines():
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if name in FUNCTIONS and len(cells) == len(names):
+            found.add(name)
+            for m, cell in zip(names, cells, strict=True):
+                known = METHODS.get((name, m))
+                assert (cell == "–") == (known is None), (name, m)
+                assert known is None or float(cell) == known.error, (name, m)
+    assert found == set(FUNCTIONS)
+
+
 def test_real_values_go_through():
     y = method("gelu", "dlc")(np.array([-100.0, -1.0, 0.0, 1.0, 100.0]))
     np.testing.assert_allclose(y, [0, -0.158655, 0, 0.841345, 8], atol=4e-4)
