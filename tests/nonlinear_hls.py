@@ -143,7 +143,8 @@ def group_of(cpp: str) -> str:
     """Types that are compiled together: those of the quick tests, and the other row units."""
     if kind_of(cpp) in (ELEMENT, TABLE_NORM):
         return "quick"
-    quick = ("TableSoftmax", "ShiftSoftmax", "INorm", "PerLane", "Polynomial", "IExp")
+    quick = ("TableSoftmax", "ShiftSoftmax", "INorm", "PerLane")
+    quick += ("Polynomial", "IExp", "IRsqrt", "ShiftRsqrt")
     return "quick" if any(part in cpp for part in quick) else "more"
 
 
