@@ -147,21 +147,20 @@ template <int kLanes, typename Unit>
 inline void norm_row(const Unit &unit, const Inputs<kLanes> *x, Vec<Int<16>, kLanes> *y,
                      const Affine<kLanes> *by, int elements, Int<64> epsilon, int shift) {
   WEFT_INLINE
-  constexpr int kMostWords = (kMostElements + kLanes - 1) / kLanes;
   const int words = (elements + kLanes - 1) / kLanes;
   Sums sums;
   sums.clear();
 statistics:
   for (int i = 0; i < words; ++i) {
     WEFT_PIPELINE
-    WEFT_TRIPCOUNT(kMostWords)
+    WEFT_TRIPCOUNT(kMostElements)  // with one lane; the pragma takes no expression
     sums.add(x[i]);
   }
   const typename Unit::Row row = unit.finish(sums, elements, epsilon);
 output:
   for (int i = 0; i < words; ++i) {
     WEFT_PIPELINE
-    WEFT_TRIPCOUNT(kMostWords)
+    WEFT_TRIPCOUNT(kMostElements)  // with one lane; the pragma takes no expression
     y[i] = unit.output(x[i], row, by[i], shift);
   }
 }
