@@ -10,7 +10,7 @@
 /// Cost per lane: the exponential, 1 DSP for e/sum (none in ShiftSoftmax), 60 LUTs.
 #pragma once
 #include "units/ibert.hpp"
-#include "units/shift.hpp"
+#include "units/wang.hpp"
 
 namespace weft {
 

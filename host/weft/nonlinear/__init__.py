@@ -2,7 +2,7 @@
 
 `METHODS` maps (function, method) to a `Method`: formats, domain, largest error, golden model, C++
 type and header. `NOT_APPLICABLE` says why the other pairs are missing. The golden models of the
-pieces are in `weft.units` (table, segments, ibert, shift, softermax, polynomial, cordic, gate,
+pieces are in `weft.units` (table, segments, ibert, wang, softermax, polynomial, cordic, gate,
 softmax, norm, table_ops), the hardware under the same names in hls/weft/units.
 """
 

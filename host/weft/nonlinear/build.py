@@ -11,7 +11,7 @@ import numpy as np
 
 from weft.nonlinear import fit, nnlut
 from weft.nonlinear.functions import FUNCTIONS
-from weft.units import cordic, gate, ibert, norm, polynomial, shift, softermax, softmax
+from weft.units import cordic, gate, ibert, norm, polynomial, softermax, softmax, wang
 from weft.units.fixed import Unit
 
 LUT_ENTRIES, PWL_SEGMENTS, SHIFT_SEGMENTS, LINE_SEGMENTS = 1024, 64, 16, 16
@@ -110,24 +110,24 @@ def cordic_gated(name: str) -> Unit:
 
 def shift_exp(fraction: int, d: float = CENTRED[1]) -> Unit:
     """exp by a shift."""
-    return shift.ShiftExp(fraction, shift.offset(d))
+    return wang.ShiftExp(fraction, wang.offset(d))
 
 
 def shift_gated(name: str) -> Unit:
     """exp(-ln(1 + exp(-x))), by shifts: (1, 1, 0), which is exact at 0 and at the ends."""
-    d1, d2, c = map(shift.offset, PLAIN)
-    reciprocal = shift.ShiftReciprocal(d2, c)
-    return gated(name, shift.ShiftExp(gate.GATE_FRACTION, d1), reciprocal)
+    d1, d2, c = map(wang.offset, PLAIN)
+    reciprocal = wang.ShiftReciprocal(d2, c)
+    return gated(name, wang.ShiftExp(gate.GATE_FRACTION, d1), reciprocal)
 
 
 def shift_reciprocal() -> Unit:
     """1/w by a logarithm and a power."""
-    return shift.ShiftReciprocal(*map(shift.offset, CENTRED[1:]))
+    return wang.ShiftReciprocal(*map(wang.offset, CENTRED[1:]))
 
 
 def shift_rsqrt() -> Unit:
     """1/sqrt(w) by a logarithm and a power."""
-    return shift.ShiftRsqrt(*map(shift.offset, CENTRED[1:]))
+    return wang.ShiftRsqrt(*map(wang.offset, CENTRED[1:]))
 
 
 def lines(name: str) -> Unit:

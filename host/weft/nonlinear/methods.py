@@ -6,7 +6,7 @@ from weft.errors import UsageError, unknown
 from weft.nonlinear import build
 from weft.nonlinear.functions import FUNCTIONS
 from weft.nonlinear.spec import Host, Method
-from weft.units import cordic, ibert, norm, polynomial, shift, softmax
+from weft.units import cordic, ibert, norm, polynomial, softmax, wang
 from weft.units.fixed import Unit
 
 METHOD_NAMES: dict[str, str] = {
@@ -49,7 +49,7 @@ def _fixed(unit: Unit) -> build.Build:
 
 
 def _shift_softmax(_: str) -> Unit:
-    d1, d2, c = map(shift.offset, build.CENTRED)
+    d1, d2, c = map(wang.offset, build.CENTRED)
     return softmax.ShiftSoftmax(build.SCORE_FRACTION, d1, d2, c)
 
 

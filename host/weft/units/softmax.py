@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from weft.units.fixed import LEAST_EXPONENT, ONE, Codes, Unit, normalized, rounded
-from weft.units.shift import by_log2e, shift_power
+from weft.units.wang import by_log2e, shift_power
 
 MASKED = -(1 << 15)
 

@@ -1,6 +1,6 @@
 /// Exponentials and logarithms by shifts (Wang et al., APCCAS 2018): 2^(u+v) ~ (v + d) << u, and
 /// log2(w·2^k) ~ k + w − 1 + c with w in [1, 2) from a leading-one detector. No divider and no
-/// multiplier. Golden model: host/weft/units/shift.py.
+/// multiplier. Golden model: host/weft/units/wang.py.
 ///
 /// Cost per lane, by count: ShiftExp two adders and a shifter of 24 places, 110 LUTs, 0 DSPs; the
 /// softmax of softmax.hpp two of them.

@@ -7,7 +7,7 @@ import pytest
 
 from weft.nonlinear.build import CENTRED, PLAIN
 from weft.nonlinear.functions import softmax
-from weft.units.shift import ShiftExp, by_log2e, offset, shift_power
+from weft.units.wang import ShiftExp, by_log2e, offset, shift_power
 from weft.units.softmax import ShiftSoftmax
 
 

@@ -1,6 +1,6 @@
 """Exponentials and logarithms by shifts: Wang et al., APCCAS 2018. No divider, no multiplier.
 
-Golden model of hls/weft/units/shift.hpp. 2**(u + v) ~ (v + d) << u, and log2(w * 2**k) ~
+Golden model of hls/weft/units/wang.hpp. 2**(u + v) ~ (v + d) << u, and log2(w * 2**k) ~
 k + w - 1 + c. The offsets: (d1, d2, c) = (1, 1, 0) makes a one-hot row exactly 1, (1, .957, .043)
 halves the error.
 """
@@ -37,7 +37,7 @@ class ShiftExp:
 
     fraction: int
     d: int
-    hpp = "units/shift.hpp"
+    hpp = "units/wang.hpp"
 
     @property
     def cpp(self) -> str:
@@ -61,7 +61,7 @@ class ShiftReciprocal:
     d: int
     c: int
     cpp = "ShiftReciprocal"
-    hpp = "units/shift.hpp"
+    hpp = "units/wang.hpp"
 
     def words(self) -> list[int]:
         """Parameters in the order of the hardware."""
@@ -79,7 +79,7 @@ class ShiftRsqrt:
     d: int
     c: int
     cpp = "ShiftRsqrt"
-    hpp = "units/shift.hpp"
+    hpp = "units/wang.hpp"
 
     def words(self) -> list[int]:
         """Parameters in the order of the hardware."""
