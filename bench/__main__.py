@@ -25,6 +25,7 @@ GROUPS = (
     "tflite",
     "formats_accuracy",
     "qat",
+    "nonlinear",
     "designs",
 )
 

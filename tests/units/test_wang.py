@@ -7,8 +7,8 @@ import pytest
 
 from weft.nonlinear.build import CENTRED, PLAIN
 from weft.nonlinear.functions import softmax
-from weft.units.wang import ShiftExp, by_log2e, offset, shift_power
 from weft.units.softmax import ShiftSoftmax
+from weft.units.wang import ShiftExp, by_log2e, offset, shift_power
 
 
 def unit(d1: float, d2: float, c: float) -> ShiftSoftmax:

@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "about",
     "inspect": "making",
     "plan": "planning",
+    "units": "nonlinear",
     "compile": "making",
     "run": "running",
     "check": "running",
