@@ -23,6 +23,7 @@ GROUPS = (
     "packing",
     "accuracy",
     "tflite",
+    "formats",
     "formats_accuracy",
     "qat",
     "nonlinear",

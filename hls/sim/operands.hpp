@@ -42,11 +42,29 @@ inline int term_value(UInt<32> terms, int j, int width) {
   return term_product(int(bits >> (16 * j)) & 0xff, one) +
          term_product(int(bits >> (16 * j + 8)) & 0xff, one);
 }
+/// Values of the two codes of every byte of a kind, so that a term is made once.
+struct TermTable {
+  std::int16_t value[kOliveTerm + 1][256][2];
+  TermTable() {
+    for (int kind = 0; kind <= kOliveTerm; ++kind)
+      for (int byte = 0; byte < 256; ++byte) {
+        const UInt<32> terms = terms_of(UInt<32>(byte), 4, kind, 1);
+        for (int i = 0; i < 2; ++i) value[kind][byte][i] = std::int16_t(term_value(terms, i, 4));
+      }
+  }
+};
+inline int code_value(unsigned operand, int j, int width, int kind) {
+  static const TermTable table;
+  if (width == 8) return std::int8_t(operand >> (8 * j));
+  return table.value[kind][(operand >> (4 * (j & ~1))) & 0xff][j & 1];
+}
 inline int activation_value(const ShiftCell &cell, const Words &words, int lane, int j) {
-  return term_value(cell.activation(words, lane), j, cell.precision.activation_bits);
+  return code_value(unsigned(packed_lane(words, lane)), j, cell.precision.activation_bits,
+                    cell.activation_kind);
 }
 inline int weight_value(const ShiftCell &cell, const TileRows &rows, int c, int j) {
-  return term_value(cell.weight(rows, c), j, cell.precision.weight_bits);
+  return code_value(unsigned(packed_column(rows, c)), j, cell.precision.weight_bits,
+                    cell.weight_kind);
 }
 
 inline int activation_value(const BinaryCell &cell, const Words &words, int lane, int j) {
