@@ -104,15 +104,9 @@ def compile(
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
     graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs)
     if not is_quantized(graph):
-        if calibration is None and not dynamic:
-            raise UsageError(
-                f"model {graph.name!r} is float: give typical inputs to quantize it with, "
-                "calibration=x in Python, --calibrate DATA.npz on the command line"
-            )
-        data = {} if calibration is None else calibration_arrays(graph, calibration)
         graph = quantize(
             graph,
-            data,
+            _typical_inputs(graph, calibration, needed=not dynamic),
             calibrator=calibrator,
             requant=requant or DEFAULT_REQUANT,
             symmetric=symmetric,
@@ -150,6 +144,19 @@ def preflight(
 
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
     return lower.preflight(load_model(model, shapes), hardware)
+
+
+def _typical_inputs(
+    graph: Graph, calibration: Calibration | None, needed: bool
+) -> dict[str, Array]:
+    if calibration is not None:
+        return calibration_arrays(graph, calibration)
+    if needed:
+        raise UsageError(
+            f"model {graph.name!r} is float: give typical inputs to quantize it with, "
+            "calibration=x in Python, --calibrate DATA.npz on the command line"
+        )
+    return {}
 
 
 def calibration_arrays(graph: Graph, calibration: Calibration) -> dict[str, Array]:

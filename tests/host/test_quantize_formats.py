@@ -321,10 +321,10 @@ def test_compile_passes_on_what_it_is_told(tmp_path):
     path = tmp_path / "plan.toml"
     path.write_text('[layers.conv]\nweights = "int6"\n')
     given = {"weights": "int4", "weight_method": "gptq", "correct_bias": True, "equalize": True}
-    program = weft.compile(GRAPH, "tiny", calibration=DATA, plan=path, batch=1, **given)
+    program = weft.compile(GRAPH, "lab", calibration=DATA, plan=path, batch=1, **given)
     expected = quantize(GRAPH, DATA, plan=read(path), **given)
     with weft.open(program, "golden") as session:
         y = session.run(DATA["x"])
-    again = weft.compile(expected, "tiny", batch=1)
+    again = weft.compile(expected, "lab", batch=1)
     with weft.open(again, "golden") as session:
         np.testing.assert_array_equal(session.run(DATA["x"]), y)
