@@ -19,7 +19,7 @@ def rows(folder, data) -> list[Row]:
         if data is None:
             made.append(absent(title, "the data sets are not here", "%"))
             continue
-        from tests import models
+        import models
 
         net = models.network(name, data, folder)
         reference = net.float_top1()

@@ -73,7 +73,7 @@ def on_csim(program: Program, net) -> float:
 
 def network_rows(name: str, folder, data) -> list[Row]:
     """One row per format, then the best of 4 bits."""
-    from tests import models
+    import models
 
     net = models.network(name, data, folder)
     graph = load_model(net.path)

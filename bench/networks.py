@@ -60,7 +60,7 @@ def digits():
 
 def jet_mlp(data: Path):
     """The jet-tagging MLP (4,256 MACs) and 1,000 random inputs."""
-    from tests import models
+    import models
 
     x = np.random.default_rng(0).normal(size=(BATCH, 16)).astype(np.float32)
     return models.jet_mlp(data), x

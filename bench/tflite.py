@@ -26,8 +26,8 @@ def rows(folder, data) -> list[Row]:
 
 
 def _rows(name: str, data) -> list[Row]:
-    from tests import models
-    from tests.tflite_models import litert
+    import models
+    from tflite_models import litert
 
     net = models.tflite_network(name, data)
     made = []
