@@ -93,15 +93,22 @@ def _quantize(p: Pairs, x: Array, quant: Quant) -> Array:
         for part in blocks(real.shape):
             units = real[part] / (scale[part] if np.size(scale) > 1 else scale)
             near = p.all_steps.nearest(group.split(units, 2), np.int16)
-            beyond = np.abs(near) > p.top
-            even, odd = near[..., 0], near[..., 1]
-            odd *= ~beyond[..., 0]  # of two outliers the even one stays
-            even *= ~(beyond[..., 1] & ~beyond[..., 0])
+            even, odd = _halves(near)
+            first = np.abs(even) > int(p.top)
+            second = np.abs(odd) > int(p.top)
+            odd *= ~first  # of two outliers the even one stays
+            even *= ~second | first
             again = group.joined(near, real.shape[-1])
             if real.shape[-1] & 1:  # no partner that could be a victim
                 again[..., -1] = np.clip(again[..., -1], -p.top, p.top)
             found[part] = again
     return found
+
+
+def _halves(pairs: Array) -> tuple[Array, Array]:
+    """Views of the even and the odd ones of [..., 2]: long vectors, unlike the last axis."""
+    flat = pairs.reshape(-1)
+    return flat[0::2], flat[1::2]
 
 
 def _dtype(p: Pairs) -> Any:
@@ -135,16 +142,25 @@ def _encode(p: Pairs, operands: Array, quant: Quant) -> Array:
     found = np.empty(whole.shape, np.uint8)
     for part in blocks(whole.shape):
         codes = group.split(p.encoder.codes(whole[part]) & np.uint8(2 * p.victim - 1), 2)
-        beyond = np.abs(group.split(whole[part].astype(np.int16), 2)) > p.top
-        lost = group.split(whole[part], 2)[..., ::-1] * beyond != 0
-        lost[..., -1, 0] |= bool(whole.shape[-1] & 1) & beyond[..., -1, 0]
-        if lost.any():
-            raise InputError(
-                f"{np.count_nonzero(lost)} outliers of {p.name} have no partner that is 0"
-            )
-        codes[beyond[..., ::-1]] = p.victim
+        values = group.split(whole[part].astype(np.int16), 2)
+        first, second = (np.abs(v) > int(p.top) for v in _halves(values))
+        lost = _lost(values, first, second, bool(whole.shape[-1] & 1))
+        if lost:
+            raise InputError(f"{lost} outliers of {p.name} have no partner that is 0")
+        even, odd = _halves(codes)
+        np.copyto(odd, np.uint8(p.victim), where=first)
+        np.copyto(even, np.uint8(p.victim), where=second)
         found[part] = group.joined(codes, whole.shape[-1])
     return found
+
+
+def _lost(values: Array, first: Array, second: Array, alone: bool) -> int:
+    """Outliers whose partner is no victim; `alone`: the last channel has none."""
+    even, odd = _halves(values)
+    lost = np.count_nonzero(first & (odd != 0)) + np.count_nonzero(second & (even != 0))
+    if alone:
+        lost += np.count_nonzero(first.reshape(values.shape[:-1])[..., -1])
+    return int(lost)
 
 
 def _decode(p: Pairs, codes: Array, quant: Quant) -> Float:
