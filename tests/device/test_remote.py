@@ -29,14 +29,6 @@ X = np.random.default_rng(1).uniform(-30, 30, (10, 5)).astype(np.float32)
 
 
 @pytest.fixture
-def server():
-    made = Server(Board(load_board("KV260")))
-    yield made
-    made.stop()
-    made.board.close()
-
-
-@pytest.fixture
 def bit(tmp_path):
     return write_bitstream(tmp_path, SCALING.overlay, load_board("KV260"))
 
