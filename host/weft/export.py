@@ -15,7 +15,7 @@ from weft.config import Overlay, data_root
 from weft.errors import MissingDependency, UsageError, WeftError, unknown
 
 if TYPE_CHECKING:
-    from weft.unit_vectors import Run
+    from weft.unit_words import Run
 
 SMALL = Overlay("unit", 4, 4, 4, 256, 64, 4, 64)  # what a unit is exported for unless told
 _SEED = 1

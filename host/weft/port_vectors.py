@@ -14,7 +14,7 @@ from weft.config import Overlay
 from weft.engine import Engine, weight_rows
 from weft.formats import BY_NUMBER
 from weft.state import State
-from weft.unit_words import Run, fields, need, random_codes, words
+from weft.unit_words import Run, Words, fields, need, random_codes, words
 from weft.units import decode as decoder
 from weft.units import systolic, transfer
 
@@ -36,8 +36,10 @@ def memory(overlay: Overlay, rng: Generator) -> list[Run]:
         order = {"buffer_step": count, "buffer_sample": chunks * count}
         moved = batch * chunks * count
         # A buffer for all of it, as the unit itself has none.
-        state = State(replace(overlay, buffer_words=max(64, overlay.buffer_words)), *[content] * 2)
-        operands, results = [words(content, batch, 4)], []
+        state = State(
+            replace(overlay, buffer_words=max(64, overlay.buffer_words)), content, content
+        )
+        operands, results = [words(content, batch, 4)], list[Words]()
         for kind in (isa.READ_HOST, isa.WRITE_HOST) * 2:
             f = fields(kind, **sizes, **steps, **order, memory=(3 + len(results)) * (batch > 1))
             operands.append(words(kind.encode(**f)))

@@ -116,7 +116,7 @@ def _window(overlay: Overlay, rng: Generator) -> list[Run]:
         f = fields(isa.MAT_MUL, **sizes, **steps, **pads, **strides, **more, **plain)
         address, inside = window.walk(f, _BATCH)
         every = [np.where(inside, address + 20 * block, -1) for block in range(2)]
-        runs.append((words(_BATCH, isa.MAT_MUL.encode(**f)), words(np.stack(every))))
+        runs.append((words(_BATCH, isa.MAT_MUL.encode(**f)), words(np.stack(every, 1))))
     return runs
 
 
