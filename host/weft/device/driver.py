@@ -36,7 +36,7 @@ class Kernel(DefaultIP):  # type: ignore[misc]
         self._values: dict[str, int] = {}
         line = getattr(self, "interrupt", None)
         # PYNQ keeps controllers of the latest overlay only; another board's must not end this one.
-        self._controller = getattr(line, "parent", _nothing)()
+        self._controller: Any = getattr(line, "parent", _nothing)()
         self._number = getattr(line, "number", 0)
         self._armed = self._listening = False
         self._wake: Callable[[], object] = _nothing
