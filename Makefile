@@ -7,6 +7,7 @@
 
 VENV := .venv
 BOARD := .venv-pynq
+BOARD3 := .venv-pynq3
 BOARD_TESTS = $(addprefix tests/device/test_,pynq.py board_faults.py remote.py notebooks.py contract.py)
 BIN := $(VENV)/bin
 TESTS ?= tests
@@ -27,10 +28,13 @@ test: $(VENV)/.dev $(BOARD)/.ready
 	  $(BOARD)/bin/python -m pytest -q --cov --cov-report= -m "not slow" $(BOARD_TESTS); fi
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" --cov --cov-append --cov-fail-under=90 $(TESTS)
 
-# Fuzzing, whole data sets, and every overlay through every compiler; real networks on boards.
-test-slow: $(VENV)/.dev $(BOARD)/.ready
+# Fuzzing, whole data sets, and every overlay through every compiler; real networks on boards, and
+# all of boards with the pynq of Zynq-7000 images.
+test-slow: $(VENV)/.dev $(BOARD)/.ready $(BOARD3)/.ready
 	@if test -e $(BOARD)/skipped; then cat $(BOARD)/skipped; elif test "$(TESTS)" = tests; then \
 	  $(BOARD)/bin/python -m pytest -q -m slow tests/device/test_networks.py; fi
+	@if test -e $(BOARD3)/skipped; then cat $(BOARD3)/skipped; elif test "$(TESTS)" = tests; then \
+	  $(BOARD3)/bin/python -m pytest -q $(BOARD_TESTS) tests/device/test_networks.py; fi
 	$(BIN)/python -m pytest -n $(JOBS) -m slow $(TESTS)
 
 setup: $(VENV)/.dev
@@ -51,7 +55,7 @@ format: $(VENV)/.dev
 	@test -z "$(CXX_FILES)" || $(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf $(VENV) $(BOARD) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(BOARD) $(BOARD3) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run instant; a changed pyproject.toml installs again.
@@ -65,4 +69,8 @@ $(VENV)/.dev: pyproject.toml .ci/setup
 
 $(BOARD)/.ready: pyproject.toml .ci/setup_board
 	PYNQ=$(PYNQ) .ci/setup_board $(BOARD)
+	@touch $@
+
+$(BOARD3)/.ready: pyproject.toml .ci/setup_board
+	PYNQ=pynq==3.1.2 .ci/setup_board $(BOARD3)
 	@touch $@

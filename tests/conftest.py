@@ -27,7 +27,7 @@ def shared_data() -> Path:
 def network(
     shared_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], models.Network]:
-    """A real model with its data by name ("mnist", "resnet8", "har"), made once per session."""
+    """A real model with its data by name (models.BUILDERS), made once per session."""
     folder = tmp_path_factory.mktemp("networks")
     return cache(lambda name: models.network(name, shared_data, folder))
 

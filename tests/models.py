@@ -164,6 +164,17 @@ def jet_mlp(data: Path, file: str = "KERAS_3layer_weights.h5") -> Any:
     return net.model("jet_mlp", 5)
 
 
+def jet_data(data: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """1,000 random inputs [1000, 16], and the float model's choices: no labelled jets are free."""
+    weights = keras_weights(data / "jet_mlp" / "KERAS_3layer_weights.h5")
+    x = y = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
+    for name in ("fc1_relu", "fc2_relu", "fc3_relu"):
+        w, b = weights[name]
+        y = np.maximum(y @ w + b, 0)
+    w, b = weights["output_softmax"]
+    return x, (y @ w + b).argmax(1).astype(np.uint8)
+
+
 def mnist(data: Path) -> Any:
     """CNTK's MNIST CNN as published, but with a dynamic batch: Input3 [N, 1, 28, 28], 0..255."""
     import onnx
@@ -321,6 +332,7 @@ BUILDERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], tuple[Array, A
     "mnist": (mnist, mnist_data),
     "resnet8": (resnet8, cifar_data),
     "har": (har, har_data),
+    "jet_mlp": (jet_mlp, jet_data),
 }
 
 

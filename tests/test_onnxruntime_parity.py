@@ -25,6 +25,7 @@ LINEAR = ("QLinearConv", "QLinearMatMul", "QGemm")
 VARIANTS = [
     pytest.param(name, signed, id=f"{name}-{'int8' if signed else 'uint8'}")
     for name in models.BUILDERS
+    if name != "jet_mlp"  # onnxruntime has no QGemm for the oracle's uint8 weights
     for signed in (False, True)
 ]
 

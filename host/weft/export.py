@@ -15,7 +15,7 @@ from weft.config import Overlay, data_root
 from weft.errors import MissingDependency, UsageError, WeftError, unknown
 
 if TYPE_CHECKING:
-    from weft.unit_vectors import Run
+    from weft.unit_words import Run
 
 SMALL = Overlay("unit", 4, 4, 4, 256, 64, 4, 64)  # what a unit is exported for unless told
 _SEED = 1
@@ -32,11 +32,17 @@ def settings(texts: Iterable[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def geometry(values: Mapping[str, str]) -> Overlay:
+def geometry(values: Mapping[str, str], unit: str = "") -> Overlay:
     """SMALL with these settings changed; `rows` changes cols and bus_bytes along.
+
+    `unit` is what it is for: some are exported larger unless told.
 
     Raises UsageError for an unknown name or what is no number, OverlayError for impossible sizes.
     """
+    from weft.unit_vectors import EXPORTS
+
+    if unit in EXPORTS:
+        values = {**EXPORTS[unit].settings, **values}
     known = {f.name: f.type for f in fields(Overlay) if f.type == "int" or f.name == "multiplier"}
     changed: dict[str, int | str] = {}
     for name, value in values.items():
@@ -58,12 +64,17 @@ def files(unit: str, overlay: Overlay) -> dict[str, str]:
     """
     import numpy as np
 
+    from weft.formats import FORMATS
     from weft.unit_vectors import EXPORTS
 
     if unit not in EXPORTS:
         raise UsageError(unknown("unit", unit, EXPORTS))
-    runs = EXPORTS[unit].runs(overlay, np.random.default_rng(_SEED))
-    facts = {"unit": unit, "overlay": overlay, "title": EXPORTS[unit].title, "runs": len(runs)}
+    exported = EXPORTS[unit]
+    if exported.formats:
+        overlay = replace(overlay, formats=tuple(FORMATS))
+    runs = exported.runs(overlay, np.random.default_rng(_SEED))
+    facts = {"unit": unit, "overlay": overlay, "title": exported.title, "runs": len(runs)}
+    facts["memory_rows"] = exported.memory_rows
     written = {
         **codegen.headers(overlay),
         "vectors.hpp": _vectors(runs),
@@ -113,15 +124,17 @@ def _sources(first: str, generated: Mapping[str, str]) -> dict[str, str]:
     """A source of hls/templates/units and all headers that it includes, as they are found there."""
     hls = data_root() / "hls"
     found: dict[str, str] = {}
+    seen: set[str] = set()
     waiting = [first]
     while waiting:
         name = waiting.pop()
-        # What only a simulation includes stays behind.
-        if name in found or name in generated or name.startswith("sim/"):
+        if name in seen or name.startswith("sim/"):  # what only a simulation includes stays behind
             continue
-        places = (hls / "templates" / "units" / name, hls / "weft" / name)
-        found[name] = next(path for path in places if path.exists()).read_text()
-        waiting += _INCLUDE.findall(found[name])
+        seen.add(name)
+        if name not in generated:
+            places = (hls / "templates" / "units" / name, hls / "weft" / name)
+            found[name] = next(path for path in places if path.exists()).read_text()
+        waiting += _INCLUDE.findall(found.get(name) or generated[name])
     return found
 
 

@@ -5,73 +5,22 @@ The order of the words is what the head of each hls/templates/units/<unit>.cpp s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
-from weft.errors import CapacityError
+from weft.port_vectors import MEMORY_ROWS, SHIFT_KINDS, cells, decode, memory
 from weft.state import State, Sums
+from weft.unit_words import ExportUnit, Run, Words, clock_words, fields, need, random_codes, words
 from weft.units import activate, requant, systolic, transfer, vector, window
 
-Words = NDArray[np.uint32]
-Run = tuple[Words, Words]  # operands, results
 _EDGES = np.array([-(1 << 31), -(1 << 24) - 1, -1, 0, 1, 3, 1 << 24, (1 << 31) - 1], np.int32)
 _SIZE = {"height": 3, "width": 4, "out_h": 3, "out_w": 4, "blocks": 2}
 _MAP, _BATCH = 24, 2  # words of a sample of that size, samples
-
-
-@dataclass(frozen=True)
-class ExportUnit:
-    """A unit that can stand alone: what it is, and runs of it for an overlay."""
-
-    name: str
-    title: str
-    runs: Callable[[Overlay, Generator], list[Run]]
-
-
-def words(*parts: ArrayLike) -> Words:
-    """int32 numbers and rows of int8 codes (four to a word) as one sequence of words."""
-    found = []
-    for part in parts:
-        array = np.ascontiguousarray(part)
-        codes = array.dtype == np.int8
-        found.append(array.reshape(-1).view("<u4") if codes else _unsigned(array))
-    return np.concatenate(found)
-
-
-def _unsigned(array: NDArray[Any]) -> Words:
-    return (array.reshape(-1).astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
-
-
-def _codes(rng: Generator, *shape: int) -> NDArray[np.int8]:
-    return rng.integers(-128, 128, shape).astype(np.int8)
-
-
-def _fields(instruction: isa.Instruction, **values: int) -> dict[str, int]:
-    """All fields of an instruction; those that are not named are 0."""
-    return {field.name: values.get(field.name, 0) for field in instruction.fields}
-
-
-def _need(unit: str, overlay: Overlay, **sizes: int) -> None:
-    """Raises CapacityError where the vectors of a unit take more of something than there is."""
-    for name, least in sizes.items():
-        there = getattr(overlay, name)
-        if there < least:
-            raise CapacityError(
-                f"the vectors of unit {unit!r} take {name} = {least}, the overlay has {there}: "
-                f"--set {name}={least}"
-            )
-
-
-def _clocks(*counts: int) -> Words:
-    """Counts of clocks, two words each, the low one first."""
-    return words([part for count in counts for part in (count & 0xFFFFFFFF, count >> 32)])
 
 
 def _multiplier(overlay: Overlay, rng: Generator) -> list[Run]:
@@ -119,9 +68,9 @@ def _epilogue(
     nothing = np.zeros((0, overlay.lanes), np.int8)
     state = State(overlay, nothing, nothing)
     state.parameters[0] = _parameters(overlay, rng, mode)
-    state.lookup[:] = _codes(rng, *state.lookup.shape)
+    state.lookup[:] = random_codes(rng, *state.lookup.shape)
     clamp = {"zero_point": 5 * mode - 3, "low": -120 + mode, "high": 127 - mode}
-    f = _fields(isa.ACTIVATE, mode=mode, lookup=mode % 2, **clamp, **where)
+    f = fields(isa.ACTIVATE, mode=mode, lookup=mode % 2, **clamp, **where)
     return state, f
 
 
@@ -144,8 +93,8 @@ def _tables(state: State, f: Mapping[str, int]) -> list[NDArray[np.int8]]:
 def _systolic(overlay: Overlay, rng: Generator) -> list[Run]:
     runs = []
     for rows, folds in ((1, 2), (overlay.rows + 3, 3)):
-        weights = _codes(rng, folds, overlay.rows, overlay.cols)
-        x = _codes(rng, folds, rows, overlay.rows)
+        weights = random_codes(rng, folds, overlay.rows, overlay.cols)
+        x = random_codes(rng, folds, rows, overlay.rows)
         if rows == 1:
             weights[0], x[0] = -128, -128
         sums = x.astype(np.int32) @ weights.astype(np.int32)
@@ -164,7 +113,7 @@ def _window(overlay: Overlay, rng: Generator) -> list[Run]:
         strides = {"source_sample": 40, "source_block": 20, "source_row": 4, "source_col": 1}
         more = {"out_h": 3, "out_w": 4, "blocks": 2, "source": 7 * number, "tiles": 1}
         plain = systolic.plain(overlay)
-        f = _fields(isa.MAT_MUL, **sizes, **steps, **pads, **strides, **more, **plain)
+        f = fields(isa.MAT_MUL, **sizes, **steps, **pads, **strides, **more, **plain)
         address, inside = window.walk(f, _BATCH)
         every = [np.where(inside, address + 20 * block, -1) for block in range(2)]
         runs.append((words(_BATCH, isa.MAT_MUL.encode(**f)), words(np.stack(every, 1))))
@@ -173,7 +122,7 @@ def _window(overlay: Overlay, rng: Generator) -> list[Run]:
 
 def _vector(overlay: Overlay, rng: Generator) -> list[Run]:
     length = _BATCH * _MAP
-    _need("vector", overlay, buffer_words=3 * length)
+    need("vector", overlay, buffer_words=3 * length)
     at = {"sample": _MAP, "block": 12, "row": 4, "col": 1}
     runs = []
     for operation in range(len(isa.OPERATIONS)):
@@ -187,10 +136,13 @@ def _vector(overlay: Overlay, rng: Generator) -> list[Run]:
             f"{name}_{key}": step for name in ("source", "second") for key, step in at.items()
         }
         more = {"operation": operation, "second": length, **numbers, **places}
-        f = _fields(isa.VECTOR, **_SIZE, **shape, **steps, **more)
+        f = fields(isa.VECTOR, **_SIZE, **shape, **steps, **more)
         target = {f"target_{key}": step for key, step in at.items()}
         state, a = _epilogue(overlay, rng, operation % 3, target=2 * length, **target)
-        taps, content = _codes(rng, 8, overlay.lanes), _codes(rng, 2 * length, overlay.lanes)
+        taps, content = (
+            random_codes(rng, 8, overlay.lanes),
+            random_codes(rng, 2 * length, overlay.lanes),
+        )
         state.taps[:8], state.buffer[: 2 * length] = taps, content
         tables = _tables(state, a)
         vector.golden(state, f, _BATCH)
@@ -203,7 +155,7 @@ def _vector(overlay: Overlay, rng: Generator) -> list[Run]:
 
 
 def _matmul(overlay: Overlay, rng: Generator) -> list[Run]:
-    _need("matmul", overlay, buffer_words=4 * _MAP, accumulator_rows=_BATCH * 12)
+    need("matmul", overlay, buffer_words=4 * _MAP, accumulator_rows=_BATCH * 12)
     ones = dict.fromkeys(("kernel_h", "kernel_w", "stride_y", "stride_x"), 1)
     ones |= dict.fromkeys(("dilation_y", "dilation_x", "first", "last", "overlap"), 1)
     same = {**ones, **_SIZE, "tiles": min(2, overlay.parameter_blocks)}
@@ -229,7 +181,7 @@ def _matmul(overlay: Overlay, rng: Generator) -> list[Run]:
         if before is not None:
             state.partial, state.open_rows = before.partial, before.open_rows
         steps = {"source_sample": _MAP, "source_block": 12, "source_row": 4, "source_col": 1}
-        f = _fields(isa.MAT_MUL, **values, **steps, **systolic.plain(overlay))
+        f = fields(isa.MAT_MUL, **values, **steps, **systolic.plain(overlay))
         runs.append(_multiplied(state, f, a, batch, rng))
         before = state
     return runs
@@ -241,7 +193,7 @@ def _multiplied(
     """One MatMul with its Activate on random codes; without overlap on the extreme ones."""
     lanes, length = state.overlay.lanes, 4 * _MAP
     rows = f["tiles"] * f["blocks"] * window.taps(f) * lanes
-    content, weights = _codes(rng, length, lanes), _codes(rng, rows, lanes)
+    content, weights = random_codes(rng, length, lanes), random_codes(rng, rows, lanes)
     if not f["overlap"]:
         content[:_MAP], weights[::2] = -128, -128
     state.buffer[:length] = content
@@ -255,13 +207,13 @@ def _multiplied(
     tables = words(len(blocks), blocks, *lookup, length, content)
     operands = np.concatenate([head, tables, words(rows, weights, 0, length)])
     clocks = systolic.clocks(f, state.overlay, batch, {})
-    counted = _clocks(clocks.matrix, clocks.weight_shift, clocks.drain)
+    counted = clock_words(clocks.matrix, clocks.weight_shift, clocks.drain)
     return operands, np.concatenate([counted, words(state.buffer[:length])])
 
 
 def _transfer(overlay: Overlay, rng: Generator) -> list[Run]:
     span = 64
-    _need("transfer", overlay, buffer_words=span)
+    need("transfer", overlay, buffer_words=span)
     nothing = np.zeros((0, overlay.lanes), np.int8)
     state = State(overlay, nothing, nothing)
     chunks = {"chunks": 3, "words": 5, "memory_step": 5, "memory_sample": 15}
@@ -278,13 +230,13 @@ def _transfer(overlay: Overlay, rng: Generator) -> list[Run]:
         commands.append((isa.WRITE_HOST, written))
         operands, results, table, moved = [words(batch, len(commands))], [], 0, 0
         for kind, values in commands:
-            f = _fields(kind, **values)
+            f = fields(kind, **values)
             taken, given = _transferred(state, kind, f, batch, rng)
             operands.append(words(kind.encode(**f), taken))
             results.append(words(given))
             clocks = transfer.clocks(f, overlay, batch, {})
             table, moved = table + clocks.table, moved + clocks.transfer
-        results += [_clocks(table, moved), _all_tables(state)]
+        results += [clock_words(table, moved), _all_tables(state)]
         runs.append((np.concatenate(operands), np.concatenate(results)))
     return runs
 
@@ -295,12 +247,12 @@ def _transferred(
     """Rows that an instruction takes from a stream, and those that it gives to one."""
     nothing = np.zeros((0, state.overlay.lanes), np.int8)
     if kind is isa.SET_TABLE:
-        rows = _codes(rng, transfer.table_rows(f), state.overlay.lanes)
+        rows = random_codes(rng, transfer.table_rows(f), state.overlay.lanes)
         state.stream = [rows]
         transfer.golden(state, f, batch)
         return rows, nothing
     # Chunks lie in memory without gaps, so that its rows are the stream.
-    state.memory = _codes(rng, transfer.rows_moved(f, batch), state.overlay.lanes)
+    state.memory = random_codes(rng, transfer.rows_moved(f, batch), state.overlay.lanes)
     state.begin()
     if kind is isa.READ_HOST:
         transfer.golden_read(state, f, batch)
@@ -326,5 +278,16 @@ EXPORTS: dict[str, ExportUnit] = {
         ExportUnit("vector", "The vector unit with its epilogue", _vector),
         ExportUnit("matmul", "A whole MatMul: schedule, array, accumulators, drain", _matmul),
         ExportUnit("transfer", "Transfers and tables: streams to memories and back", _transfer),
+        ExportUnit("memory", "Memory ports: rows to a stream and back", memory, MEMORY_ROWS),
+        ExportUnit(
+            "decode",
+            "The decoder of weights in every format",
+            decode,
+            settings={"rows": "8", "weight_bits": "16"},
+            formats=True,
+        ),
+        ExportUnit("fusion", "BitFusion's cells: 16 bricks of two bits", cells("fusion", range(4))),
+        ExportUnit("shift", "ANT's cells: multipliers and shifters", cells("shift", SHIFT_KINDS)),
+        ExportUnit("binary", "Cells for binary and ternary weights", cells("binary", (0, 1))),
     )
 }

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +43,15 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("WEFT_BITSTREAMS", str(folder))
         yield
     gc.collect()
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """A simulated KV260 behind the protocol of PYNQ.remote."""
+    from weft.simboard.board import Board
+    from weft.simboard.server import Server
+
+    made = Server(Board(load_board("KV260")))
+    yield made
+    made.stop()
+    made.board.close()

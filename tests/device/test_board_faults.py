@@ -101,10 +101,47 @@ def test_faults_while_running(fault, wait, board, bit, expected):
 def test_a_lost_interrupt_is_told(board, bit, expected):
     with weft.open(PROGRAM, "simboard", board=board, bitfile=bit, wait="interrupt") as session:
         board.faults.add("interrupt")
+        start = time.perf_counter()
         with pytest.raises(DeviceTimeout, match=r"done, but its interrupt.*wait='poll'"):
             session.run(X, timeout_s=TIMEOUT_S)
+        assert TIMEOUT_S <= time.perf_counter() - start < TIMEOUT_S + 1
         board.faults.clear()
         np.testing.assert_array_equal(session.run(X), expected)
+    assert board.memory.buffers == 0
+
+
+def test_an_interrupt_comes_once_per_run(board, bit, expected):
+    """It is acknowledged before the controller looks again, and nothing is left for the next."""
+    from weft.simboard import logic
+
+    with weft.open(PROGRAM, "simboard", board=board, bitfile=bit, wait="interrupt") as session:
+        session.run(X[:4])
+        kernel, rung = session.device.kernel, []
+        ring = kernel.set
+        kernel.set = lambda: rung.append(True) or ring()
+        before, logic._INLINE_S = logic._INLINE_S, 0.0  # runs end while the host sleeps
+        try:
+            for _ in range(20):
+                writes, reads = board.writes, board.reads
+                np.testing.assert_array_equal(session.run(X[:4]), expected[:4])
+                assert board.writes - writes == 2  # start, acknowledge
+                assert board.reads - reads <= 2 + 20  # pending, done; the report
+        finally:
+            logic._INLINE_S = before
+        assert len(rung) == 20
+
+
+def test_ways_to_wait_take_turns(board, bit, expected):
+    """One kernel: what one session armed is switched off for the other."""
+    options = {"board": board, "bitfile": bit}
+    with (
+        weft.open(PROGRAM, "simboard", wait="interrupt", **options) as one,
+        weft.open(PROGRAM, "simboard", wait="poll", **options) as two,
+    ):
+        assert one.device.kernel is two.device.kernel
+        for session in (one, two, two, one, one, two):
+            np.testing.assert_array_equal(session.run(X), expected)
+    assert board.memory.buffers == 0
 
 
 def test_a_lost_interrupt_costs_a_heartbeat(board, bit, expected, monkeypatch):
@@ -137,9 +174,12 @@ def test_every_fault_is_tested():
 def test_a_truncated_bitstream_is_not_loaded(board, bit, expected):
     content = bit.read_bytes()
     bit.write_bytes(content[:-100])
+    start = time.perf_counter()
     with pytest.raises(DeviceError, match="truncated: its header announces"):
         weft.open(PROGRAM, "simboard", board=board, bitfile=bit)
+    assert time.perf_counter() - start < 1
     assert board.logic is None
+    assert board.memory.buffers == 0
     bit.write_bytes(content)
     with weft.open(PROGRAM, "simboard", board=board, bitfile=bit) as session:
         np.testing.assert_array_equal(session.run(X), expected)

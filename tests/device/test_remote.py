@@ -29,14 +29,6 @@ X = np.random.default_rng(1).uniform(-30, 30, (10, 5)).astype(np.float32)
 
 
 @pytest.fixture
-def server():
-    made = Server(Board(load_board("KV260")))
-    yield made
-    made.stop()
-    made.board.close()
-
-
-@pytest.fixture
 def bit(tmp_path):
     return write_bitstream(tmp_path, SCALING.overlay, load_board("KV260"))
 
@@ -99,7 +91,10 @@ def test_a_cut_connection_is_an_error_and_the_next_server_works(bit, expected):
     second = Server(Board(load_board("KV260")))
     with weft.open(SCALING, "pynq", address=second.address, bitfile=bit) as other:
         np.testing.assert_array_equal(other.run(X), expected)
+    assert second.board.memory.buffers == 0
     second.stop()
+    for board in (first.board, second.board):
+        board.close()
 
 
 def test_silence_ends_with_the_deadline(server, bit):

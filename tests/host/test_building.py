@@ -270,6 +270,35 @@ def test_killed_in_the_middle(calls, tmp_path, monkeypatch):
     assert outcome.products
 
 
+def test_a_simulation_killed_while_it_is_built(tmp_path, monkeypatch):
+    """No half-written library is left: the next process builds it and runs."""
+    cache, mark = tmp_path / "cache", tmp_path / "compiling"
+    script(
+        tmp_path / "slow",
+        f'[ "$1" = --version ] && exec g++ --version\necho $$ > {mark}.new\n'
+        f"mv {mark}.new {mark}\nexec sleep 600",
+    )
+    code = (
+        "from weft import build, export; print(build.library(export.SMALL, 'functional'))",
+        "import ctypes, sys; ctypes.CDLL(sys.argv[1]).weft_run",
+    )
+    monkeypatch.setenv("WEFT_CACHE", str(cache))
+    monkeypatch.setenv("CXX", str(tmp_path / "slow"))
+    process = subprocess.Popen([sys.executable, "-c", code[0]], stdout=subprocess.DEVNULL)
+    wait_for(mark.exists)
+    process.kill()
+    assert process.wait(timeout=5) == -signal.SIGKILL
+    os.kill(int(mark.read_text()), signal.SIGKILL)  # the compiler outlives it
+    assert list(cache.glob("*.so")) == []
+    monkeypatch.delenv("CXX")
+    done = subprocess.run(
+        [sys.executable, "-c", code[0]], check=True, capture_output=True, text=True, timeout=300
+    )
+    library = done.stdout.strip()
+    assert [str(path) for path in cache.glob("*.so")] == [library]
+    subprocess.run([sys.executable, "-c", code[1], library], check=True, timeout=60)
+
+
 def test_without_tools_it_says_what_to_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     where = tmp_path / "build"

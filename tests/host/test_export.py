@@ -13,14 +13,14 @@ from weft.errors import CapacityError, OverlayError, UsageError, WeftError
 from weft.lint import lint_source
 from weft.unit_vectors import EXPORTS
 
-SETTINGS = [(), ("rows=8", "multiplier=packed")]
+SETTINGS = [(), ("rows=8", "multiplier=packed", "weight_bits=8")]
 # The headers of ap_int copy numbers that nobody set; everything else of -Wextra must be silent.
 FLAGS = ("-std=c++14", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unknown-pragmas")
 QUIET = ("-Wno-unused-label", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 
 
 def exported(unit, folder, settings=()):
-    export.write(unit, export.geometry(export.settings(settings)), folder)
+    export.write(unit, export.geometry(export.settings(settings), unit), folder)
     return folder
 
 
@@ -52,11 +52,12 @@ def test_unit_agrees_with_golden_and_is_clean(unit, settings, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ziglang") is None, reason="needs ziglang for a clang++")
-def test_clang_agrees(tmp_path):
-    folder = exported("requant", tmp_path / "out")
+@pytest.mark.parametrize("unit", ["requant", "memory", "decode", "fusion", "shift", "binary"])
+def test_clang_agrees(unit, tmp_path):
+    folder = exported(unit, tmp_path / "out")
     special = ("-D__AP_INT_SPECIAL_H__", "-D__AP_FIXED_SPECIAL_H__")
     special += ("-fno-sanitize=all", "-Wno-unknown-warning-option")
-    result = run(folder, "requant", (sys.executable, "-m", "ziglang", "c++"), *special)
+    result = run(folder, unit, (sys.executable, "-m", "ziglang", "c++"), *special)
     assert result.returncode == 0, result.stdout
 
 
@@ -67,11 +68,16 @@ def test_clang_agrees(tmp_path):
         ("matmul", "fold == 0 && f.first != 0", "fold == 0"),
         ("matmul", "++counters.drain", "++counters.matrix"),
         ("transfer", "counters.table += Int<64>(rows)", "counters.table += Int<64>(rows + 1)"),
+        ("memory", "memory[first + beat] = part", "memory[first] = part"),
+        ("decode", "rest % 3", "rest & 1"),
+        ("fusion", "2 * (i + k)", "2 * i"),
+        ("shift", "- 1, 2 + (low & 1)", "- 1, 2"),
+        ("binary", "- popcount(plus) + popcount(minus)", "- popcount(plus)"),
     ],
 )
 def test_the_bench_finds_a_wrong_word(unit, right, wrong, tmp_path):
     folder = exported(unit, tmp_path / "out")
-    path = folder / "units" / f"{unit}.hpp"
+    path = folder / "units" / f"{'transfer' if unit == 'memory' else unit}.hpp"
     source = path.read_text()
     assert right in source
     path.write_text(source.replace(right, wrong))
@@ -82,8 +88,9 @@ def test_the_bench_finds_a_wrong_word(unit, right, wrong, tmp_path):
 
 @pytest.mark.parametrize("unit", EXPORTS)
 def test_same_settings_same_bytes(unit):
-    files = export.files(unit, export.SMALL)
-    assert files == export.files(unit, export.SMALL)
+    overlay = export.geometry({}, unit)
+    files = export.files(unit, overlay)
+    assert files == export.files(unit, overlay)
     assert not any("sim/" in name or name.startswith(("/", "..")) for name in files)
     assert f"{unit}_words" in files["README.md"]
 

@@ -1,5 +1,5 @@
 /// The window walk: unified-buffer addresses of a convolution.
-/// operands: batch, the MatMul instruction. results: for each fold, ordered (block, ky, kx), and
+/// operands: batch, the MatMul instruction. results: for each fold, ordered (ky, kx, block), and
 /// each output position the address, or -1 where the window is outside the map.
 #define WEFT_VENDOR
 #include "units/window.hpp"

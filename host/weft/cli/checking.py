@@ -55,11 +55,12 @@ def lint_command(overlays: tuple[str, ...], as_json: bool) -> None:
 def export_unit_command(unit: str, texts: tuple[str, ...], output: Path, as_json: bool) -> None:
     """Write one hardware unit, with a test bench, for any HLS tool.
 
-    UNIT is one of multiplier, requant, activate, systolic, window, vector, matmul, transfer.
+    UNIT is one of multiplier, requant, activate, systolic, window, vector, matmul, transfer,
+    memory, decode, fusion, shift, binary.
     """
     from weft import export
 
-    written = export.write(unit, export.geometry(export.settings(texts)), output)
+    written = export.write(unit, export.geometry(export.settings(texts), unit), output)
     if as_json:
         terminal.print_json({"unit": unit, "output": str(output), "files": written})
     else:

@@ -47,23 +47,25 @@ class Arena:
         self.memory = self._buffer[start : start + rows * lanes].reshape(rows, lanes)
         self.memory[:] = 0
         self._buffer.flush()
+        # Slices of pynq's buffers take long to make; a program has few maps and batches.
+        self._views: dict[tuple[int, int], tuple[Any, Rows]] = {}
 
     def write(self, row: int, data: Rows) -> None:
         """Copies rows to activation memory, where the board sees them."""
-        view: Any = rows_of(self.memory, row, len(data))
-        view[:] = data
+        view, plain = self._rows(row, len(data))
+        plain[:] = data
         view.flush()
 
     def read(self, row: int, rows: int) -> Rows:
         """A copy of rows as the board wrote them."""
-        view: Any = rows_of(self.memory, row, rows)
+        view, plain = self._rows(row, rows)
         view.invalidate()
-        return np.array(view, subok=False)
+        return plain.copy()
 
     def verify(self) -> None:
         """Raises DeviceError if something was written past the end of activation memory."""
         self._guard.invalidate()
-        if not np.array_equal(self._guard, _GUARD):
+        if self._guard.tobytes() != _GUARD.tobytes():
             raise DeviceError(
                 f"the board wrote behind activation memory (at {self.addresses['memory']:#x}, "
                 f"{self.memory.nbytes:,} bytes): results can't be trusted. Is the bitstream the "
@@ -72,7 +74,15 @@ class Arena:
 
     def close(self) -> None:
         """Gives the memory back."""
+        self._views.clear()
         self._buffer.freebuffer()
+
+    def _rows(self, row: int, rows: int) -> tuple[Any, Rows]:
+        """Rows of activation memory as a slice of the buffer, and as a plain array."""
+        if (row, rows) not in self._views:
+            view = rows_of(self.memory, row, rows)
+            self._views[row, rows] = view, np.asarray(view)
+        return self._views[row, rows]
 
     def _put(self, name: str, data: NDArray[np.int8]) -> None:
         self._buffer[self._at[name] : self._at[name] + data.size] = data

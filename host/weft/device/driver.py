@@ -10,7 +10,7 @@ import asyncio
 import struct
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pynq import DefaultIP, UnsupportedConfiguration
@@ -30,13 +30,16 @@ class Kernel(DefaultIP):  # type: ignore[misc]
 
     def __init__(self, description: Mapping[str, Any]) -> None:
         # A controller's UIO file is watched by the loop that is current while it is opened.
-        self._loop = _current_loop()
+        self._loop = current_loop()
         super().__init__(description)
         self._offsets = offsets(self._registers or {})
         self._values: dict[str, int] = {}
-        self._line = getattr(self, "interrupt", None)
-        # PYNQ keeps controllers of the latest overlay only; another board's must not end these.
-        self._kept = None if self._line is None else getattr(self._line, "parent", _nothing)()
+        line = getattr(self, "interrupt", None)
+        # PYNQ keeps controllers of the latest overlay only; another board's must not end this one.
+        self._controller: Any = getattr(line, "parent", _nothing)()
+        self._number = getattr(line, "number", 0)
+        self._armed = self._listening = False
+        self._wake: Callable[[], object] = _nothing
         self.control = 0
         self.writes = self.reads = 0
 
@@ -56,8 +59,8 @@ class Kernel(DefaultIP):  # type: ignore[misc]
     def start(self, arguments: Mapping[str, int], armed: bool = False) -> None:
         """Starts a run; with `armed`, its end raises an interrupt."""
         self.arrange(arguments)
-        if armed:
-            self._arm()
+        if armed != self._armed:  # it stays armed from run to run
+            (self._arm if armed else self._disarm)()
         self.put(_CONTROL, START)
 
     def finished(self) -> bool:
@@ -82,9 +85,10 @@ class Kernel(DefaultIP):  # type: ignore[misc]
 
     def interrupts(self) -> bool:
         """Whether a blocking wait can use the interrupt: there is one, and its loop is free."""
-        if self._line is None or self.device.has_capability("REMOTE"):
+        if self._controller is None or self.device.has_capability("REMOTE"):
             return False
-        return not self._loop.is_running() and _running_loop() is None
+        busy = self._loop.is_running() or self._loop.is_closed()
+        return not busy and _running_loop() is None
 
     def wait(self, timeout_s: float, how: str) -> bool:
         """Waits for the end of a run; False when `timeout_s` has passed.
@@ -95,10 +99,9 @@ class Kernel(DefaultIP):  # type: ignore[misc]
         begin = time.perf_counter()
         if how == "interrupt":
             over = False
-            # The controller keeps an interrupt that it saw after the acknowledge: look again.
+            # The interrupt may be one that the controller still held of a run before: look again.
             while not over and (left := timeout_s - time.perf_counter() + begin) > 0:
                 over = self._sleep(left) and self.finished()
-            self._disarm()
             return over
         spin_s = min(SPIN_S, timeout_s)
         while not self.finished():
@@ -111,7 +114,7 @@ class Kernel(DefaultIP):  # type: ignore[misc]
     async def wait_async(self, timeout_s: float) -> bool:
         """As `wait`, for asyncio: by interrupt in the loop that the board was opened in."""
         end = time.perf_counter() + timeout_s
-        sleeps = self._line is not None and _running_loop() is self._loop
+        sleeps = self._controller is not None and _running_loop() is self._loop
         if sleeps and not self.device.has_capability("REMOTE"):
             self._arm()
         else:
@@ -143,28 +146,61 @@ class Kernel(DefaultIP):  # type: ignore[misc]
             self._disarm()
         return over
 
+    def set(self) -> None:
+        """The interrupt has come: what PYNQ's controllers call of the events that they are given.
+
+        Acknowledges it here, before the controller does: else that would see the line still high
+        and raise the interrupt of this run once more in the next one.
+        """
+        self._listening = False
+        self._acknowledge()
+        self._wake()
+
     def _arm(self) -> None:
+        self._armed = True
         self.put(_SOURCES, 1)
         self.put(_ENABLE, 1)
 
     def _disarm(self) -> None:
-        """Switches the interrupt off and acknowledges it: writing a pending bit clears it."""
+        self._armed = False
         self.put(_ENABLE, 0)
         self.put(_SOURCES, 0)
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Writing a pending bit clears it, writing another one would set it."""
         self.reads += 1
         if pending := self.mmio.read(self._offsets[_PENDING][0]):
             self.put(_PENDING, pending)
 
-    def _sleep(self, seconds: float) -> bool:
-        return self._loop.run_until_complete(self._interrupted(seconds))
+    def _listen(self) -> None:
+        """Gives the controller this event; it keeps it until the interrupt comes."""
+        if not self._listening:
+            self._listening = True
+            self._controller.add_event(self, self._number)
 
-    async def _interrupted(self, seconds: float) -> bool:
-        assert self._line is not None
+    def _sleep(self, seconds: float) -> bool:
+        """Runs the loop until the interrupt. Without a coroutine: a task takes longer than this."""
+        timer = self._loop.call_later(seconds, self._loop.stop)
+        self._wake = self._loop.stop
         try:
-            await asyncio.wait_for(self._line.wait(), seconds)
+            self._listen()
+            self._loop.run_forever()
+        finally:
+            timer.cancel()
+            self._wake = _nothing
+        return not self._listening
+
+    async def _interrupted(self, seconds: float) -> None:
+        arrived = asyncio.Event()
+        self._wake = arrived.set
+        try:
+            self._listen()
+            await asyncio.wait_for(arrived.wait(), seconds)
         except asyncio.TimeoutError:
-            return False
-        return True
+            pass
+        finally:
+            self._wake = _nothing
 
 
 def offsets(registers: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
@@ -188,7 +224,7 @@ def offsets(registers: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, 
 
 
 def _nothing() -> None:
-    """What a remote board's interrupt has for a parent."""
+    """What a remote board's interrupt has for a parent, and what nobody waits for."""
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -198,7 +234,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _current_loop() -> asyncio.AbstractEventLoop:
+def current_loop() -> asyncio.AbstractEventLoop:
     """The thread's event loop; a new one becomes current where there is none."""
     running = _running_loop()
     if running is not None:

@@ -22,6 +22,7 @@ from pynq.pl_server.device import Device
 from weft.config import Board as BoardFacts
 from weft.config import Overlay
 from weft.device.bitfile import Bitstream, file_name
+from weft.device.driver import current_loop
 from weft.device.registers import (
     CONTROLLER,
     FAMILIES,
@@ -99,7 +100,8 @@ class Board(Device):  # type: ignore[misc]
         self.configure(Bitstream.decode(Path(bitstream.bitfile_name)).data)
         for name, facts in (parser.interrupt_controllers if parser else {}).items():
             if name == CONTROLLER:
-                _InterruptController._uio_devices[facts["raw_irq"]] = self._controller.uio
+                uio = self._controller.uio.open(current_loop())
+                _InterruptController._uio_devices[facts["raw_irq"]] = uio
         self.post_download(bitstream, parser, self.name)
 
     def configure(self, data: bytes) -> None:

@@ -231,7 +231,10 @@ class Controller:
 
 
 class Uio:
-    """What pynq waits on: calls `set` of the events added when the line rises."""
+    """What pynq waits on: the loop that it is opened in calls `set` of the events added.
+
+    As with the file of a UIO device, the interrupt is masked until an event is added.
+    """
 
     def __init__(self) -> None:
         self._events: list[Any] = []
@@ -239,20 +242,24 @@ class Uio:
         self._level = False
         self._lock = threading.Lock()
 
+    def open(self, loop: asyncio.AbstractEventLoop) -> Uio:
+        """The loop from now on watches it, as it does the file of a pynq.uio.UioController."""
+        self._loop = loop
+        return self
+
     def add_event(self, event: Any, number: int) -> None:
-        """Registers an event, as pynq.uio.UioController does."""
+        """Registers an event, and unmasks the interrupt."""
         with self._lock:
-            self._loop = asyncio.get_running_loop()
             self._events.append(event)
-            level = self._level
-        if level:
-            self._loop.call_soon(self._fire)
+            level, loop = self._level, self._loop
+        if level and loop is not None:
+            loop.call_soon(self._fire)
 
     def set(self, level: bool) -> None:
         """The interrupt line of the processor, from any thread."""
         with self._lock:
             rises, self._level = level and not self._level, level
-            loop = self._loop
+            loop = self._loop if self._events else None
         if rises and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._fire)
 
