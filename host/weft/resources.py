@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weft import isa, storage
+from weft import engine_costs, isa, storage
 from weft.config import Board, Overlay, load_board
 from weft.designs import Geometry
 from weft.errors import OverlayError
@@ -118,6 +118,7 @@ def units(g: Geometry, board: Board) -> dict[str, Resources]:
     """What each unit of a design takes on a board's part."""
     return {
         "array": array(g.rows, g.cols, g.products_per_dsp),
+        **other_engines(g),
         "accumulators": accumulators(g, board),
         "buffer": memory(g.buffer_words, g.rows * 8, board),
         "requantization": requantization(g),
@@ -176,6 +177,17 @@ def array(rows: Any, cols: Any, products_per_dsp: Any = 1, bits: int = 8) -> Res
     lut = elements * np.where(packed, ADDER + 1, 8) + skew_lut
     ff = elements * (3 * bits + (bits + 2) / shared + 4 + np.where(packed, 32, 0))
     return Resources(lut + 20 * rows, ff + 40 * rows, elements / shared, skew_bram)
+
+
+def other_engines(g: Geometry) -> dict[str, Resources]:
+    """Arrays beside the int8 one, by name, and the decoders of formats; designs have none."""
+    names = [name for name in getattr(g, "engines", ()) if name in engine_costs.CELLS]
+    cells = g.rows * g.cols
+    made = {
+        name: Resources(*(cells * amount for amount in engine_costs.CELLS[name])) for name in names
+    }
+    decoders = engine_costs.decoders(getattr(g, "formats", ()), getattr(g, "weight_bits", 8))
+    return {**made, "decoders": Resources(lut=g.cols * decoders)} if decoders else made
 
 
 def accumulators(g: Geometry, board: Board) -> Resources:

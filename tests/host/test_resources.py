@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from weft import resources, storage
+from weft import engine_costs, resources, storage
 from weft.config import load_board, load_overlay, overlay_names
 from weft.designs import Designs
 
@@ -102,7 +102,10 @@ def test_small_memories_go_to_luts():
     assert (lut, tiles) == (0, 2)
 
 
-@pytest.mark.parametrize("name", [n for n in overlay_names() if n != "lab"])  # it has engines
+ALIKE = [n for n in overlay_names() if load_overlay(n).engines == ("systolic",)]
+
+
+@pytest.mark.parametrize("name", ALIKE)
 @pytest.mark.parametrize("board", ["Pynq-Z2", "KV260", "Alveo-U55C"])
 def test_many_designs_at_once_are_as_one_by_one(name, board):
     overlay, place = load_overlay(name), load_board(board)
@@ -166,3 +169,17 @@ def test_an_epilogue_that_nobody_shares_is_told_apart():
     # docs/estimates.md warns of it: then not even the smallest overlay would fit.
     rest = resources.total(overlay, board).dsp - shared.dsp
     assert rest + apart.dsp > board.dsp
+
+
+def test_engines_and_decoders_are_counted():
+    board = load_board("ZCU102")
+    plain = load_overlay("bitfusion")
+    plain = replace(plain, engines=("systolic",), formats=("int8",))
+    both = replace(plain, engines=("systolic", "fusion"), formats=("int8", "int4"))
+    assert not {"fusion", "decoders"} & set(resources.units(plain, board))
+    found = resources.units(both, board)
+    assert found["fusion"].lut == 64 * engine_costs.CELLS["fusion"][0]
+    assert found["decoders"].lut > 0
+    more = resources.total(both, board).lut - resources.total(plain, board).lut
+    assert more == pytest.approx(found["fusion"].lut + found["decoders"].lut)
+    assert resources.fit(load_overlay("lab"), "KV260").over  # every engine of all is for simulation
