@@ -54,6 +54,21 @@ inline Int<16> affine(Int<32> z, Int<16> gamma, Int<32> beta, int shift) {
   return Int<16>(saturated<16>(rounded_wide(y, shift)));
 }
 
+/// A word of normalized elements, each with its gamma and beta.
+template <int kLanes, typename Unit>
+inline Vec<Int<16>, kLanes> affine_word(const Unit &unit, const Inputs<kLanes> &x,
+                                        const typename Unit::Row &row, const Affine<kLanes> &by,
+                                        int shift) {
+  WEFT_INLINE
+  Vec<Int<16>, kLanes> y;
+lanes:
+  for (int c = 0; c < kLanes; ++c) {
+    WEFT_UNROLL
+    y[c] = affine(unit.normal(x[c], row), by.gamma[c], by.beta[c], shift);
+  }
+  return y;
+}
+
 /// `Rsqrt` takes a mantissa in [1, 4). kCentered: LayerNorm, else RMSNorm.
 template <typename Rsqrt, bool kCentered> struct Norm {
   struct Row {
@@ -87,13 +102,7 @@ template <typename Rsqrt, bool kCentered> struct Norm {
   Vec<Int<16>, kLanes> output(const Inputs<kLanes> &x, const Row &row, const Affine<kLanes> &by,
                               int shift) const {
     WEFT_INLINE
-    Vec<Int<16>, kLanes> y;
-  lanes:
-    for (int c = 0; c < kLanes; ++c) {
-      WEFT_UNROLL
-      y[c] = affine(normal(x[c], row), by.gamma[c], by.beta[c], shift);
-    }
-    return y;
+    return affine_word(*this, x, row, by, shift);
   }
 };
 
@@ -132,13 +141,7 @@ struct INorm {
   Vec<Int<16>, kLanes> output(const Inputs<kLanes> &x, const Row &row, const Affine<kLanes> &by,
                               int shift) const {
     WEFT_INLINE
-    Vec<Int<16>, kLanes> y;
-  lanes:
-    for (int c = 0; c < kLanes; ++c) {
-      WEFT_UNROLL
-      y[c] = affine(normal(x[c], row), by.gamma[c], by.beta[c], shift);
-    }
-    return y;
+    return affine_word(*this, x, row, by, shift);
   }
 };
 

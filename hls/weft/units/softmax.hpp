@@ -71,6 +71,30 @@ lanes:
   }
 }
 
+/// A row that has not begun.
+template <typename Row> inline void open_row(Row &row) {
+  row.maximum = kMasked;
+  row.sum = 0;
+}
+
+/// Exponentials of a word of scores, kept, and added to the row's sum.
+template <int kLanes, typename Unit>
+inline Shares<kLanes> row_exponentials(const Unit &unit, const Scores<kLanes> &x,
+                                       typename Unit::Row &row) {
+  WEFT_INLINE
+  Shares<kLanes> kept;
+  Int<32> sum = row.sum;
+lanes:
+  for (int c = 0; c < kLanes; ++c) {
+    WEFT_UNROLL
+    const Int<32> e = unit.exponential(c, Int<32>(x[c]), row);
+    kept[c] = UInt<16>(e);
+    sum = Int<32>(sum + e);
+  }
+  row.sum = sum;
+  return kept;
+}
+
 /// `Exp` gives exponentials with 15 fraction bits (PerLane, where it is a table), `Divide` their
 /// share of the sum; kOut is the probabilities' fraction bits.
 template <typename Exp, typename Divide, int kOut> struct Softmax {
@@ -86,10 +110,7 @@ template <typename Exp, typename Divide, int kOut> struct Softmax {
     exp.load(from);
     divide.load(from);
   }
-  void begin(Row &row) const {
-    row.maximum = kMasked;
-    row.sum = 0;
-  }
+  void begin(Row &row) const { open_row(row); }
   template <int kLanes> void maximum(const Scores<kLanes> &x, Row &row) const {
     WEFT_INLINE
     row_maximum(x, row.maximum);
@@ -101,17 +122,7 @@ template <typename Exp, typename Divide, int kOut> struct Softmax {
   }
   template <int kLanes> Kept<kLanes> sum(const Scores<kLanes> &x, Row &row) const {
     WEFT_INLINE
-    Kept<kLanes> kept;
-    Int<32> sum = row.sum;
-  lanes:
-    for (int c = 0; c < kLanes; ++c) {
-      WEFT_UNROLL
-      const Int<32> e = exponential(c, Int<32>(x[c]), row);
-      kept[c] = UInt<16>(e);
-      sum = Int<32>(sum + e);
-    }
-    row.sum = sum;
-    return kept;
+    return row_exponentials(*this, x, row);
   }
   void finish(Row &row) const { row.share = divide.of(row.sum); }
 
@@ -143,10 +154,7 @@ template <int kIn, int kOut> struct ShiftSoftmax {
     d2 = Int<18>(from.next());
     c = Int<18>(from.next());
   }
-  void begin(Row &row) const {
-    row.maximum = kMasked;
-    row.sum = 0;
-  }
+  void begin(Row &row) const { open_row(row); }
   template <int kLanes> void maximum(const Scores<kLanes> &x, Row &row) const {
     WEFT_INLINE
     row_maximum(x, row.maximum);

@@ -35,32 +35,19 @@ template <int kExp, int kOneEntries, int kTwoEntries, int kBits> struct TableSof
     large_nudge = from.next();
     large_shift = Int<8>(from.next());
   }
-  void begin(Row &row) const {
-    row.maximum = kMasked;
-    row.sum = 0;
-  }
+  void begin(Row &row) const { open_row(row); }
   template <int kLanes> void maximum(const Scores<kLanes> &x, Row &row) const {
     WEFT_INLINE
     row_maximum(x, row.maximum);
   }
-  Int<32> exponential(Int<32> x, const Row &row) const {
+  Int<32> exponential(int, Int<32> x, const Row &row) const {
     WEFT_INLINE
     const Int<32> e = exp(Int<32>(row.maximum - x));
     return x == kMasked ? Int<32>(0) : e;
   }
   template <int kLanes> Kept<kLanes> sum(const Scores<kLanes> &x, Row &row) const {
     WEFT_INLINE
-    Kept<kLanes> kept;
-    Int<32> sum = row.sum;
-  lanes:
-    for (int c = 0; c < kLanes; ++c) {
-      WEFT_UNROLL
-      const Int<32> e = exponential(Int<32>(x[c]), row);
-      kept[c] = UInt<16>(e);
-      sum = Int<32>(sum + e);
-    }
-    row.sum = sum;
-    return kept;
+    return row_exponentials(*this, x, row);
   }
   void finish(Row &row) const {
     const Int<32> step = Int<32>(Int<32>(row.sum + small.index.bias) >> int(small.index.shift));
