@@ -1,4 +1,4 @@
-"""Accuracy of three networks with weights in every kind of number format, in percent.
+"""Accuracy of four networks with weights in every kind of number format, in percent.
 
 Post-training: 200 inputs without labels calibrate, 1,000 are judged on the simulation of overlay
 lab. The method of each format is the one with the least error of the network's output on the
@@ -6,6 +6,8 @@ calibration inputs. Weight bytes and clocks of a sample are those of the program
 """
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -19,13 +21,13 @@ from weft.passes.quantize import quantize, simulate
 from weft.program import Program
 
 from .formats import weight_bytes
-from .row import Row, absent
+from .row import Row, absent, at_least
 
 FORMATS = (
     "int8", "int6", "int4", "int4:g32", "int3", "int2", "flint4", "pot4", "apot4", "e2m1", "olive4",
     "ternary", "binary", "codebook16", "mxfp4", "mxint8", "nvfp4", "bf16", "ant4",
 )  # fmt: skip
-NETWORKS = ("mnist", "resnet8", "har")
+NETWORKS = ("mnist", "resnet8", "har", "kws")
 METHODS = (
     {"weight_method": "mse"},
     {"weight_method": "adaround", "correct_bias": True},
@@ -71,43 +73,41 @@ def on_csim(program: Program, net) -> float:
     return 100 * float((scores.reshape(len(x), -1).argmax(axis=1) == labels).mean())
 
 
-def network_rows(name: str, folder, data) -> list[Row]:
-    """One row per format, then the best of 4 bits."""
+def network(name: str, data, folder):
+    """The float network with its inputs, labels and typical inputs; "kws" is a TFLite file."""
     import models
 
-    net = models.network(name, data, folder)
+    if name != "kws":
+        return models.network(name, data, folder)
+    net = models.tflite_network(name, data)
+    x = net.real()
+    return SimpleNamespace(path=net.float_path, x=x, labels=net.labels, calibration=x[::5])
+
+
+def network_rows(name: str, folder, data) -> list[Row]:
+    """One row per format, then the best of 4 bits."""
+    net = network(name, data, folder)
     graph = load_model(net.path)
     reference = accuracy(graph, net, evaluate)
-    made, found, sizes = [], {}, {}
+    made, found, first = [], {}, None
     for fmt in FORMATS:
         best, method = quantized(graph, net.calibration, fmt)
         program = lower(best, load_overlay("lab"))
         found[fmt] = on_csim(program, net)
-        clocks = weft.estimate(program, batch=1).cycles
-        first = sizes.setdefault("int8", (weight_bytes(program), clocks))
-        share = (
-            f"{weight_bytes(program) / first[0]:.2f} of the bytes, {clocks / first[1]:.2f} of the"
-        )
-        title = f"{name}: {fmt} weights ({method}), {share} clocks (peer: float)"
-        limit = reference - LOSS[8] if fmt == "int8" else None
-        target = "" if limit is None else f"≥ {limit:.2f}"
-        made.append(
-            Row(
-                title,
-                found[fmt],
-                reference,
-                "%",
-                target,
-                None if limit is None else found[fmt] >= limit,
-            )
-        )
+        size = weight_bytes(program), weft.estimate(program, batch=1).cycles
+        first = first or size  # int8's
+        shares = f"{size[0] / first[0]:.2f} of the bytes, {size[1] / first[1]:.2f} of the clocks"
+        title = f"{name}: {fmt} weights ({method}), {shares} (peer: float)"
+        made.append(_row(title, found[fmt], reference, LOSS[8] if fmt == "int8" else None))
     best_of = max(BEST_OF, key=lambda fmt: found[fmt])
-    limit = reference - LOSS[4]
     title = f"{name}: best of 4 bits, {best_of} (peer: float)"
-    made.append(
-        Row(title, found[best_of], reference, "%", f"≥ {limit:.2f}", found[best_of] >= limit)
-    )
-    return made
+    return [*made, _row(title, found[best_of], reference, LOSS[4])]
+
+
+def _row(title: str, percent: float, reference: float, loss: float | None) -> Row:
+    if loss is None:
+        return Row(title, percent, reference, "%", "", None)
+    return at_least(title, percent, round(reference - loss, 2), "%", reference)
 
 
 def rows(folder, data) -> list[Row]:
