@@ -185,8 +185,8 @@ inline void decode_rows(const ReadWeights &f, Stream<Word> &packed, Stream<TileW
   reader.begin(f);
   take_codebook(reader.shape.codebook, packed, codebook);
   Word arriving[kPlanes], leaving[kPlanes];
-  WEFT_HLS(ARRAY_PARTITION variable = arriving type = complete)
-  WEFT_HLS(ARRAY_PARTITION variable = leaving type = complete)
+  WEFT_HLS(ARRAY_PARTITION variable = arriving type = complete dim = 0)
+  WEFT_HLS(ARRAY_PARTITION variable = leaving type = complete dim = 0)
   Record next = {filled(0), filled(0)}, record = next;
   UInt<32> written = 0;
   int row = reader.shape.rows;  // of the group that leaves; past its end: none does

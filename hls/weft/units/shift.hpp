@@ -14,17 +14,17 @@ inline unsigned term(bool negative, int exponent, int base) {
   return unsigned((negative ? 0x80 : 0) | exponent << 4 | base);
 }
 
-/// flint of `bits` bits: the exponent follows from the leading zeros.
-inline unsigned flint_term(bool negative, int code, int bits) {
+/// flint of kBits bits: the exponent follows from the leading zeros.
+template <int kBits> unsigned flint_term(bool negative, int code) {
   WEFT_INLINE
-  const int top = 1 << (bits - 1), low = code & (top - 1);
+  const int top = 1 << (kBits - 1), low = code & (top - 1);
   if ((code & top) == 0) return term(negative, 0, low);
-  if (low == 0) return term(negative, 2 * (bits - 1), 1);
+  if (low == 0) return term(negative, 2 * (kBits - 1), 1);
   int zeros = 0;
 leading_zeros:
-  for (int bit = 0; bit < bits - 1; ++bit) {
+  for (int bit = 0; bit < kBits - 1; ++bit) {
     WEFT_UNROLL
-    if ((low >> bit) != 0) zeros = bits - 2 - bit;
+    if ((low >> bit) != 0) zeros = kBits - 2 - bit;
   }
   return term(negative, 2 * zeros, 2 * low);
 }
@@ -35,8 +35,8 @@ inline unsigned term_of(int kind, int code, int partner) {
   const bool negative = (code & 8) != 0;
   const int low = code & 7;
   if (kind == kUintTerm) return term(false, 0, code);
-  if (kind == kFlintTerm) return flint_term(negative, low, 3);
-  if (kind == kUflintTerm) return flint_term(false, code, 4);
+  if (kind == kFlintTerm) return flint_term<3>(negative, low);
+  if (kind == kUflintTerm) return flint_term<4>(false, code);
   if (kind == kPotTerm) return low == 0 ? term(false, 0, 0) : term(negative, low - 1, 1);
   if (kind == kE2m1Term)
     return low < 2 ? term(negative, 0, low) : term(negative, (low >> 1) - 1, 2 + (low & 1));

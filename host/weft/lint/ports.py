@@ -36,7 +36,13 @@ class Layout:
     storage: dict[Memory, str] = field(default_factory=dict)
 
     def is_split(self, root: Any, fields: tuple[str, ...], dim: int) -> bool:
-        """Whether a dimension has ports of its own for each index."""
+        """Whether a dimension has ports of its own for each index.
+
+        All dimensions of an array of structs (dim = 0) are those of its members' arrays, too.
+        """
+        outer = (self.dims.get((root.hash, fields[:n]), set()) for n in range(len(fields)))
+        if any(0 in dims for dims in outer):
+            return True
         return bool({0, dim} & self.dims.get((root.hash, fields), set()))
 
 
