@@ -278,7 +278,13 @@ EXPORTS: dict[str, ExportUnit] = {
         ExportUnit("vector", "The vector unit with its epilogue", _vector),
         ExportUnit("matmul", "A whole MatMul: schedule, array, accumulators, drain", _matmul),
         ExportUnit("transfer", "Transfers and tables: streams to memories and back", _transfer),
-        ExportUnit("memory", "Memory ports: rows to a stream and back", memory, MEMORY_ROWS),
+        ExportUnit(
+            "memory",
+            "Memory ports: rows to a stream and back",
+            memory,
+            MEMORY_ROWS,
+            {"rows": "8"},  # two beats
+        ),
         ExportUnit(
             "decode",
             "The decoder of weights in every format",
