@@ -124,10 +124,7 @@ def simulation_rows(path, x: np.ndarray) -> list[Row]:
 
 def packed(x: np.ndarray, name: str) -> np.ndarray:
     """Memory rows of real weights [N, K], scales and all."""
-    fmt = parse(name)
-    quant = fmt.fit(x, 0)
-    codes = fmt.encode(fmt.quantize(x, quant), quant)
-    return tiles.pack(codes, quant, fmt, LANES)
+    return packed_with(x, name, parse(name).fit(x, 0))
 
 
 def packed_with(x: np.ndarray, name: str, quant) -> np.ndarray:

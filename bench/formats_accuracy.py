@@ -1,8 +1,9 @@
 """Accuracy of four networks with weights in every kind of number format, in percent.
 
-Post-training: 200 inputs without labels calibrate, 1,000 are judged on the simulation of overlay
-lab. The method of each format is the one with the least error of the network's output on the
-calibration inputs. Weight bytes and clocks of a sample are those of the program, against int8's.
+Post-training: 200 inputs without labels calibrate, 1,000 of the same set are judged on the
+simulation of overlay lab. The method of each format is the one with the least error of the
+network's output on the calibration inputs. Weight bytes and clocks of a sample are those of the
+program, against int8's.
 """
 
 from __future__ import annotations
@@ -52,10 +53,15 @@ def quantized(graph: Graph, x: np.ndarray, name: str) -> tuple[Graph, str]:
     return best, method_name
 
 
-def accuracy(graph: Graph, net, run) -> float:
-    """Percent of SAMPLES inputs at equal distances whose largest output is the label's."""
+def judged(net) -> tuple[np.ndarray, np.ndarray]:
+    """SAMPLES inputs at equal distances, and their labels."""
     step = max(1, len(net.x) // SAMPLES)
-    x, labels = net.x[::step][:SAMPLES], net.labels[::step][:SAMPLES]
+    return net.x[::step][:SAMPLES], net.labels[::step][:SAMPLES]
+
+
+def accuracy(graph: Graph, net, run) -> float:
+    """Percent of the judged inputs whose largest output is the label's."""
+    x, labels = judged(net)
     hits = 0
     for start in range(0, len(x), 100):
         scores = run(graph, {graph.inputs[0]: x[start : start + 100]})[graph.outputs[0]]
@@ -66,8 +72,7 @@ def accuracy(graph: Graph, net, run) -> float:
 
 def on_csim(program: Program, net) -> float:
     """As `accuracy`, of a program on the simulation."""
-    step = max(1, len(net.x) // SAMPLES)
-    x, labels = net.x[::step][:SAMPLES], net.labels[::step][:SAMPLES]
+    x, labels = judged(net)
     with weft.open(program, "csim") as session:
         scores = session.run(x)
     return 100 * float((scores.reshape(len(x), -1).argmax(axis=1) == labels).mean())
