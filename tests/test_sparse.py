@@ -100,6 +100,10 @@ def test_views_are_packed_as_copies_are(fmt):
     wide = np.zeros((24, 80), whole.dtype)
     wide[:, ::2] = whole
     same(fmt.pack(wide[:, ::2]), fmt.pack(whole))
+    for shape in ((1, 40), (24, 1)):
+        part = np.ascontiguousarray(whole[: shape[0], : shape[1]])
+        same(fmt.pack(np.asfortranarray(part)), fmt.pack(part))
+        same(fmt.pack(np.asarray(part.T).copy().T), fmt.pack(part))
 
 
 @each_format

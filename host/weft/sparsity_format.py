@@ -101,7 +101,8 @@ def dense(matrix: Array) -> Array:
         )
     if whole.size > MOST_ELEMENTS:
         raise InputError(f"a matrix {whole.shape} is too large: {MOST_ELEMENTS} elements at most")
-    return np.ascontiguousarray(whole)
+    # In between flat: an axis of one element may have any stride else, which views stumble over.
+    return np.ascontiguousarray(whole).reshape(-1).reshape(whole.shape)
 
 
 def bits_for(count: int) -> int:

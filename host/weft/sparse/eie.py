@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from weft.errors import CapacityError, SparseError
 from weft.graph import Array
-from weft.sparse.nonzeros import Nonzeros, by_column, lines
+from weft.sparse.nonzeros import Nonzeros, interleaved, lines
 from weft.sparsity_format import (
     Packed,
     SparseFormat,
@@ -78,8 +78,8 @@ def _entries(name: str, whole: Array, pes: int, bits: int) -> tuple[Array, Array
     """Pointers uint16 [pes, cols + 1], zero counts and values of all PEs, one PE after another."""
     starts = np.zeros((pes, whole.shape[1] + 1), np.int64)
     zeros, values = [], []
-    for pe in range(min(pes, len(whole))):
-        starts[pe], z, v = relative(by_column(whole[pe::pes]), bits)
+    for pe, found in enumerate(interleaved(whole, pes)):
+        starts[pe], z, v = relative(found, bits)
         zeros.append(z)
         values.append(v)
     full = int(starts[:, -1].argmax())
