@@ -288,6 +288,24 @@ def test_corrupt_arrays_are_refused_or_make_sense(fmt, seed):
     survives(fmt, seed)
 
 
+@each_format
+@given(seed=st.integers(0, 1 << 32))
+@settings(max_examples=40, deadline=None)
+def test_corrupt_codes_are_refused_or_make_sense(fmt, seed):
+    if fmt.value_bits:
+        return
+    rng = np.random.default_rng(seed)
+    number, matrix, quant = operands_of(NUMBERS[seed % len(NUMBERS)], fmt)
+    broken = damage(rng, encoded(fmt.pack(matrix), number, quant))
+    try:
+        fmt.check(broken)
+        found = fmt.unpack(decoded(broken, number, quant))
+    except SparseError:
+        return
+    assert found.shape == broken.shape
+    assert np.isin(found[found != 0], number.decode(np.arange(1 << number.bits), quant)).all()
+
+
 @pytest.mark.slow
 @each_format
 @given(seed=st.integers(0, 1 << 32))

@@ -159,7 +159,7 @@ def check_head(packed: Packed, fmt: str, arrays: tuple[str, ...], indexed: bool 
     if packed.format != fmt:
         raise SparseError(f"packed as {packed.format!r}, not as {fmt!r}")
     whole = [isinstance(size, (int, np.integer)) and size > 0 for size in packed.shape]
-    if whole != [True, True] or packed.rows * packed.cols > MOST_ELEMENTS:
+    if whole != [True, True] or int(packed.rows) * int(packed.cols) > MOST_ELEMENTS:
         raise SparseError(f"{fmt}: shape {packed.shape} is not within 1..{MOST_ELEMENTS} elements")
     if set(packed.arrays) != set(arrays):
         raise SparseError(f"{fmt}: arrays {sorted(packed.arrays)} are not {sorted(arrays)}")
