@@ -29,6 +29,7 @@ GROUPS = (
     "qat",
     "nonlinear",
     "designs",
+    "sparse_packing",
 )
 
 
