@@ -2,9 +2,11 @@
 /// they take, without moving their registers. Simulation only; tests hold them equal to
 /// units/matmul.hpp and units/vector.hpp in every bit and clock.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 #include "sim/gemm.hpp"
+#include "sim/nm_tile.hpp"
 #include "sim/operands.hpp"
 #include "sim/pooling.hpp"
 #include "units/matmul.hpp"
@@ -93,7 +95,7 @@ inline void gather(const IntegerCell &, const MatMul &f, int batch, const Memori
 /// Returns whether the dot products of int8 can take it.
 template <typename Cell>
 inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int products,
-                      Space &space, std::int32_t *correction) {
+                      Space &space, std::int32_t *correction, Fault &, int &) {
   int beyond = 0;
   TileWord rows[kActivationWords] = {};
   for (int c = 0; c < kCols; ++c) correction[c] = 0;
@@ -117,7 +119,7 @@ inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int pr
 
 /// The plain array's rows are weights as they are; four at a time are interleaved.
 inline bool take_tile(const IntegerCell &, Stream<TileWord> &weights, int k, int, Space &space,
-                      std::int32_t *correction) {
+                      std::int32_t *correction, Fault &, int &) {
   int beyond = 0;
   std::int8_t *narrow = space.w.data();
   std::int16_t *wide = space.wide_w.data();
@@ -141,12 +143,23 @@ inline bool take_tile(const IntegerCell &, Stream<TileWord> &weights, int k, int
   return kDotProducts && beyond == 0;
 }
 
+/// N:M weights, spread over the channels that they meet.
+inline bool take_tile(const NmCell &cell, Stream<TileWord> &weights, int k, int products,
+                      Space &space, std::int32_t *correction, Fault &fault, int &row) {
+  std::fill(space.w.begin(), space.w.end(), std::int8_t(0));
+  std::fill(space.wide_w.begin(), space.wide_w.end(), std::int16_t(0));
+  for (int c = 0; c < kCols; ++c) correction[c] = 0;
+  TileWriter to = {space.w.data(), space.wide_w.data(), correction, 0};
+  for (int at = 0; at < k; at += kRows * products) take_nm_fold(cell, weights, at, row, to, fault);
+  return kDotProducts && to.beyond == 0;
+}
+
 /// The clocks that the array takes (MatMulClocks), without counting them one by one.
-inline void count(const MatMul &f, int batch, int flush_clocks, Counters &counters) {
+inline void count(const MatMul &f, int batch, int flush_clocks, int lead, Counters &counters) {
   Walk<MatMul> walk;
   walk.begin(f, batch);
   MatMulClocks clocks;
-  clocks.begin(f, batch, walk, flush_clocks);
+  clocks.begin(f, batch, walk, flush_clocks, lead);
   const Clock busy = Clock(clocks.folds) * clocks.rows;
   const Clock flush = f.overlap != 0 ? Clock(flush_clocks) : Clock(clocks.folds) * flush_clocks;
   counters.matrix += busy;
@@ -177,7 +190,7 @@ inline void put_tile(const MatMul &f, const Activate &a, const std::int32_t *sum
 /// A MatMul of integers on one engine.
 template <typename Cell>
 inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories &m,
-                         Stream<TileWord> &weights, Counters &counters) {
+                         Stream<TileWord> &weights, Counters &counters, Fault &fault) {
   static thread_local Space space;
   Cell cell;
   cell.begin(f);
@@ -190,8 +203,9 @@ inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories
   Writer out;
   out.begin(a, batch, int(f.out_h), int(f.out_w));
   std::int32_t correction[kCols];
+  int row = 0;  // of the stream
   for (int tile = 0; tile < int(f.tiles); ++tile) {
-    if (take_tile(cell, weights, k, products, space, correction)) {
+    if (take_tile(cell, weights, k, products, space, correction, fault, row)) {
       multiply(space.x.data(), rows, k, space.w.data(), correction, space.sums.data());
     } else {
       space.widen(offset_of(cell));
@@ -199,7 +213,7 @@ inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories
     }
     put_tile<false>(f, a, space.sums.data(), rows, m, out);
   }
-  count(f, batch, SystolicArray<Cell>::kFlushClocks, counters);
+  count(f, batch, SystolicArray<Cell>::kFlushClocks, index_rows_of(cell), counters);
 }
 
 /// A MatMul of bf16 numbers, in the order of the hardware: sums down the rows of a tile, which then
@@ -234,20 +248,26 @@ inline void run_float(const MatMul &f, const Activate &a, int batch, Memories &m
                       space.sums.data() + row * kCols);
     put_tile<true>(f, a, space.sums.data(), rows, m, out);
   }
-  count(f, batch, SystolicArray<Bf16Cell>::kFlushClocks, counters);
+  count(f, batch, SystolicArray<Bf16Cell>::kFlushClocks, 0, counters);
 }
 
 inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                   Stream<TileWord> &weights, Counters &counters) {
+                   Stream<TileWord> &weights, Counters &counters, Fault &fault) {
   if (kHasSystolic && f.engine == kSystolicEngine)
-    run_integers<IntegerCell>(f, a, batch, m, weights, counters);
+    run_integers<IntegerCell>(f, a, batch, m, weights, counters, fault);
   if (kHasFusion && f.engine == kFusionEngine)
-    run_integers<FusionCell>(f, a, batch, m, weights, counters);
+    run_integers<FusionCell>(f, a, batch, m, weights, counters, fault);
   if (kHasShift && f.engine == kShiftEngine)
-    run_integers<ShiftCell>(f, a, batch, m, weights, counters);
+    run_integers<ShiftCell>(f, a, batch, m, weights, counters, fault);
   if (kHasBinary && f.engine == kBinaryEngine)
-    run_integers<BinaryCell>(f, a, batch, m, weights, counters);
+    run_integers<BinaryCell>(f, a, batch, m, weights, counters, fault);
+  if (kHasNm && f.engine == kNmEngine)
+    run_integers<NmCell>(f, a, batch, m, weights, counters, fault);
   if (kHasBf16 && f.engine == kBf16Engine) run_float(f, a, batch, m, weights, counters);
+  if (kHasEie && f.engine == kEieEngine) {
+    eie(f, batch, m, weights, counters, fault);
+    drain_tiles(f, a, batch, m, counters);
+  }
 }
 
 }  // namespace functional

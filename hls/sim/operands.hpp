@@ -9,6 +9,7 @@ using Words = Word[kActivationWords];
 using TileRows = TileWord[kActivationWords];
 
 inline int products_of(const IntegerCell &) { return 1; }
+inline int products_of(const NmCell &cell) { return cell.pattern.words; }
 template <typename Cell> inline int products_of(const Cell &cell) {
   return cell.precision.products();
 }
@@ -21,6 +22,10 @@ inline int offset_of(const FusionCell &cell) {
 
 inline int activation_value(const IntegerCell &, const Words &words, int lane, int) {
   return words[0][lane];
+}
+/// Of N:M weights all channels of the words count, not the group of a row.
+inline int activation_value(const NmCell &, const Words &words, int lane, int j) {
+  return words[j][lane];
 }
 inline int weight_value(const IntegerCell &, const TileRows &rows, int c, int) {
   return rows[0][c];

@@ -1,26 +1,15 @@
 /// Checks every instruction before it is dispatched: a bad one ends the run with a status, so no
 /// process ever sees an address outside its memory or waits for data that does not come.
-/// The statuses are those of docs/isa.md; the golden model raises the same.
 #pragma once
 #include "memories.hpp"
+#include "status.hpp"
 #include "units/bf16.hpp"
 #include "units/decode.hpp"
+#include "units/eie_pe.hpp"
+#include "units/nm.hpp"
 #include "units/vector.hpp"
 
 namespace weft {
-
-enum Status {
-  kDone,
-  kBadOpcode,
-  kBadField,
-  kBadBuffer,
-  kBadRows,
-  kBadTable,
-  kBadOrder,
-  kBadOverlap,
-  kBadMemory,
-  kBadStream
-};
 
 constexpr int kMaxQueued = 8;       // ReadWeights ahead of their use; below the depth of their FIFO
 constexpr int kLeastGroup = 4;      // log2 of the smallest group: two of the decoder's
@@ -99,9 +88,11 @@ class Checker {
   /// Whether a ReadWeights takes as many memory rows as its format makes of its stream rows.
   static bool sized(const ReadWeights &f) {
     if (f.rows == 0 || !decodes(int(f.format))) return false;
-    if (f.format == 0) return f.memory_rows == f.rows;
+    if (f.format == 0) return f.memory_rows == f.rows && f.index == 0;
     const Int<64> runs = Int<64>(f.blocks) * Int<64>(f.runs);  // at most 2^40
-    if (runs * kRows != Int<64>(f.rows)) return false;
+    if (runs * (kRows + int(f.index)) != Int<64>(f.rows)) return false;
+    // Digits run on across tiles; a record's groups are counted in rows of all channels.
+    if (f.index != 0 && (in_base_3(int(f.format)) || f.group != 0)) return false;
     const bool grouped = record_kind(int(f.format)) != kNoRecord && kWeightBits == 16;
     if (f.group != 0 && (!grouped || f.group < kLeastGroup)) return false;
     if (f.group == 0 && f.zeros != 0) return false;
@@ -156,12 +147,31 @@ class Checker {
     pending_ = true;
   }
   static int weight_rows(const MatMul &f) {
-    const bool whole = f.engine == kSystolicEngine || f.engine == kBf16Engine;
+    const int engine = int(f.engine);
+    const bool whole = engine == kSystolicEngine || engine == kBf16Engine || engine == kNmEngine;
     return whole ? 1 : precision_of(f).weight_rows();
+  }
+  static bool compressed(const MatMul &f) {
+    return f.engine == kEieEngine || f.engine == kSnapEngine || f.engine == kGatherEngine;
+  }
+  /// Whether an engine of compressed weights is there and takes the window.
+  static bool legal_compressed(const MatMul &f) {
+    const bool point = f.kernel_h == 1 && f.kernel_w == 1;
+    const bool there = (f.engine == kEieEngine && kHasEie && point && legal_eie(f)) ||
+                       (f.engine == kSnapEngine && kHasSnap) ||
+                       (f.engine == kGatherEngine && kHasGather && point);
+    return there && f.first != 0 && f.last != 0 && f.shift == 0;
+  }
+  static Pattern pattern_of(const MatMul &f) {
+    Pattern pattern;
+    pattern.begin(f);
+    return pattern;
   }
   /// Whether the engine is there and takes the precision, the pace and the place of the words.
   static bool legal_engine(const MatMul &f) {
-    if (!legal_precision(f) || int(f.pace) < weight_rows(f)) return false;
+    if (compressed(f)) return legal_compressed(f);
+    if (f.rows != 0 || !legal_precision(f) || int(f.pace) < weight_rows(f)) return false;
+    if (f.engine == kNmEngine && !pattern_of(f).legal()) return false;
     // A tile's weights must not overtake the sums, which take kFloatLatency clocks per row.
     if (f.engine == kBf16Engine && (int(f.pace) < kFloatLatency - 1 || f.shift != 0)) return false;
     return f.words == 1 || f.blocks == 1 || (f.source_block & 1) != 0;
@@ -174,6 +184,7 @@ class Checker {
     if (!legal_engine(f)) return kBadField;
     const Int<64> rows = Int<64>(limits_.batch) * Int<64>(f.out_h) * Int<64>(f.out_w);
     if (rows > kAccumulatorRows) return kBadRows;
+    if (compressed(f) && rows * Int<64>(f.tiles) > kAccumulatorRows) return kBadRows;
     if (f.first == 0 && open_rows_ != int(rows)) return kBadOrder;
     open_rows_ = f.last != 0 ? 0 : int(rows);
     repeat_ = false;
@@ -181,8 +192,11 @@ class Checker {
     const int words = int(f.words);
     const Int<64> groups = (Int<64>(f.blocks) + words - 1) >> (words >> 1);
     const Int<64> part = Int<64>(f.tiles) * groups * Int<64>(f.kernel_h);
-    if (part > stream_rows_) return kBadStream;  // so that the product below stays in 64 bits
-    pending_rows_ = part * Int<64>(f.kernel_w) * (kRows * weight_rows(f));
+    if (part > stream_rows_ && !compressed(f))
+      return kBadStream;  // so that the product below stays in 64 bits
+    const int index = f.engine == kNmEngine ? pattern_of(f).index_rows() : 0;
+    pending_rows_ = part * Int<64>(f.kernel_w) * (kRows * weight_rows(f) + index);
+    if (compressed(f)) pending_rows_ = Int<64>(f.rows);
     return takes(pending_rows_) ? kDone : kBadStream;
   }
   Status vector(const Vector &f) {

@@ -24,14 +24,15 @@ enum ReportWord {
   kSegmentWord,
   kDesignWord,
   kProgressWord = 5,  // commands that `compute` has taken: where a run that hangs stands
-  kCountersWord
+  kCountersWord,
+  kRowWord = 20  // of kBadSparse: the row of the instruction's weight stream
 };
 
 /// A Barrier that carries why the segment ends, and how many weight rows nobody will use.
 inline Command barrier(Status status, int instruction, Int<64> unused_rows) {
   Command words;
 clear:
-  for (int i = 0; i < kInstructionWords; ++i) {
+  for (int i = 0; i <= kInstructionWords; ++i) {
     WEFT_UNROLL
     words[i] = 0;
   }
@@ -64,6 +65,7 @@ instructions:
         WEFT_PIPELINE
         words[w] = program[code + (first + i) * kInstructionWords + w];
       }
+      words[kNumberWord] = i;
       unused = checker.unused_rows();  // what a bad instruction would take is not taken
       status = checker.check(words);
     } else if (status == kDone) {
@@ -121,12 +123,14 @@ store:
 }
 
 /// Counters and status for the host, as 32-bit words.
-inline void write_report(const Counters &c, const Command &end, int segment,
+inline void write_report(const Counters &c, const Command &end, const Fault &fault, int segment,
                          Int<32> report[kReportWords]) {
   const Int<64> values[7] = {c.issue,  c.matrix, c.weight_shift, c.drain,
                              c.vector, c.table,  c.transfer};
-  report[kStatusWord] = end[1];
-  report[kInstructionWord] = end[2];
+  const bool faulty = fault.status != kDone;  // while it ran, so before the checker's
+  report[kStatusWord] = faulty ? Int<32>(fault.status) : end[1];
+  report[kInstructionWord] = faulty ? Int<32>(fault.instruction) : end[2];
+  report[kRowWord] = fault.row;
   report[kSegmentWord] = segment;
 counters:
   for (int i = 0; i < 7; ++i) {
@@ -136,10 +140,10 @@ counters:
 }
 
 /// Ends a segment: the report, and the weights that a broken program left in the stream.
-inline void finish(const Command &end, int segment, const Counters &counters,
+inline void finish(const Command &end, const Fault &fault, int segment, const Counters &counters,
                    Stream<TileWord> &tiles, Int<32> report[kReportWords]) {
   WEFT_FUNCTION
-  write_report(counters, end, segment, report);
+  write_report(counters, end, fault, segment, report);
   const int unused = int(end[3]);
 discard:
   for (int i = 0; i < unused; ++i) {
@@ -164,6 +168,8 @@ inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<Tile
   WEFT_HLS(ALLOCATION function instances = activate limit = 1)
   WEFT_STATIC(Counters, counters);
   if (fresh) counters.clear();
+  Fault fault;
+  fault.begin();
   int out_h = 1, out_w = 1;  // of the last MatMul
   int taken = 0;
 compute:
@@ -189,13 +195,14 @@ compute:
     } else if (opcode == kMatMul) {
       const MatMul f = MatMul::decode(words);
       out_h = int(f.out_h), out_w = int(f.out_w);
-      WEFT_MATMUL(f, Activate::decode(next), batch, m, tiles, counters);
+      fault.current = int(words[kNumberWord]);
+      WEFT_MATMUL(f, Activate::decode(next), batch, m, tiles, counters, fault);
     } else if (opcode == kVector) {
       WEFT_VECTOR(Vector::decode(words), Activate::decode(next), batch, m, counters);
     } else if (opcode == kActivate) {
       drain_again(Activate::decode(words), batch, out_h, out_w, m, counters);
     } else {
-      finish(words, segment, counters, tiles, report);
+      finish(words, fault, segment, counters, tiles, report);
       open = false;
     }
   }

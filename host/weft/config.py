@@ -33,6 +33,17 @@ def data_root() -> Path:
     raise OverlayError(f"no overlays/ and hls/ beside {package}: the installation is incomplete")
 
 
+OVERLAY_LIMITS = {
+    "rows": (4, 256),
+    "bus_bytes": (4, 64),
+    "buffer_words": (16, 1 << 24),
+    "accumulator_rows": (16, 1 << 16),
+    "parameter_blocks": (1, 1 << 15),
+    "tap_words": (16, 1 << 15),
+    "weight_tiles": (2, 64),
+}
+
+
 @dataclass(frozen=True)
 class Overlay:
     """One configuration of the hardware; sizes are in words of `rows` int8 unless named."""
@@ -50,6 +61,7 @@ class Overlay:
     multiplier: str = "single"
     weight_bits: int = 8
     weight_tiles: int = 4
+    nm_group: int = 4  # M of N:M weights at most
     engines: tuple[str, ...] = ("systolic",)
     formats: tuple[str, ...] = ("int8",)
     units: tuple[str, ...] = ("requant", "vector", "lookup")
@@ -73,7 +85,7 @@ class Overlay:
     @property
     def banks(self) -> int:
         """Words of the unified buffer that a clock reads."""
-        return 4 if set(self.engines) - {"systolic"} else 1
+        return 4 if set(self.engines) - {"systolic", "eie", "snap"} else 1
 
     @property
     def parts(self) -> int:
@@ -105,21 +117,12 @@ class Overlay:
                 f"overlay {self.name!r}: rows = {self.rows} and cols = {self.cols} differ; a "
                 "unified-buffer word feeds the rows and takes the columns, so they must be equal"
             )
-        limits = {
-            "rows": (4, 256),
-            "bus_bytes": (4, 64),
-            "buffer_words": (16, 1 << 24),
-            "accumulator_rows": (16, 1 << 16),
-            "parameter_blocks": (1, 1 << 15),
-            "tap_words": (16, 1 << 15),
-            "weight_tiles": (2, 64),
-        }
         if not isinstance(self.name, str) or not re.fullmatch(r"\w[\w.+-]{0,63}", self.name):
             raise OverlayError(
                 f"overlay name {self.name!r}: use up to 64 letters, digits and _.+- "
                 "(it names files and stands in generated code)"
             )
-        for name, (low, high) in limits.items():
+        for name, (low, high) in OVERLAY_LIMITS.items():
             value = getattr(self, name)
             if not isinstance(value, int):
                 raise OverlayError(f"overlay {self.name!r}: {name} = {value!r} is not an integer")
@@ -139,11 +142,20 @@ class Overlay:
                 f"overlay {self.name!r}: weight_bits = {self.weight_bits}; the array takes weights "
                 "of 8 bits or, with one product per DSP, of 16"
             )
-        if "eie" in self.engines:
-            self._verify_eie()
+        self._check_sparse()
         return self
 
-    def _verify_eie(self) -> None:
+    def _check_sparse(self) -> None:
+        """Raises OverlayError for sizes that an engine of sparse weights can't have."""
+        if self.nm_group not in (2, 4, 8, 16) or ("nm" in self.engines and self.rows < 8):
+            raise OverlayError(
+                f"overlay {self.name!r}: nm_group = {self.nm_group} on {self.rows} rows; engine nm "
+                "takes groups of up to 2, 4, 8 or 16 channels, and needs 8 rows"
+            )
+        if "eie" in self.engines:
+            self._check_eie()
+
+    def _check_eie(self) -> None:
         limits = {
             "eie_pes": (self.cols, 1024, self.cols),
             "eie_queue": (1, 256, 1),

@@ -25,20 +25,23 @@ Values = NDArray[np.int64]
 class Engine:
     """One kind of array.
 
-    `legal(fields)` says whether it takes a MatMul's precision. `activations(words, fields)` makes
-    numbers [M, folds, lanes, products] of the bytes [M, folds, words, lanes] that reach its left
-    edge; `weights(rows, fields)` makes numbers [tiles, folds, lanes, products, columns] of stream
-    rows [tiles, folds, lanes, rows, columns]. `latency`: clocks that a partial sum takes per row;
-    `is_float`: sums are float32.
+    `legal(fields, overlay)` says whether it takes a MatMul's precision. `activations(words,
+    fields)` makes numbers [M, folds, lanes, products] of the bytes [M, folds, words, lanes] that
+    reach its left edge; `weights(rows, fields)` makes numbers [tiles, folds, lanes, products,
+    columns] of stream rows [tiles, folds, lanes, rows, columns]. `latency`: clocks that a partial
+    sum takes per row; `is_float`: sums are float32; `index(fields, lanes)`: stream rows of
+    positions in front of a tile, which `weights` then gets in front of its rows, [tiles, folds,
+    index + lanes, 1, columns].
     """
 
     name: str
-    legal: Callable[[Fields], bool]
+    legal: Callable[[Fields, Overlay], bool]
     activations: Callable[[Bytes, Fields], Values]
     weights: Callable[[NDArray[np.int16], Fields], Values]
     doc: str
     latency: int = 1
     is_float: bool = False
+    index: Callable[[Fields, int], int] = lambda f, lanes: 0
 
     def flush(self, overlay: Overlay) -> int:
         """Clocks from a row's activations to its last sum."""

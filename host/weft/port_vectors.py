@@ -92,7 +92,7 @@ def cells(engine: str, codes: Sequence[int]) -> Callable[[Overlay, Generator], l
         for a, w, count, kinds in precisions:
             sizes = {"activation_bits": a, "weight_bits": w, "words": count, "codes": kinds}
             f = fields(isa.MAT_MUL, engine=isa.ENGINES.index(engine), **sizes)
-            if systolic.ENGINES[engine].legal(f):
+            if systolic.ENGINES[engine].legal(f, overlay):
                 made.append(_row_of_cells(systolic.ENGINES[engine], f, overlay, rng))
         return made
 

@@ -24,6 +24,7 @@ STATUS = {
     7: "output overlaps input",
     8: "a memory address outside what the host gave",
     9: "the weight stream does not match its use",
+    10: "compressed weights that contradict themselves",
 }
 
 
@@ -69,6 +70,7 @@ class State:
     pending: bool = False  # sums wait for their Activate
     queued: int = 0  # ReadWeights since the stream was last empty
     open_rows: int = 0  # rows of partial sums that a MatMul without `last` left
+    taken: Clocks | None = None  # of the last instruction, where its data decide on them
     read: NDArray[np.bool_] = field(init=False)  # rows of memory, in this segment
     written: NDArray[np.bool_] = field(init=False)
 

@@ -80,7 +80,7 @@ def pack(codes: Array, quant: Quant, fmt: Format, lanes: int) -> Rows:
             whole[tile, :, channels:, : len(part)] = last.transpose(1, 2, 0)
     if fmt.per_byte:
         return _trits(whole.reshape(-1, lanes))
-    body = _planes(whole.reshape(tiles * taps, blocks * lanes, lanes), fmt.bits)
+    body = packed_planes(whole.reshape(tiles * taps, blocks * lanes, lanes), fmt.bits)
     group = group_of(fmt, quant, channels)
     if group:
         body = _with_records(body, quant, (n, taps, blocks * lanes), group, lanes)
@@ -90,7 +90,7 @@ def pack(codes: Array, quant: Quant, fmt: Format, lanes: int) -> Rows:
     return np.concatenate([_codebook(quant, fmt, lanes), rows.view(np.int8)])
 
 
-def _planes(codes: Array, bits: int) -> NDArray[np.uint8]:
+def packed_planes(codes: Array, bits: int) -> NDArray[np.uint8]:
     """Packed rows [runs, rows, lanes] of codes [runs, tile rows, lanes]."""
     runs, rows, lanes = codes.shape
     if bits == 16:
@@ -157,6 +157,31 @@ def _with_records(
     return np.concatenate(made, axis=1)
 
 
+def with_index(rows: Rows, index: Array, fmt: Format) -> Rows:
+    """Packed rows with rows [tiles, n, lanes] of positions: in front of a tile of int8; behind the
+    first eight rows of others, which the decoder reads while the tile before leaves.
+    """
+    lanes = rows.shape[1]
+    head = _codebook_rows(fmt, lanes)
+    body = rows[head:].reshape(len(index), -1, lanes)
+    first = 0 if fmt.name == "int8" else fmt.bits
+    parts = [body[:, :first], index.view(np.int8), body[:, first:]]
+    return np.concatenate([rows[:head], np.concatenate(parts, axis=1).reshape(-1, lanes)])
+
+
+def split_index(rows: Rows, tiles: int, count: int, fmt: Format, lanes: int) -> tuple[Rows, Rows]:
+    """The inverse of `with_index` for formats other than int8: rows without positions, and the
+    positions [tiles, count, lanes].
+    """
+    if not count:
+        return rows, rows[:0]
+    head = _codebook_rows(fmt, lanes)
+    body = rows[head:].reshape(tiles, -1, lanes)
+    first = fmt.bits
+    kept = np.concatenate([body[:, :first], body[:, first + count :]], axis=1)
+    return np.concatenate([rows[:head], kept.reshape(-1, lanes)]), body[:, first : first + count]
+
+
 def _codebook(quant: Quant, fmt: Format, lanes: int) -> Rows:
     assert quant.codebook is not None, "a codebook format has its values in the quant"
     rows = np.zeros((_codebook_rows(fmt, lanes), lanes), np.uint8)
@@ -185,7 +210,7 @@ def unpack(
         digits = data[:, None] // _POWERS[:, None].astype(np.uint8) % 3
         whole = digits.reshape(-1, lanes)[: tiles * taps * blocks * lanes].astype(np.uint8)
     else:
-        whole = _codes(data.reshape(tiles * taps, -1, lanes), fmt.bits)
+        whole = unpacked_planes(data.reshape(tiles * taps, -1, lanes), fmt.bits)
     ordered = whole.reshape(tiles, taps, blocks * lanes, lanes).transpose(0, 3, 1, 2)
     codes = np.ascontiguousarray(ordered.reshape(tiles * lanes, taps, -1)[:n, :, :channels])
     return codes, Quant(np.asarray(1, np.float32), **facts)
@@ -211,8 +236,8 @@ def _split_records(
     return np.concatenate(kept, axis=1), np.ascontiguousarray(back[0]), points
 
 
-def _codes(packed: NDArray[np.uint8], bits: int) -> Array:
-    """Codes [runs, tile rows, lanes] of packed rows: the inverse of `_planes`."""
+def unpacked_planes(packed: NDArray[np.uint8], bits: int) -> Array:
+    """Codes [runs, tile rows, lanes] of packed rows: the inverse of `packed_planes`."""
     runs, rows, lanes = packed.shape
     if bits == 16:
         both = packed.reshape(runs, rows // 2, 2, lanes).astype(np.uint16)

@@ -182,7 +182,7 @@ extern "C" long long clocks(int tiles, int blocks, int taps, int rows, int overl
   weft::Walk<weft::MatMul> walk;
   walk.begin(f, 1);
   weft::MatMulClocks c;
-  c.begin(f, 1, walk, weft::SystolicArray<weft::IntegerCell>::kFlushClocks);
+  c.begin(f, 1, walk, weft::SystolicArray<weft::IntegerCell>::kFlushClocks, 0);
   return (long long)c.total;
 }
 """

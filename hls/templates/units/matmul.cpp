@@ -18,7 +18,9 @@ constexpr int kTileRows = kWeightTiles * kRows;  // rows of the weight FIFO
 inline void run_matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
                        Stream<TileWord> &tiles, Counters &counters) {
   WEFT_FUNCTION
-  matmul(f, a, batch, m, tiles, counters);
+  Fault fault;
+  fault.begin();
+  matmul(f, a, batch, m, tiles, counters, fault);
 }
 
 /// Weights arrive while the array computes; C simulation runs one process after the other.

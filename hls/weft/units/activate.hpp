@@ -179,13 +179,13 @@ struct Writer {
   }
 };
 
-/// A further Activate on the sums of the last MatMul, which are still in the finished bank.
-inline void drain_again(const Activate &f, int batch, int out_h, int out_w, Memories &m,
-                        Counters &counters) {
+/// Sums in the finished bank, `tiles` times as many as there are positions, to the unified buffer.
+/// Returns how many clocks that takes.
+inline int drain_sums(const Activate &f, int batch, int out_h, int out_w, int tiles, Memories &m) {
   WEFT_INLINE  // into compute, where `activate` is shared
       Writer out;
   out.begin(f, batch, out_h, out_w);
-  const int rows = out.at.count();
+  const int rows = tiles * out.at.count();
 drain:
   for (int row = 0; row < rows; ++row) {
     WEFT_PIPELINE
@@ -194,7 +194,14 @@ drain:
               activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), f, m.lookup));
     out.next();
   }
-  counters.vector += rows;
+  return rows;
+}
+
+/// A further Activate on the sums of the last MatMul, which are still there.
+inline void drain_again(const Activate &f, int batch, int out_h, int out_w, Memories &m,
+                        Counters &counters) {
+  WEFT_INLINE
+  counters.vector += drain_sums(f, batch, out_h, out_w, 1, m);
 }
 
 }  // namespace weft

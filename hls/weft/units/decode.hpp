@@ -37,11 +37,13 @@ struct PackedShape {
   /// Memory rows of the whole instruction.
   Int<64> memory_rows(const ReadWeights &f) const {
     const Int<64> run_groups = Int<64>(f.blocks) * kTileGroups;
-    const Int<64> groups = rows == kTrits ? Int<64>((Int<64>(f.rows) + kTrits - 1) / kTrits)
-                                          : Int<64>(Int<64>(f.rows) / kGroupRows);
+    const Int<64> tiles = Int<64>(f.blocks) * Int<64>(f.runs), operands = tiles * kRows;
+    const Int<64> groups =
+        rows == kTrits ? Int<64>((operands + kTrits - 1) / kTrits) : Int<64>(operands / kGroupRows);
     const Int<64> mask = span - 1;  // spans are powers of two: shifts, not dividers
     const Int<64> records = span == 0 ? Int<64>(0) : Int<64>((run_groups + mask) / span);
-    return Int<64>(codebook + groups * reads + Int<64>(f.runs) * records * record);
+    return Int<64>(codebook + groups * reads + Int<64>(f.runs) * records * record +
+                   tiles * int(f.index));
   }
 };
 
@@ -147,23 +149,33 @@ struct PackedReader {
   Int<64> left;  // memory rows to come
   int in_run;    // group within the run
   int run_groups;
-  int record;  // rows of the record still to come
-  int at;      // rows of the group that are there
+  int record;             // rows of the record still to come
+  int at;                 // rows of the group that are there
+  int index, index_rows;  // rows of positions still to come, behind a tile's first group
 
   void begin(const ReadWeights &f) {
     shape.begin(f);
     left = shape.memory_rows(f) - shape.codebook;
     run_groups = int(f.blocks) * kTileGroups;
     in_run = 0;
+    index_rows = int(f.index);
     start_group();
   }
   void start_group() {
     at = 0;
     const bool due = shape.span != 0 && (in_run & (shape.span - 1)) == 0;
     record = due ? shape.record : 0;
+    index = (in_run & (kTileGroups - 1)) == 0 ? index_rows : 0;
     in_run = in_run == run_groups - 1 ? 0 : in_run + 1;
   }
-  bool complete() const { return record == 0 && at == shape.reads; }
+  bool arrived() const { return record == 0 && at == shape.reads; }
+  bool complete() const { return arrived() && index == 0; }
+  /// The next row of positions.
+  Word pass(const Word &row) {
+    --index;
+    left -= 1;
+    return row;
+  }
   /// Takes the next row to its place.
   void take(const Word &row, Planes &planes, Record &next) {
     WEFT_INLINE
@@ -196,12 +208,19 @@ steps:
   for (bool open = true; open;) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kTileDepth)
-    if (row < reader.shape.rows && written < f.rows) {
+    const bool leaves = row < reader.shape.rows;
+    if (leaves && written < f.rows) {
       tiles.write(decoded_row(f, leaving, row, record, codebook));
       written += 1;
     }
-    if (row < reader.shape.rows) ++row;
-    if (reader.left > 0 && !reader.complete()) reader.take(packed.read(), arriving, next);
+    if (leaves) ++row;
+    if (reader.left > 0 && !reader.arrived()) {
+      reader.take(packed.read(), arriving, next);
+    } else if (reader.left > 0 && reader.index > 0 && !leaves) {
+      // Positions go in front of their tile, whose first group waits meanwhile.
+      tiles.write(widened(reader.pass(packed.read())));
+      written += 1;
+    }
     if (row == reader.shape.rows && reader.complete()) {
     swap:
       for (int i = 0; i < kPlanes; ++i) {

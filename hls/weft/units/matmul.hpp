@@ -2,6 +2,9 @@
 #pragma once
 #include "units/activate.hpp"
 #include "units/binary.hpp"
+#include "units/compressed.hpp"
+#include "units/eie.hpp"
+#include "units/feed.hpp"
 #include "units/fusion.hpp"
 #include "units/shift.hpp"
 #include "units/systolic.hpp"
@@ -31,29 +34,18 @@ struct Schedule {
   }
 };
 
-/// Rows of a tile enter the chain `pace` clocks apart: as fast as memory and decoding bring them.
-struct Feed {
-  int pace, phase, row;
-
-  bool due(int rows) const { return phase < rows; }
-  void tick(bool last) {
-    phase = phase == pace - 1 ? 0 : phase + 1;
-    if (phase == 0) ++row;
-    if (last) phase = row = 0;
-  }
-};
-
 /// The clocks of one MatMul: weights in, activations in, sums out, finished sums to the epilogue.
 struct MatMulClocks {
   Schedule weights, input, output;
   int rows, folds;
   Clock total;
 
-  /// `flush`: clocks from a row's activations to its last sum.
-  template <typename Walk> void begin(const MatMul &f, int batch, const Walk &walk, int flush) {
+  /// `flush`: clocks from a row's activations to its last sum; `lead`: rows in front of a tile.
+  template <typename Walk>
+  void begin(const MatMul &f, int batch, const Walk &walk, int flush, int lead) {
     rows = batch * int(f.out_h) * int(f.out_w);
     folds = int(f.tiles) * walk.groups * walk.taps();
-    const int load = kRows * int(f.pace);
+    const int load = (kRows + lead) * int(f.pace);
     const bool overlap = f.overlap != 0;
     const int period = overlap ? (rows > load ? rows : load) : load + rows + flush;
     const int wait = overlap ? load : 0, start = overlap ? 0 : load;
@@ -164,7 +156,7 @@ lanes:
 /// The clocks of one MatMul, all stages at once.
 template <typename Cell>
 inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArray<Cell> &array,
-                      Memories &m, Stream<TileWord> &weights, Counters &counters) {
+                      Memories &m, Stream<TileWord> &weights, Counters &counters, Fault &fault) {
   WEFT_INLINE  // into compute, where `activate` is shared
       Walk<MatMul>
           walk;
@@ -172,12 +164,14 @@ inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArr
   Cell cell;
   cell.begin(f);
   MatMulClocks clocks;
-  clocks.begin(f, batch, walk, SystolicArray<Cell>::kFlushClocks);
+  clocks.begin(f, batch, walk, SystolicArray<Cell>::kFlushClocks, index_rows_of(cell));
   Accumulator<Cell::kFloat> accumulator = {walk.groups * walk.taps(), 0};
   Drain drain;
   drain.begin(a, batch, f);
-  Feed feed = {int(f.pace), 0, 0};
-  TileWord tile_rows[kActivationWords] = {};
+  TileFeed<Cell> feed = {};
+  WEFT_HLS(ARRAY_PARTITION variable = feed.rows type = complete dim = 0)
+  WEFT_HLS(ARRAY_PARTITION variable = feed.index type = complete dim = 0)
+  feed.begin(f, cell);
   const Word pad = filled(f.pad);
   SumWord sums;
 clock:
@@ -185,20 +179,7 @@ clock:
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
     ArrayInput<Cell> in = no_input<Cell>();
-    if (clocks.weights.busy()) {
-      if (feed.due(cell.weight_rows())) {
-        tile_rows[feed.phase & (kActivationWords - 1)] = weights.read();
-        if (feed.phase == cell.weight_rows() - 1) in.weight_row = feed.row;
-      }
-      feed.tick(clocks.weights.last_row());
-    }
-    if (in.weight_row >= 0) {
-    columns:
-      for (int c = 0; c < kCols; ++c) {
-        WEFT_UNROLL
-        in.weights[c] = cell.weight(tile_rows, c);
-      }
-    }
+    if (clocks.weights.busy()) feed.step(cell, clocks.weights.last_row(), weights, in, fault);
     if (clocks.input.busy()) {
       take_words(cell, walk, m, pad, in);
       in.swap = clocks.input.row() == 0;
@@ -223,26 +204,32 @@ clock:
 /// Runs one MatMul on an array of its own; `a` is its Activate where f.last is set.
 template <typename Cell>
 inline void run_engine(const MatMul &f, const Activate &a, int batch, Memories &m,
-                       Stream<TileWord> &weights, Counters &counters) {
+                       Stream<TileWord> &weights, Counters &counters, Fault &fault) {
   WEFT_INLINE
   WEFT_STATIC(SystolicArray<Cell>, array);
   WEFT_PARTITION_ARRAY(array)
-  run_folds(f, a, batch, array, m, weights, counters);
+  run_folds(f, a, batch, array, m, weights, counters, fault);
 }
 
 /// Runs one MatMul on the engine that it names; an overlay has the arrays of its engines only.
 inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                   Stream<TileWord> &weights, Counters &counters) {
+                   Stream<TileWord> &weights, Counters &counters, Fault &fault) {
   WEFT_INLINE
   if (kHasSystolic && f.engine == kSystolicEngine)
-    run_engine<IntegerCell>(f, a, batch, m, weights, counters);
+    run_engine<IntegerCell>(f, a, batch, m, weights, counters, fault);
   if (kHasFusion && f.engine == kFusionEngine)
-    run_engine<FusionCell>(f, a, batch, m, weights, counters);
+    run_engine<FusionCell>(f, a, batch, m, weights, counters, fault);
   if (kHasShift && f.engine == kShiftEngine)
-    run_engine<ShiftCell>(f, a, batch, m, weights, counters);
+    run_engine<ShiftCell>(f, a, batch, m, weights, counters, fault);
   if (kHasBinary && f.engine == kBinaryEngine)
-    run_engine<BinaryCell>(f, a, batch, m, weights, counters);
-  if (kHasBf16 && f.engine == kBf16Engine) run_engine<Bf16Cell>(f, a, batch, m, weights, counters);
+    run_engine<BinaryCell>(f, a, batch, m, weights, counters, fault);
+  if (kHasBf16 && f.engine == kBf16Engine)
+    run_engine<Bf16Cell>(f, a, batch, m, weights, counters, fault);
+  if (kHasNm && f.engine == kNmEngine) run_engine<NmCell>(f, a, batch, m, weights, counters, fault);
+  if (kHasEie && f.engine == kEieEngine) {
+    eie(f, batch, m, weights, counters, fault);
+    drain_tiles(f, a, batch, m, counters);
+  }
 }
 
 }  // namespace weft

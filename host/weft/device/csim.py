@@ -19,7 +19,8 @@ from weft.program import AcceleratorSegment, Program, Rows
 from weft.state import COUNTERS, FaultError
 
 REPORT_WORDS = 32
-_INSTRUCTION, _COUNTERS = 1, 6
+_INSTRUCTION, _COUNTERS, _ROW = 1, 6, 20
+BAD_SPARSE = 10  # status of compressed weights that contradict themselves
 _SIMULATION_ERROR, TIMEOUT = 100, 101
 _EXACT_LOCK = threading.Lock()  # the exact simulation's processes are threads: one run at a time
 
@@ -120,7 +121,8 @@ class Csim:
         if status == _SIMULATION_ERROR:
             raise DeviceError(f"csim: {self._library.weft_message().decode()}")
         number = int(self._report[_INSTRUCTION])
-        raise FaultError(status, where=where(program, segment, number))
+        row = f"row {int(self._report[_ROW])} of its weights" if status == BAD_SPARSE else ""
+        raise FaultError(status, row, where(program, segment, number))
 
 
 def image(program: Program) -> tuple[NDArray[np.int32], int, dict[int, int]]:

@@ -83,8 +83,10 @@ class Golden:
             counters["issue"] += ISSUE_CLOCKS
             return before
         unit = BY_OPCODE[kind.opcode]
+        state.taken = None
         unit.golden(state, fields, batch)
-        for name, clocks in asdict(unit.clocks(fields, state.overlay, batch, before)).items():
+        taken = state.taken or unit.clocks(fields, state.overlay, batch, before)
+        for name, clocks in asdict(taken).items():
             counters[name] += clocks
         if kind is isa.ACTIVATE:
             return {**before, **fields}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.config import Overlay
 from weft.engine import Bytes, Engine, Values
 from weft.state import Fields
 
@@ -59,7 +60,7 @@ def rounded(x: Float) -> NDArray[np.uint16]:
     return np.where(beyond, (up & 0x8000) | 0x7F7F, up).astype(np.uint16)
 
 
-def legal(f: Fields) -> bool:
+def legal(f: Fields, overlay: Overlay) -> bool:
     """int8 codes from one word or bf16 numbers from two, and a pace that sums keep up with."""
     a, words = f["activation_bits"], f["words"]
     paced = f["pace"] >= LEAST_PACE and f["shift"] == 0

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import engine
+from weft.config import Overlay
 from weft.engine import Bytes, Engine, Values
 from weft.state import Fields
 
@@ -17,7 +18,7 @@ SIGNED_BITS = 1  # bit of MatMul.codes: activation bits are −1 and +1, else 0 
 _WORDS = {(1, 1): 4, (1, 2): 2, (8, 1): 4, (8, 2): 4}
 
 
-def legal(f: Fields) -> bool:
+def legal(f: Fields, overlay: Overlay) -> bool:
     """The four pairs of widths, and the words that feed all cells."""
     return _WORDS.get((f["activation_bits"], f["weight_bits"])) == f["words"]
 

@@ -58,17 +58,20 @@ def _checked(state: State, f: Fields) -> Format:
 def memory_rows(f: Fields, fmt: Format, overlay: Overlay) -> int:
     """Rows of memory that the decoder reads; 0 if the fields contradict one another."""
     if f["format"] == 0:
-        return f["rows"]
+        return f["rows"] if not f["index"] else 0
     group = 1 << f["group"] if f["group"] else 0
     grouped = fmt.record != "none" and overlay.weight_bits == 16
-    if f["runs"] * f["blocks"] * overlay.lanes != f["rows"]:
+    if f["runs"] * f["blocks"] * (overlay.lanes + f["index"]) != f["rows"]:
         return 0
     if group and not (grouped and group >= LEAST_GROUP):
         return 0
     if f["zeros"] and not group:
         return 0
+    if f["index"] and (fmt.per_byte or group):
+        return 0
     shape = (overlay.lanes, f["runs"], f["blocks"] * overlay.lanes)
-    return tiles.stored_rows(shape, fmt, overlay.lanes, group, bool(f["zeros"]))
+    index = f["runs"] * f["blocks"] * f["index"]
+    return index + tiles.stored_rows(shape, fmt, overlay.lanes, group, bool(f["zeros"]))
 
 
 def _decoded(rows: NDArray[np.int8], f: Fields, fmt: Format, overlay: Overlay) -> NDArray[np.int16]:
@@ -76,6 +79,7 @@ def _decoded(rows: NDArray[np.int8], f: Fields, fmt: Format, overlay: Overlay) -
     lanes = overlay.lanes
     shape = (lanes, f["runs"], f["blocks"] * lanes)
     group = 1 << f["group"] if f["group"] else 0
+    rows, index = tiles.split_index(rows, f["runs"] * f["blocks"], f["index"], fmt, lanes)
     codes, quant = tiles.unpack(rows, shape, fmt, lanes, group, bool(f["zeros"]))
     if fmt.bits == 16:
         operands = codes  # as they are
@@ -83,7 +87,11 @@ def _decoded(rows: NDArray[np.int8], f: Fields, fmt: Format, overlay: Overlay) -
         elements = fmt.decode(codes, replace(quant, groups=None, zeros=None))
         operands = _scaled(elements, quant, fmt, group)
     words = operands.transpose(1, 2, 0).reshape(-1, lanes).astype(np.int64)
-    return words.astype(np.int16 if overlay.weight_bits == 16 else np.int8).astype(np.int16)
+    kept = words.astype(np.int16 if overlay.weight_bits == 16 else np.int8).astype(np.int16)
+    if not f["index"]:
+        return kept
+    both = np.concatenate([index, kept.reshape(-1, lanes, lanes)], axis=1)
+    return np.asarray(both.reshape(-1, lanes))
 
 
 def _scaled(elements: Array, quant: Quant, fmt: Format, group: int) -> Array:

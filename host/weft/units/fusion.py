@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import engine
+from weft.config import Overlay
 from weft.engine import Bytes, Engine, Values
 from weft.state import Fields
 
@@ -17,7 +18,7 @@ SIGNED_ACTIVATION, SIGNED_WEIGHT = 1, 2  # bits of MatMul.codes
 WIDTHS = (2, 4, 8)
 
 
-def legal(f: Fields) -> bool:
+def legal(f: Fields, overlay: Overlay) -> bool:
     """2, 4 or 8 bits on either side, and the words that feed all bricks."""
     a, w = f["activation_bits"], f["weight_bits"]
     return a in WIDTHS and w in WIDTHS and f["words"] * w == 8

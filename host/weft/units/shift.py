@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import isa
+from weft.config import Overlay
 from weft.engine import Bytes, Engine, Values
 from weft.state import Fields
 
@@ -24,7 +25,7 @@ def kinds(activation: str, weight: str) -> int:
     return isa.TERMS.index(activation) | isa.TERMS.index(weight) << 4
 
 
-def legal(f: Fields) -> bool:
+def legal(f: Fields, overlay: Overlay) -> bool:
     """4 or 8 bits on either side, of kinds that exist; 8 bits are integers."""
     a, w = f["activation_bits"], f["weight_bits"]
     of_a, of_w = f["codes"] & 15, f["codes"] >> 4

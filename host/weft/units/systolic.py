@@ -17,10 +17,10 @@ from weft import isa
 from weft.config import Overlay
 from weft.engine import Bytes, Engine, weight_rows
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
-from weft.units import bf16, binary, fusion, shift, window
+from weft.units import bf16, binary, compressed, fusion, nm, shift, window
 
 
-def _plain(f: Fields) -> bool:
+def _plain(f: Fields, overlay: Overlay) -> bool:
     """int8 activations; weights are operands already."""
     return f["words"] == 1 and f["activation_bits"] == 8
 
@@ -33,9 +33,9 @@ ENGINE = Engine(
     "int8 × int8 or int16 into int32",
 )
 ENGINES: dict[str, Engine] = {
-    e.name: e for e in (ENGINE, fusion.ENGINE, shift.ENGINE, binary.ENGINE, bf16.ENGINE)
+    e.name: e for e in (ENGINE, fusion.ENGINE, shift.ENGINE, binary.ENGINE, bf16.ENGINE, nm.ENGINE)
 }
-assert tuple(ENGINES) == isa.ENGINES, "instructions number the engines in this order"
+assert (*ENGINES, *isa.COMPRESSED) == isa.ENGINES, "instructions number the engines in this order"
 
 
 def array_clocks(
@@ -45,12 +45,14 @@ def array_clocks(
     overlap: bool = True,
     pace: int = 0,
     engine: Engine = ENGINE,
+    index: int = 0,
 ) -> Clocks:
     """Clocks of `folds` tiles with `m` rows each, without the instruction's own issue.
 
-    `pace`: clocks per tile row that the weights take to arrive; 0: those of int8.
+    `pace`: clocks per tile row that the weights take to arrive; 0: those of int8. `index`: rows of
+    positions in front of a tile.
     """
-    load = overlay.rows * (pace or overlay.beats)
+    load = (overlay.rows + index) * (pace or overlay.beats)
     flush = engine.flush(overlay)
     if overlap:
         period = max(m, load)
@@ -75,21 +77,26 @@ def folds_per_tile(f: Fields) -> int:
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """Clocks of one MatMul."""
+    if compressed.is_compressed(f):
+        return compressed.least_clocks(f, batch)
     m, engine = window.positions(f, batch), ENGINES[isa.ENGINES[f["engine"]]]
-    folds = f["tiles"] * folds_per_tile(f)
-    array = array_clocks(m, folds, overlay, bool(f["overlap"]), f["pace"], engine)
+    folds, index = f["tiles"] * folds_per_tile(f), engine.index(f, overlay.lanes)
+    array = array_clocks(m, folds, overlay, bool(f["overlap"]), f["pace"], engine, index)
     return Clocks(ISSUE_CLOCKS, array.matrix, array.weight_shift, array.drain)
 
 
 def golden(state: State, f: Fields, batch: int) -> None:
     """MatMul: takes its tiles from the weight stream, leaves sums for Activate or the next one."""
+    if compressed.is_compressed(f):
+        return compressed.golden(state, f, batch)
     engine = _check(state, f, batch)
     m, lanes = window.positions(f, batch), state.overlay.lanes
-    folds, rows = folds_per_tile(f), weight_rows(f) if not engine.is_float else 1
-    state.need(f["tiles"] * folds * lanes * rows)
+    folds, rows = folds_per_tile(f), _weight_rows(engine, f)
+    per_tile = lanes + engine.index(f, lanes)
+    state.need(f["tiles"] * folds * per_tile * rows)
     x = engine.activations(_gather(state, f, batch), f)  # [m, folds, lanes, products]
-    taken = state.take(f["tiles"] * folds * lanes * rows)
-    w = engine.weights(taken.reshape(f["tiles"], folds, lanes, rows, lanes), f)
+    taken = state.take(f["tiles"] * folds * per_tile * rows)
+    w = engine.weights(taken.reshape(f["tiles"], folds, per_tile, rows, lanes), f)
     if engine.is_float:
         sums = np.stack([bf16.products(x[..., 0], tile[:, :, 0]) for tile in w])
         if not f["first"]:
@@ -101,6 +108,11 @@ def golden(state: State, f: Fields, batch: int) -> None:
             total = state.partial[:m].astype(np.int64) + sums
             sums = total.astype(np.uint32).astype(np.int32)  # wraps
     _hand_over(state, f, batch, sums)
+
+
+def _weight_rows(engine: Engine, f: Fields) -> int:
+    """Stream rows of a tile row."""
+    return 1 if engine.is_float or engine.name in ("systolic", "nm") else weight_rows(f)
 
 
 def _integer_sums(x: NDArray[np.int64], w: NDArray[np.int64], shift: int) -> NDArray[np.int32]:
@@ -163,10 +175,10 @@ def _engine(state: State, f: Fields) -> Engine:
     if name not in state.overlay.engines:
         raise FaultError(2, f"engine {name} is none of {', '.join(state.overlay.engines)}")
     engine = ENGINES[name]
-    if not engine.legal(f):
+    if not engine.legal(f, state.overlay) or f["rows"]:
         sizes = ("words", "activation_bits", "weight_bits", "codes", "pace", "shift")
         raise FaultError(2, f"engine {name}: " + ", ".join(f"{s} = {f[s]}" for s in sizes))
-    rows = 1 if engine.is_float or name == "systolic" else weight_rows(f)
+    rows = _weight_rows(engine, f)
     if f["pace"] < rows:
         raise FaultError(2, f"pace = {f['pace']} for {rows} stream rows per tile row")
     if f["words"] > 1 and f["blocks"] > 1 and f["source_block"] % 2 == 0:
