@@ -5,6 +5,7 @@
 #include "status.hpp"
 #include "units/bf16.hpp"
 #include "units/decode.hpp"
+#include "units/eie_pe.hpp"
 #include "units/gather.hpp"
 #include "units/nm.hpp"
 #include "units/vector.hpp"
@@ -160,7 +161,7 @@ class Checker {
   /// Whether an engine of compressed weights is there and takes the window.
   bool legal_compressed(const MatMul &f) const {
     const bool point = f.kernel_h == 1 && f.kernel_w == 1;
-    const bool there = (f.engine == kEieEngine && kHasEie && point) ||
+    const bool there = (f.engine == kEieEngine && kHasEie && point && legal_eie(f)) ||
                        (f.engine == kSnapEngine && kHasSnap) ||
                        (f.engine == kGatherEngine && kHasGather && point && legal_gather(f));
     return there && f.first != 0 && f.last != 0 && f.shift == 0;
