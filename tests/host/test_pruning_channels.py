@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from test_quantize import POOL, Net
 
 from weft import ops
+from weft.errors import UsageError
 from weft.graph import Graph
 from weft.passes.prune import decide, prune, weighted
-from weft.pruning import channels, permute
+from weft.pruning import channels, permute, structured
 from weft.quantization import codec
 
 RNG = np.random.default_rng(3)
@@ -99,3 +101,71 @@ def test_permutation_retains_more_and_changes_no_function(text: str) -> None:
         return float(sum(np.abs(part).sum() for part in parts))
 
     assert kept(prune(graph, text, permute=True)) > 1.005 * kept(prune(graph, text))
+
+
+def masked(graph: Graph, gone: dict[str, list[int]]) -> Graph:
+    """The full graph whose readers have zeros for channels that are gone (by layer name)."""
+    tensors = dict(graph.tensors)
+    for name in [n.outputs[0] for n in weighted(graph)]:
+        path = channels.follow(graph, graph.producers()[name])
+        for reader, repeat in path.readers:
+            key = reader.inputs[1]
+            data = np.array(tensors[key].data)
+            axis = 0 if reader.op == "Linear" else 1
+            for channel in gone.get(path.first.name, []):
+                index = [slice(None)] * data.ndim
+                index[axis] = slice(channel * repeat, (channel + 1) * repeat)
+                data[tuple(index)] = 0
+            tensors[key] = replace(tensors[key], data=data)
+    return graph.replace(tensors=tensors)
+
+
+@pytest.mark.parametrize("criterion", structured.CRITERIA)
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_smaller_graph_is_the_masked_one(criterion: str, residual: bool) -> None:
+    graph = network(residual)
+    made = structured.filters(graph, 0.5, criterion=criterion)
+    gone = {}
+    for node in weighted(graph):
+        if node.name not in made.kept:
+            continue
+        path = channels.follow(graph, node)
+        # Norms as they are when a layer's turn comes: its inputs are fewer by then.
+        weights = np.asarray(masked(graph, gone)[node.inputs[1]].data)
+        axes = (1, 2, 3) if node.op == "Conv" else (0,)
+        norms = np.abs(weights.astype(np.float64)).sum(axis=axes)
+        if criterion == "gain":
+            norms = np.abs(np.asarray(graph[path.passing[0].inputs[1]].data))
+        gone[node.name] = sorted(np.argsort(norms)[: path.channels // 2].tolist())
+    same(outputs(made.graph), outputs(masked(graph, gone)))
+    assert made.kept
+    assert all(2 * one == total for one, total in made.kept.values())
+    size = sum(np.asarray(made.graph[n.inputs[1]].data).size for n in weighted(made.graph))
+    assert size < 0.8 * sum(np.asarray(graph[n.inputs[1]].data).size for n in weighted(graph))
+    assert any("joins" in reason for reason in made.reasons.values()) == residual
+
+
+def test_shares_per_layer_and_what_can_not_be() -> None:
+    graph = network()
+    names = list(structured.filters(graph, 0.0).kept)
+    made = structured.filters(graph, 0.0, layers={names[0]: 0.99})
+    assert made.kept[names[0]] == (1, 16)
+    assert all(one == total for n, (one, total) in made.kept.items() if n != names[0])
+    for arguments in ({"fraction": 1.0}, {"fraction": 0.5, "criterion": "l2"},
+                      {"fraction": 0.5, "layers": {"nosuch": 0.5}}):  # fmt: skip
+        with pytest.raises(UsageError):
+            structured.filters(graph, **arguments)
+
+
+def test_kernels_with_the_smallest_norm_are_zero() -> None:
+    graph = network()
+    made = structured.prune_kernels(graph, 0.75)
+    for before, after in zip(weighted(graph), weighted(made), strict=True):
+        one, other = (np.asarray(g[n.inputs[1]].data) for g, n in ((graph, before), (made, after)))
+        if one.ndim < 4 or one.shape[2:] == (1, 1):
+            np.testing.assert_array_equal(one, other)
+            continue
+        norms, kept = np.abs(one).sum(axis=(2, 3)), (other != 0).any(axis=(2, 3))
+        assert kept.sum() == norms.size // 4
+        assert norms[kept].min() > norms[~kept].max()
+        np.testing.assert_array_equal(other[kept], one[kept])
