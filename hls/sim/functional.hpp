@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "sim/eie.hpp"
 #include "sim/gemm.hpp"
 #include "sim/nm_tile.hpp"
 #include "sim/operands.hpp"
@@ -265,7 +266,7 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
     run_integers<NmCell>(f, a, batch, m, weights, counters, fault);
   if (kHasBf16 && f.engine == kBf16Engine) run_float(f, a, batch, m, weights, counters);
   if (kHasEie && f.engine == kEieEngine) {
-    eie(f, batch, m, weights, counters, fault);
+    functional::eie(f, batch, m, weights, counters, fault);
     drain_tiles(f, a, batch, m, counters);
   }
 }
