@@ -30,6 +30,7 @@ GROUPS = (
     "qat",
     "nonlinear",
     "designs",
+    "sparse_packing",
 )
 
 

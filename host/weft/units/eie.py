@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from weft.config import Overlay
 from weft.state import Clocks, FaultError, Fields, State
 from weft.units import window
+from weft.units.compressed_engine import Compressed
 
 Counts = NDArray[np.int64]
 CODEBOOK_BYTES = 32  # 16 entries of int16
@@ -195,8 +196,8 @@ def refusal(o: Overlay, blocks: int, tiles: int) -> str | None:
     return None
 
 
-def legal(f: Fields, o: Overlay) -> bool:
-    """Whether the engine takes a MatMul."""
+def legal(f: Fields, o: Overlay, batch: int) -> bool:
+    """Whether the engine takes a MatMul; any number of samples."""
     return f["codes"] <= 1 and refusal(o, f["blocks"], f["tiles"]) is None
 
 
@@ -316,3 +317,6 @@ def _activations(state: State, f: Fields, batch: int) -> NDArray[np.int8]:
     codes = state.buffer[words]
     codes[~inside] = f["pad"]
     return np.asarray(codes.reshape(len(base), -1))
+
+
+ENGINE = Compressed("eie", run, "sparse weights × sparse activations (EIE)", legal=legal)
