@@ -26,6 +26,7 @@ GROUPS = (
     "tflite",
     "formats",
     "formats_accuracy",
+    "eie",
     "qat",
     "nonlinear",
     "designs",
