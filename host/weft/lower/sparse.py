@@ -35,22 +35,18 @@ AFTER_RELU = 0.5  # share of activations that count as zero behind a ReLU, until
 class Choice:
     """A layer's weights on a sparse engine.
 
-    `flat`: its input counts as one vector, word by word; `skips`: the engine multiplies codes less
-    the zero point. `clocks` are predicted for one sample, `counted` those of them that instructions
-    do not tell.
+    `nbytes` is what memory keeps; `flat`: its input counts as one vector, word by word; `skips`:
+    the engine multiplies codes less the zero point. `clocks` are predicted for one sample,
+    `counted` those of them that instructions do not tell.
     """
 
     weights: Any
     precision: Precision
     clocks: int
+    nbytes: int
     counted: int = 0
     flat: bool = False
     skips: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in weight memory."""
-        return sum(self.weights.packed(t, t + 1).size for t in range(self.weights.tiles))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +109,7 @@ def choose(
         return None, f"{pattern}: dense, as {found}"
     dense = dense_clocks(layer)
     if found.clocks >= dense:
-        return None, f"{pattern}: dense, {dense:,} clocks instead of {found.clocks:,}"
+        return None, f"{pattern}: dense, whose {dense:,} clocks are not beaten ({found.clocks:,})"
     return found, f"{pattern}: {found.clocks:,} clocks instead of {dense:,}"
 
 
@@ -153,7 +149,8 @@ def _nm(layer: _Layer, pattern: Sparsity) -> Choice | str:
     taken = systolic.array_clocks(
         layer.positions, folds, overlay, pace=made.pace(overlay), engine=NM, index=made.index_rows
     )
-    return Choice(made, made.precision, taken.total)
+    nbytes = made.packed(0, made.tiles).size
+    return Choice(made, made.precision, taken.total, nbytes)
 
 
 def _gather(layer: _Layer, pattern: Sparsity) -> Choice | str:
@@ -171,7 +168,8 @@ def _gather(layer: _Layer, pattern: Sparsity) -> Choice | str:
     made = GatherWeights(operands, overlay.lanes)
     clocks = made.clocks(overlay, layer.positions)
     total = clocks + made.tiles * layer.positions
-    return Choice(made, made.precision, total, clocks, flat)
+    nbytes = made.packed(0, made.tiles).size
+    return Choice(made, made.precision, total, nbytes, clocks, flat)
 
 
 def _eie(layer: _Layer, pattern: Sparsity) -> Choice | str:
@@ -190,23 +188,28 @@ def _eie(layer: _Layer, pattern: Sparsity) -> Choice | str:
     why = made.fits(overlay, 0, 1)
     if why:
         return why
+    parts = _parts(made, overlay, layer.positions)
+    nbytes = sum(made.rows(*part) for part in parts) * overlay.lanes
     counted = _eie_clocks(layer, made, overlay)
     total = counted + made.tiles * layer.positions
-    return Choice(made, Precision("eie", codes=made.codes), total, counted, flat, skips=True)
+    return Choice(made, Precision("eie", codes=made.codes), total, nbytes, counted, flat, True)
 
 
 def _eie_clocks(layer: _Layer, made: EieWeights, overlay: Overlay) -> int:
     """Rows into the PEs, then per position the PE with most entries (units/eie.py is exact)."""
     share = 1 - AFTER_RELU if _behind_relu(layer) else 1.0
-    loads, work, first = 0, 0, 0
-    step = tile_step(made, overlay, layer.positions)
-    while first < made.tiles:
-        last = min(first + step, made.tiles)
-        per_column = np.maximum(made.entries(first, last).counts, 1)
-        loads += made.rows(first, last) * overlay.beats
+    loads = work = 0
+    for part in _parts(made, overlay, layer.positions):
+        per_column = np.maximum(made.entries(*part).counts, 1)
+        loads += made.rows(*part) * overlay.beats
         work += int(per_column.sum(axis=0).max() * share)
-        first = last
     return loads + work * layer.positions
+
+
+def _parts(made: EieWeights, overlay: Overlay, rows: int) -> list[tuple[int, int]]:
+    """Column tiles first..last-1 of each instruction."""
+    step = tile_step(made, overlay, rows)
+    return [(t, min(t + step, made.tiles)) for t in range(0, made.tiles, step)]
 
 
 def _behind_relu(layer: _Layer) -> bool:
