@@ -22,6 +22,7 @@ except ImportError:
 from weft.torch.activations import ActivationQuant, ElasticBinary
 from weft.torch.deploy import export
 from weft.torch.prepare import calibrate, prepare, scale_parameters
+from weft.torch.pruning import Pruner, prune
 from weft.torch.split import split_layer
 from weft.torch.vision import LogSoftmax, PowerOfTwoFactors, TwinGelu, TwinSoftmax
 from weft.torch.weights import METHODS, WeightQuant
@@ -34,12 +35,14 @@ __all__ = [
     "ElasticBinary",
     "LogSoftmax",
     "PowerOfTwoFactors",
+    "Pruner",
     "TwinGelu",
     "TwinSoftmax",
     "WeightQuant",
     "calibrate",
     "export",
     "prepare",
+    "prune",
     "scale_parameters",
     "split_layer",
 ]
