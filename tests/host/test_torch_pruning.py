@@ -124,3 +124,25 @@ def test_what_can_not_be_is_a_usage_error() -> None:
         wt.prune(net(), "2:4", every=0)
     with pytest.raises(UsageError, match="no 0"):
         wt.prune(wt.prepare(net(), weights="binary", example=X), "2:4")
+
+
+def test_centroids_get_the_summed_gradient_and_zeros_stay() -> None:
+    module = nn.Sequential(net()[7])
+    wt.prune(module, "csc:0.5").finish()
+    pruned = module[0].weight == 0
+    (centroids,) = wt.share(module, 3)
+    assert centroids.shape == (7,)
+    x = torch.randn(5, 256, generator=torch.Generator().manual_seed(2))
+    module(x).square().sum().backward()
+    held = module[0].parametrizations.weight[0]
+    gradient = 2 * (module(x).T @ x).detach().numpy()
+    indices = held.indices.numpy()
+    expected = [gradient[indices == k].sum() for k in range(1, 8)]
+    np.testing.assert_allclose(centroids.grad.numpy(), expected, rtol=1e-4, atol=1e-3)
+    torch.optim.SGD([centroids], 1e-3).step()
+    values = module[0].weight.detach().clone()
+    wt.unshare(module)
+    assert isinstance(module[0].weight, nn.Parameter)
+    assert torch.equal(module[0].weight, values)
+    assert torch.equal(values == 0, pruned)
+    assert len(values.unique()) <= 8

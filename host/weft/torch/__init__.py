@@ -23,6 +23,7 @@ from weft.torch.activations import ActivationQuant, ElasticBinary
 from weft.torch.deploy import export
 from weft.torch.prepare import calibrate, prepare, scale_parameters
 from weft.torch.pruning import Pruner, prune
+from weft.torch.sharing import SharedWeight, share, unshare
 from weft.torch.split import split_layer
 from weft.torch.vision import LogSoftmax, PowerOfTwoFactors, TwinGelu, TwinSoftmax
 from weft.torch.weights import METHODS, WeightQuant
@@ -36,6 +37,7 @@ __all__ = [
     "LogSoftmax",
     "PowerOfTwoFactors",
     "Pruner",
+    "SharedWeight",
     "TwinGelu",
     "TwinSoftmax",
     "WeightQuant",
@@ -44,5 +46,7 @@ __all__ = [
     "prepare",
     "prune",
     "scale_parameters",
+    "share",
     "split_layer",
+    "unshare",
 ]
