@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from weft.config import Overlay
 from weft.graph import Array
+from weft.lower.codebook import book_of, codes_of
 from weft.lower.precision import Precision
 from weft.units import gather
 
@@ -30,13 +31,7 @@ class GatherWeights:
     @cached_property
     def book(self) -> NDArray[np.int16] | None:
         """The values that occur, 0 first; None where there are more than 4 bits can tell apart."""
-        found = np.unique(self.operands)
-        others = found[found != 0]
-        if len(others) >= gather.ENTRIES:
-            return None
-        book = np.zeros(gather.ENTRIES, np.int16)
-        book[1 : 1 + len(others)] = others
-        return book
+        return book_of(self.operands)
 
     @property
     def precision(self) -> Precision:
@@ -58,13 +53,23 @@ class GatherWeights:
         """ReadWeights of column tiles first..last-1, without its place in memory."""
         return {"rows": len(self.packed(first, last)), "format": 0}
 
-    def stream_rows(self, first: int, last: int) -> int:
+    def rows(self, first: int, last: int) -> int:
         """Rows that the MatMul takes."""
         return len(self.packed(first, last))
 
     def pace(self, overlay: Overlay) -> int:
         """Clocks per memory row."""
         return overlay.beats
+
+    def fits(self, overlay: Overlay, first: int = 0, last: int | None = None) -> str | None:
+        """None: nothing is kept of column tiles first..last-1."""
+        return None
+
+    def clocks(self, overlay: Overlay, rows: int) -> int:
+        """Clocks for `rows` rows of activations, the drain left out."""
+        layout, masks = self.layout(0, self.tiles), self._masks(0, self.tiles)
+        head = gather.book_rows(self.lanes) * overlay.beats if self.book is not None else 0
+        return gather.clocks_of(layout, masks, self.blocks, rows, overlay.beats, head).total
 
     def layout(self, first: int, last: int) -> gather.Layout:
         """How column tiles first..last-1 lie in the stream."""
@@ -80,16 +85,22 @@ class GatherWeights:
         head = [] if self.book is None else [self._book_rows()]
         if self.dense:
             return np.concatenate([*head, values]).view(np.int8)
-        bits = np.zeros(layout.packets * gather.MASKS * self.lanes, bool)
-        bits[: len(flat)] = there
-        masks = np.packbits(bits, bitorder="little").reshape(-1, self.lanes)
-        due = layout.value_rows(bits.reshape(layout.packets, -1).sum(axis=1))
+        masks = self._masks(first, last)
+        due = layout.value_rows(gather.weights_of(masks))
         rows = np.zeros((len(masks) + len(values), self.lanes), np.uint8)
         before = np.concatenate([[0], due[:-1]])
         rows[np.arange(len(masks)) + before] = masks
         packet = np.searchsorted(due, np.arange(len(values)), side="right")
         rows[np.arange(len(values)) + packet + 1] = values
         return np.concatenate([*head, rows]).view(np.int8)
+
+    def _masks(self, first: int, last: int) -> NDArray[np.uint8]:
+        """Rows of masks, of all weights where none are left out."""
+        layout = self.layout(first, last)
+        bits = np.zeros(layout.packets * gather.MASKS * self.lanes, bool)
+        flat = self._flat(first, last)
+        bits[: len(flat)] = True if self.dense else flat != 0
+        return np.packbits(bits, bitorder="little").reshape(-1, self.lanes)
 
     def _flat(self, first: int, last: int) -> Array:
         """Operands of the tiles, output by output, whole blocks."""
@@ -104,9 +115,7 @@ class GatherWeights:
         padded[: len(values)] = values
         if self.book is None:
             return padded.astype(np.int8).view(np.uint8).reshape(-1, self.lanes)
-        number = {int(value): code for code, value in reversed(list(enumerate(self.book)))}
-        known = np.array(sorted(number))
-        codes = np.array([number[int(v)] for v in known], np.uint8)[np.searchsorted(known, padded)]
+        codes = codes_of(padded, self.book)
         return np.asarray(codes[::2] | codes[1::2] << 4).reshape(-1, self.lanes)
 
     def _book_rows(self) -> NDArray[np.uint8]:

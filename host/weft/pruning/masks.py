@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,9 +25,13 @@ def select(scores: Array, sparsity: Sparsity, by_row: bool = False) -> Mask:
     if sparsity.kind == "dense":
         return np.ones(scores.shape, bool)
     rows = scores.reshape(len(scores) if by_row else 1, -1)
-    return _highest(rows, rows.shape[1] - round(rows.shape[1] * sparsity.fraction)).reshape(
-        scores.shape
-    )
+    kept = rows.shape[1] - zeros_of(rows.shape[1], sparsity)
+    return _highest(rows, kept).reshape(scores.shape)
+
+
+def zeros_of(count: int, sparsity: Sparsity) -> int:
+    """How many of `count` weights an unstructured pattern prunes: at least its share."""
+    return math.ceil(count * sparsity.fraction - 1e-9)
 
 
 def of_groups(scores: Array, n: int, m: int) -> Mask:
@@ -69,11 +75,12 @@ def _venom(scores: Array, sparsity: Sparsity) -> Mask:
     return mask
 
 
-def follows(mask: Array, sparsity: Sparsity) -> bool:
-    """Whether the non-zeros `mask` [N, T, I] are of the pattern."""
+def follows(weights: Array, sparsity: Sparsity) -> bool:
+    """Whether the non-zeros of `weights` (or a mask) [N, T, I] are of the pattern."""
+    mask = np.asarray(weights) != 0
     if sparsity.kind == "dense":
         return True
     if sparsity.kind in ("nm", "venom"):
         chosen = select(np.asarray(mask, np.float32), sparsity)
-        return not np.any(np.asarray(mask, bool) & ~chosen)
-    return bool(mask.size - np.count_nonzero(mask) >= round(mask.size * sparsity.fraction))
+        return not np.any(mask & ~chosen)
+    return bool(mask.size - np.count_nonzero(mask) >= zeros_of(mask.size, sparsity))

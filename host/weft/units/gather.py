@@ -50,7 +50,7 @@ def run(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int32], Clocks]
     exact = weights.reshape(outputs, -1).astype(np.float64) @ x.T.astype(np.float64)
     sums = exact.astype(np.int64).astype(np.uint32).astype(np.int32)
     head = book_rows(lanes) * state.overlay.beats if f["codes"] & BOOK else 0
-    clocks = _clocks(layout, masks, f["blocks"], len(x), state.overlay.beats, head)
+    clocks = clocks_of(layout, masks, f["blocks"], len(x), state.overlay.beats, head)
     return np.ascontiguousarray(sums.reshape(f["tiles"], lanes, -1).transpose(0, 2, 1)), clocks
 
 
@@ -87,7 +87,7 @@ class Layout:
             raise FaultError(10, "row 0 of its weights: the codebook does not begin with 0")
         if self.codes & DENSE:
             full = self._full()
-            _check_rows(len(rows), at + int(self.value_rows(_counts(full))[-1]))
+            _check_rows(len(rows), at + int(self.value_rows(weights_of(full))[-1]))
             return full, rows[at:]
         masks: list[Bytes] = []
         values: list[Bytes] = []
@@ -143,7 +143,7 @@ def _check_rows(there: int, used: int) -> None:
         raise FaultError(10, f"row {used} of its weights: {there - used} more than the masks say")
 
 
-def _counts(masks: Bytes) -> NDArray[np.int64]:
+def weights_of(masks: Bytes) -> NDArray[np.int64]:
     """Weights of each packet."""
     return np.asarray(np.unpackbits(masks, axis=1).sum(axis=1), np.int64)
 
@@ -178,7 +178,9 @@ def windows(masks: Bytes, blocks: int, per_output: int, lanes: int, dense: bool)
     return found
 
 
-def _clocks(layout: Layout, masks: Bytes, per_output: int, m: int, beats: int, head: int) -> Clocks:
+def clocks_of(
+    layout: Layout, masks: Bytes, per_output: int, m: int, beats: int, head: int
+) -> Clocks:
     """Clocks of the packets: when their rows come, and when their windows are done.
 
     A row that is read in one clock is used in the next; a packet opens when the last but one is
@@ -189,7 +191,7 @@ def _clocks(layout: Layout, masks: Bytes, per_output: int, m: int, beats: int, h
     free, now, taken, rows, count = 0, 0, 0, 0, 0  # `free`: when the port may read again
     weights, done = 0, [0, 0]
     arrival: list[int] = []
-    per_packet = _counts(masks).tolist()
+    per_packet = weights_of(masks).tolist()
     for packet, made in enumerate(packets):
         opened = max(free, done[packet % 2])
         free = opened if dense else opened + beats
