@@ -104,8 +104,8 @@ struct EieLoader {
       const int lane = (2 * i) & (kCols - 1);
       const int number = rows.number();
       if (lane == 0) row = rows.next(weights, fault);
-      const Int<16> low = Int<16>(UInt<16>(row[lane]) & 0xff);
-      const Int<16> code = Int<16>(low | Int<16>(Int<16>(row[lane + 1]) << 8));
+      const UInt<16> low = UInt<16>(UInt<16>(row[lane]) & 0xff);
+      const Int<16> code = Int<16>(low | UInt<16>(UInt<16>(row[lane + 1]) << 8));
       if (i == 0 && code != 0) fault.raise(number);
     copies:
       for (int p = 0; p < kEiePes; ++p) {
