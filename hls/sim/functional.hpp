@@ -9,6 +9,7 @@
 #include "sim/nm_tile.hpp"
 #include "sim/operands.hpp"
 #include "sim/pooling.hpp"
+#include "sim/snap.hpp"
 #include "units/matmul.hpp"
 
 namespace weft {
@@ -264,6 +265,10 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
   if (kHasNm && f.engine == kNmEngine)
     run_integers<NmCell>(f, a, batch, m, weights, counters, fault);
   if (kHasBf16 && f.engine == kBf16Engine) run_float(f, a, batch, m, weights, counters);
+  if (kHasSnap && f.engine == kSnapEngine) {
+    functional::snap(f, batch, m, weights, counters, fault);
+    drain_tiles(f, a, batch, m, counters);
+  }
 }
 
 }  // namespace functional

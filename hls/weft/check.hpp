@@ -6,6 +6,7 @@
 #include "units/bf16.hpp"
 #include "units/decode.hpp"
 #include "units/nm.hpp"
+#include "units/snap_plan.hpp"
 #include "units/vector.hpp"
 
 namespace weft {
@@ -157,7 +158,7 @@ class Checker {
   static bool legal_compressed(const MatMul &f) {
     const bool point = f.kernel_h == 1 && f.kernel_w == 1;
     const bool there = (f.engine == kEieEngine && kHasEie && point) ||
-                       (f.engine == kSnapEngine && kHasSnap) ||
+                       (f.engine == kSnapEngine && kHasSnap && SnapPlan::legal(f)) ||
                        (f.engine == kGatherEngine && kHasGather && point);
     return there && f.first != 0 && f.last != 0 && f.shift == 0;
   }

@@ -6,6 +6,7 @@
 #include "units/feed.hpp"
 #include "units/fusion.hpp"
 #include "units/shift.hpp"
+#include "units/snap.hpp"
 #include "units/systolic.hpp"
 
 namespace weft {
@@ -225,6 +226,10 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
   if (kHasBf16 && f.engine == kBf16Engine)
     run_engine<Bf16Cell>(f, a, batch, m, weights, counters, fault);
   if (kHasNm && f.engine == kNmEngine) run_engine<NmCell>(f, a, batch, m, weights, counters, fault);
+  if (kHasSnap && f.engine == kSnapEngine) {
+    snap(f, batch, m, weights, counters, fault);
+    drain_tiles(f, a, batch, m, counters);
+  }
 }
 
 }  // namespace weft

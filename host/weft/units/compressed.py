@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums
-from weft.units import window
+from weft.units import snap, window
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Compressed:
     legal: Callable[[Fields, Overlay], bool] = lambda f, overlay: True
 
 
-ENGINES: dict[str, Compressed] = {}
+ENGINES: dict[str, Compressed] = {
+    "snap": Compressed("snap", snap.run, "weights and activations by index", False, snap.legal),
+}
 assert set(ENGINES) <= set(isa.COMPRESSED)
 
 
