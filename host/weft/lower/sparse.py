@@ -29,6 +29,7 @@ from weft.units import gather, systolic
 from weft.units.nm import ENGINE as NM
 
 Own = GatherWeights | EieWeights | snap.SnapWeights  # weights with rows of their own
+SNAP_IMBALANCE = 1.2  # of PEs that wait for the slowest, as bench/snap.py finds it
 AFTER_RELU = 0.5  # share of activations that count as zero behind a ReLU, until something runs
 
 
@@ -210,10 +211,21 @@ def _snap(layer: _Layer, pattern: Sparsity) -> Choice | str:
 
 
 def _snap_clocks(layer: _Layer, made: snap.SnapWeights, overlay: Overlay) -> int:
-    """Rows of the stream, and the pairs to expect, spread over all multipliers."""
-    pairs = np.count_nonzero(made.operands) * layer.positions * _active(layer)
-    pes = overlay.snap_cores * overlay.snap_rows * overlay.snap_cols
-    return int(made.rows(0, made.tiles) * overlay.beats + pairs / (pes * overlay.snap_macs))
+    """Rows of the stream, and per output and position a clock per bundle or as many as its pairs
+    ask for, in the columns of PEs that share them; rows of PEs take outputs by turns.
+    """
+    n, _, _, channels = made.operands.shape
+    there = np.zeros(
+        (n, made.taps, -(-channels // overlay.snap_bundle) * overlay.snap_bundle), bool
+    )
+    there[..., :channels] = (made.operands != 0).reshape(n, made.taps, channels)
+    weights = there.reshape(n, -1, overlay.snap_bundle).sum(axis=-1)
+    bundles = np.ceil((weights > 0).sum(axis=1) / overlay.snap_cols)
+    pairs = weights.sum(axis=1) * _active(layer) / (overlay.snap_cols * overlay.snap_macs)
+    per_position = np.maximum(np.maximum(bundles, pairs), 1).sum()
+    turns = overlay.snap_cores * overlay.snap_rows
+    rows = made.rows(0, made.tiles) * overlay.beats
+    return int(rows + layer.positions * per_position / turns * SNAP_IMBALANCE)
 
 
 def _eie_clocks(layer: _Layer, made: EieWeights, overlay: Overlay) -> int:
