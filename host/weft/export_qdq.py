@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from weft.errors import UnsupportedError
+from weft.errors import ProgramError, UnsupportedError, WeftError
 from weft.fallback import import_onnx, node_proto
 from weft.graph import Array, Graph, Node, Quant, Tensor
+from weft.program import Program
 from weft.quant_ops import output_quant
 
 SHIFT = 128
@@ -29,16 +30,38 @@ PLAIN = ("elementwise", "binary")
 NOT_ONNX = ("activation", "requant", "notes", "weight_bits", "weight_factor", "exact_sums")
 
 
-def export_qdq(graph: Graph, path: str | Path) -> None:
-    """Writes the quantized graph to `path`.
+def export_qdq(model: Graph | Program | str | Path, path: str | Path) -> None:
+    """Writes the quantized network of a graph, a program or a program's file to `path`.
 
-    Raises UnsupportedError for an operator that ONNX has no form for, OSError as `open` does.
+    Raises UnsupportedError for an operator that ONNX has no form for, ProgramError for a program
+    without its graph or with a damaged one, WeftError where `path` can't be written.
     """
-    model = to_onnx(graph)
+    proto = to_onnx(model) if isinstance(model, Graph) else _of_program(model)
     from weft.program_file import replacing
 
     with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+        temporary.write_bytes(proto.SerializeToString())
+
+
+def _of_program(program: Program | str | Path) -> Any:
+    if not isinstance(program, Program):
+        try:
+            return _of_program(Program.load(program))
+        except ProgramError as error:
+            name = str(program)
+            raise ProgramError(
+                str(error) if str(error).startswith(name) else f"{name}: {error}"
+            ) from None
+    graph = program.graph()
+    checker = import_onnx().checker.ValidationError
+    try:
+        return to_onnx(graph)
+    except UnsupportedError:
+        raise
+    except (WeftError, ArithmeticError, AssertionError, AttributeError, LookupError) as error:
+        raise ProgramError(f"damaged graph ({type(error).__name__}: {error})") from None
+    except (TypeError, ValueError, checker) as error:
+        raise ProgramError(f"damaged graph ({type(error).__name__}: {error})") from None
 
 
 def to_onnx(graph: Graph) -> Any:

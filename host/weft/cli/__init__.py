@@ -20,6 +20,7 @@ COMMANDS = {
     "plan": "planning",
     "units": "nonlinear",
     "compile": "making",
+    "export": "exporting",
     "run": "running",
     "check": "running",
     "eval": "running",
