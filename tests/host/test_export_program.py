@@ -17,7 +17,7 @@ from test_program_file import same
 import models
 import weft
 from weft import cli, demo, graph_file
-from weft.errors import ProgramError, UsageError, WeftError
+from weft.errors import ProgramError, UnsupportedError, UsageError, WeftError
 from weft.export_qdq import export_qdq
 from weft.program import Program
 
@@ -76,6 +76,57 @@ def test_export_of_real_networks(
     ours, theirs = runs(Program.load(tmp_path / "p.weft"), tmp_path / "q.onnx", net.x[:samples])
     labels = net.labels[:samples]
     assert abs(models.top1(ours, labels) - models.top1(theirs, labels)) <= 100 / samples
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["kws", "resnet8"])
+def test_export_of_int8_tflite_networks(name: str, shared_data: Path, tmp_path: Path) -> None:
+    """Of keyword spotting every code; ResNet8's sums of branches round in other places."""
+    pytest.importorskip("tflite")
+    net = models.tflite_network(name, shared_data)
+    program = weft.compile(net.path, net.overlay)
+    export_qdq(program, tmp_path / "q.onnx")
+    samples = 400 if name == "kws" else 200
+    ours, theirs = runs(program, tmp_path / "q.onnx", net.x[:samples])
+    assert ours.dtype == theirs.dtype == np.int8
+    labels = net.labels[:samples]
+    assert abs(models.top1(ours, labels) - models.top1(theirs, labels)) <= 0.5
+    assert np.mean(ours.argmax(1) == theirs.argmax(1)) >= 0.99
+    if name == "kws":
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("weights", "activations"),
+    [
+        *[(weights, "int8") for weights in ("int4", "int4:g32", "mxfp4", "bf16")],
+        *[("int8", activations) for activations in ("int4", "uint4", "int2")],
+        ("bf16", "bf16"),
+    ],
+)
+def test_export_of_number_formats(weights, activations, tmp_path):
+    data = demo.load_data()
+    formats = {"weights": weights, "activations": activations}
+    program = weft.compile(
+        demo.MODELS / "digits.onnx", "lab", calibration=data.calibration, **formats
+    )
+    export_qdq(program, tmp_path / "q.onnx")
+    ours, theirs = runs(program, tmp_path / "q.onnx", data.images[:300].astype(np.float32))
+    assert np.mean(ours.argmax(1) == theirs.argmax(1)) >= 0.99
+    quant = program.graph()[program.outputs[0].name].quant
+    assert quant is not None
+    step = 0.02 * np.abs(ours).max() if quant.format == "bf16" else quant.scale * 1.01
+    assert np.abs(ours - theirs).max() <= step
+
+
+def test_activations_that_onnx_lacks_are_refused(tmp_path):
+    data = demo.load_data()
+    program = weft.compile(
+        demo.MODELS / "digits.onnx", "lab", calibration=data.calibration, activations="ternary"
+    )
+    with pytest.raises(UnsupportedError, match="codes of ternary"):
+        export_qdq(program, tmp_path / "q.onnx")
 
 
 def test_a_program_without_its_graph_says_to_recompile(digits, tmp_path, capsys):
