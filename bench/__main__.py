@@ -31,6 +31,7 @@ GROUPS = (
     "nonlinear",
     "designs",
     "sparse_packing",
+    "importing",
 )
 
 

@@ -140,7 +140,7 @@ def compile(
 
         write(graph, export_qdq)
     tell(f"lowering to overlay {hardware.name}")
-    return lower(graph, hardware, batch=batch)
+    return lower(graph, hardware, batch=batch).keeping(graph)
 
 
 def _pruned(

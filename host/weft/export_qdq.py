@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from weft.errors import UnsupportedError
+from weft.activation import INTEGERS, REAL, limits
+from weft.errors import ProgramError, UnsupportedError, WeftError
 from weft.fallback import import_onnx, node_proto
 from weft.graph import Array, Graph, Node, Quant, Tensor
+from weft.program import Program
 from weft.quant_ops import output_quant
 
 SHIFT = 128
@@ -26,19 +28,44 @@ OWN = (
     *("GlobalMaxPool", "Concat", "DepthToSpace", "Transpose", "Gather", "Softmax", "LogSoftmax"),
 )
 PLAIN = ("elementwise", "binary")
-NOT_ONNX = ("activation", "requant", "notes", "weight_bits", "weight_factor", "exact_sums")
+NOT_ONNX = (
+    *("activation", "requant", "notes", "weight_bits", "weight_factor", "exact_sums"),
+    *("kernels", "quants", "multiplier"),  # of TFLite's integer kernels
+)
 
 
-def export_qdq(graph: Graph, path: str | Path) -> None:
-    """Writes the quantized graph to `path`.
+def export_qdq(model: Graph | Program | str | Path, path: str | Path) -> None:
+    """Writes the quantized network of a graph, a program or a program's file to `path`.
 
-    Raises UnsupportedError for an operator that ONNX has no form for, OSError as `open` does.
+    Raises UnsupportedError for an operator that ONNX has no form for, ProgramError for a program
+    without its graph or with a damaged one, WeftError where `path` can't be written.
     """
-    model = to_onnx(graph)
+    proto = to_onnx(model) if isinstance(model, Graph) else _of_program(model)
     from weft.program_file import replacing
 
     with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+        temporary.write_bytes(proto.SerializeToString())
+
+
+def _of_program(program: Program | str | Path) -> Any:
+    if not isinstance(program, Program):
+        try:
+            return _of_program(Program.load(program))
+        except ProgramError as error:
+            name = str(program)
+            raise ProgramError(
+                str(error) if str(error).startswith(name) else f"{name}: {error}"
+            ) from None
+    graph = program.graph()
+    checker = import_onnx().checker.ValidationError
+    try:
+        return to_onnx(graph)
+    except UnsupportedError:
+        raise
+    except (WeftError, ArithmeticError, AssertionError, AttributeError, LookupError) as error:
+        raise ProgramError(f"damaged graph ({type(error).__name__}: {error})") from None
+    except (TypeError, ValueError, checker) as error:
+        raise ProgramError(f"damaged graph ({type(error).__name__}: {error})") from None
 
 
 def to_onnx(graph: Graph) -> Any:
@@ -102,12 +129,26 @@ class _Writer:
         """`value` are the real values of tensor `name`: to its codes and back, if it has some."""
         quant = self.graph[name].quant
         self.real[name] = value
-        if quant is not None:
-            scale = self.constant(np.asarray(quant.scale), np.float32)
-            zero = self.constant(np.asarray(quant.zero_point + SHIFT), np.uint8)
-            codes = self.node("QuantizeLinear", [value, scale, zero])
-            output = name if name in self.graph.outputs and value != name else ""
-            self.real[name] = self.node("DequantizeLinear", [codes, scale, zero], output)
+        if quant is None:
+            return
+        output = name if name in self.graph.outputs and value != name else ""
+        if quant.format == REAL:
+            half = self.node("Cast", [value], to=int(self.onnx.TensorProto.BFLOAT16))
+            self.real[name] = self.node("Cast", [half], output, to=int(self.onnx.TensorProto.FLOAT))
+            return
+        if quant.format not in INTEGERS:
+            raise UnsupportedError(
+                f"tensor {name!r} has codes of {quant.format}, which standard ONNX has no form "
+                "for; quantize activations to int8 or intN"
+            )
+        low, high = limits(quant.format)
+        if high - low < 255:  # saturates earlier than the byte does
+            bounds = quant.dequantize(np.array([low, high]))
+            value = self.clip(value, float(bounds[0]), float(bounds[1]))
+        scale = self.constant(np.asarray(quant.scale), np.float32)
+        zero = self.constant(np.asarray(quant.zero_point + SHIFT), np.uint8)
+        codes = self.node("QuantizeLinear", [value, scale, zero])
+        self.real[name] = self.node("DequantizeLinear", [codes, scale, zero], output)
 
     def operand(self, name: str) -> str:
         """The name of a tensor's real values; constants are written when they are first read."""
@@ -122,6 +163,11 @@ class _Writer:
         return self.real[name]
 
     def _integers(self, tensor: Tensor, data: Array, quant: Quant) -> str:
+        if data.dtype.kind == "f":  # bf16, MX: what the array multiplies are real numbers
+            # onnxruntime makes int8 of constant float weights between quantizers, not of products
+            real = self.constant(quant.dequantize(data), np.float32)
+            one = [self.constant(1, np.uint8), self.constant(1, np.float32)]
+            return self.node("Mul", [real, self.node("DequantizeLinear", one)])
         zero = quant.zero_point
         if data.dtype == np.int8:
             data, zero = (data.astype(np.int16) + SHIFT).astype(np.uint8), zero + SHIFT
@@ -250,6 +296,28 @@ def _reduce(w: _Writer, node: Node, inputs: list[str], attrs: dict[str, Any]) ->
     return w.node(node.op, [inputs[0], axes], keepdims=int(attrs["keepdims"]))
 
 
+def _softmax8(w: _Writer, node: Node, inputs: list[str], attrs: dict[str, Any]) -> str:
+    if attrs["beta"] != 1:
+        inputs = [w.node("Mul", [inputs[0], w.constant(np.asarray(attrs["beta"]), np.float32)])]
+    return w.node("Softmax", inputs[:1], axis=-1)
+
+
+def _mean8(w: _Writer, node: Node, inputs: list[str], attrs: dict[str, Any]) -> str:
+    axes = w.constant(np.asarray(attrs["axes"]), np.int64)
+    return w.node("ReduceMean", [inputs[0], axes], keepdims=int(attrs["keepdims"]))
+
+
+def _lookup(w: _Writer, node: Node, inputs: list[str], attrs: dict[str, Any]) -> str:
+    """Codes moved by 128 are places in the table."""
+    scale, zero = attrs["input"]
+    quant = [w.constant(np.asarray(scale), np.float32), w.constant(zero + SHIFT, np.uint8)]
+    codes = w.node("QuantizeLinear", [inputs[0], *quant])
+    places = w.node("Cast", [codes], to=int(w.onnx.TensorProto.INT32))
+    scale, zero = attrs["output"]
+    table = Quant(np.asarray(scale, np.float32), zero).dequantize(attrs["table"])
+    return w.node("Gather", [w.constant(table, np.float32), places], axis=0)
+
+
 def _arg(w: _Writer, node: Node, inputs: list[str], attrs: dict[str, Any]) -> str:
     return w.node(node.op, inputs, axis=int(attrs["axes"][0]), keepdims=int(attrs["keepdims"]))
 
@@ -283,6 +351,9 @@ _SPECIAL = {
     "Pad": _pad,
     "Resize": _resize,
     **{f"Reduce{k}": _reduce for k in ("Max", "Mean", "Min", "Prod", "Sum")},
+    "Lookup": _lookup,
+    "Mean8": _mean8,
+    "Softmax8": _softmax8,
     "ArgMax": _arg,
     "ArgMin": _arg,
     "BipolarQuant": _bipolar,

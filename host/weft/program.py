@@ -8,7 +8,7 @@ Loading a file never executes anything in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,8 @@ class Program:
 
     `batch` is the largest number of samples of one run; `weights` [rows, lanes] is weight memory;
     `memory_rows` is the size of activation memory; `regions` maps the tensors that cross between
-    host and accelerator to their place in it.
+    host and accelerator to their place in it. `model` are the bytes of the quantized graph it was
+    compiled from (`weft.graph_file`), None in files of older versions.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Program:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     notes: Mapping[str, Any]
+    model: NDArray[np.uint8] | None = None
 
     @property
     def overlay_digest(self) -> str:
@@ -167,6 +169,27 @@ class Program:
         from weft import program_file
 
         return program_file.load(path)
+
+    def keeping(self, graph: Graph) -> Program:
+        """The same program with the quantized graph it was made from, or the note why it can't."""
+        from weft.graph_file import pack
+
+        try:
+            return replace(self, model=pack(graph))
+        except ProgramError as error:
+            return replace(self, model=None, notes={**self.notes, "model": str(error)})
+
+    def graph(self) -> Graph:
+        """The quantized graph. Raises ProgramError where the program has none, or damaged bytes."""
+        from weft.graph_file import unpack
+
+        if self.model is None:
+            why = self.notes.get("model", "an older weft wrote it, or it was saved without")
+            raise ProgramError(
+                f"program {self.name!r} does not hold its quantized graph ({why}); compile the "
+                "model again, with --export-qdq FILE.onnx if the reason stays"
+            )
+        return unpack(self.model)
 
     def verify(self) -> Program:
         """Returns itself; raises ProgramError naming the first inconsistency."""

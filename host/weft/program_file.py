@@ -21,7 +21,8 @@ from weft import isa
 from weft.config import Overlay
 from weft.errors import ProgramError, WeftError
 from weft.formats import parse
-from weft.graph import Array, Graph, Node, Quant, Tensor
+from weft.graph import Array, Graph, Quant, Tensor
+from weft.graph_file import node_entry, node_of
 from weft.program import (
     AcceleratorSegment,
     HostSegment,
@@ -57,6 +58,8 @@ def save(program: Program, path: str | Path) -> None:
         "segments": [_segment(s, i, blobs) for i, s in enumerate(program.segments)],
         "notes": dict(program.notes),
     }
+    if program.model is not None:
+        blobs["model"] = program.model
     with replacing(path) as temporary:
         try:
             save_file(blobs, str(temporary), {"weft": json.dumps(manifest)})
@@ -143,7 +146,6 @@ def _segment(segment: Segment, number: int, blobs: dict[str, Array]) -> dict[str
             entry["blob"] = blob = f"segment{number}.{index}"
             blobs[blob] = np.asarray(tensor.data, order="C")  # scalars stay scalars
         tensors.append(entry)
-    nodes = [{**asdict(node), "attrs": _attrs(node)} for node in graph.nodes]
     return {
         "kind": "host",
         "reason": segment.reason,
@@ -151,36 +153,8 @@ def _segment(segment: Segment, number: int, blobs: dict[str, Array]) -> dict[str
         "inputs": graph.inputs,
         "outputs": graph.outputs,
         "tensors": tensors,
-        "nodes": nodes,
+        "nodes": [node_entry(node) for node in graph],
     }
-
-
-def _attrs(node: Node) -> dict[str, Any]:
-    """Attributes as JSON: arrays are tagged so that they come back as arrays."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return {"array": value.tolist(), "dtype": str(value.dtype)}
-        if isinstance(value, np.generic):
-            return value.item()
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "replace")
-        if isinstance(value, (list, tuple)):
-            return [convert(v) for v in value]
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return value
-        raise ProgramError(
-            f"{node.op} {node.name!r} runs on the host and has an attribute of type "
-            f"{type(value).__name__}, which a program file can't hold"
-        )
-
-    return {name: convert(value) for name, value in node.attrs.items()}
-
-
-def _restore(value: Any) -> Any:
-    if isinstance(value, dict):
-        return np.asarray(value["array"], value["dtype"])
-    return tuple(_restore(v) for v in value) if isinstance(value, list) else value
 
 
 def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
@@ -208,6 +182,7 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
         inputs=tuple(_info(entry) for entry in manifest["inputs"]),
         outputs=tuple(_info(entry) for entry in manifest["outputs"]),
         notes=manifest["notes"],
+        model=_blob(blobs, "model", np.uint8, 1) if "model" in blobs else None,
     )
     return program.verify()
 
@@ -263,15 +238,6 @@ def _load_segment(entry: dict[str, Any], number: int, blobs: dict[str, Array]) -
         quant = _quant(t["quant"]) if "quant" in t else None
         shape = tuple(int(d) for d in t["shape"])
         tensors[t["name"]] = Tensor(t["name"], shape, t["dtype"], data, quant)
-    nodes = tuple(
-        Node(
-            str(n["op"]),
-            str(n["name"]),
-            tuple(n["inputs"]),
-            tuple(n["outputs"]),
-            {name: _restore(value) for name, value in n["attrs"].items()},
-        )
-        for n in entry["nodes"]
-    )
+    nodes = tuple(node_of(n) for n in entry["nodes"])
     graph = Graph(str(entry["name"]), tensors, nodes, inputs, outputs).verify()
     return HostSegment(graph, str(entry["reason"]))

@@ -311,3 +311,43 @@ def test_damaged_folders_are_named(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(ModelError, match=message):
         load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "M.HDF5"])
+def test_keras_files_are_never_opened(name, tmp_path):
+    (tmp_path / name).mkdir()  # opening it would be another error
+    with pytest.raises(UnsupportedError, match="Lambda layers"):
+        weft.load_model(tmp_path / name)
+
+
+def fuzz_folder(path: Path, first: int, count: int) -> int:
+    """Folders with bytes of one file changed or cut; how many of them were refused."""
+    folder(path)
+    contents = {p: p.read_bytes() for p in sorted(path.iterdir())}
+    refused = 0
+    for seed in range(first, first + count):
+        rng = np.random.default_rng(seed)
+        file = list(contents)[seed % len(contents)]
+        data = bytearray(contents[file])
+        for _ in range(rng.integers(1, 5)):
+            at = int(rng.integers(0, min(len(data), 600)))
+            data[at] = int(rng.integers(0, 256))
+        if rng.random() < 0.3:
+            data = data[: rng.integers(0, len(data))]
+        file.write_bytes(data)
+        try:
+            for tensor in load_folder(path):
+                tensor.read()
+        except WeftError:
+            refused += 1
+        file.write_bytes(contents[file])
+    return refused
+
+
+def test_fuzz_folders(tmp_path):
+    assert fuzz_folder(tmp_path, 0, 60) > 30
+
+
+@pytest.mark.slow
+def test_fuzz_folders_long(tmp_path):
+    assert fuzz_folder(tmp_path, 60, 2000) > 1000

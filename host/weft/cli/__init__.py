@@ -21,6 +21,7 @@ COMMANDS = {
     "sparsity": "sparsity",
     "units": "nonlinear",
     "compile": "making",
+    "export": "exporting",
     "run": "running",
     "check": "running",
     "eval": "running",

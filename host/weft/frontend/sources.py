@@ -12,6 +12,8 @@ from weft.graph import Graph, Shape
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib")
 
+KERAS = (".keras", ".h5", ".hdf5")
+
 MODULES = (
     "torch.nn.modules.module.Module",
     "torch.export.exported_program.ExportedProgram",
@@ -87,6 +89,12 @@ def _refuse(path: Path) -> None:
             "the weights as safetensors, or load them with torch.load(..., weights_only=True), "
             "into the module that they belong to (a state dict has no graph), and pass that: "
             "weft.compile(module, example_inputs=...)"
+        )
+    if path.suffix.lower() in KERAS:
+        raise UnsupportedError(
+            f"{path}: a Keras file can hold code of its own (Lambda layers), so weft does not open "
+            'it. Load it with Keras and export it: model.export("m.onnx", format="onnx"), or '
+            'pass it to hls4ml with backend="Weft"'
         )
     if stored.is_stored(path):
         raise UnsupportedError(
