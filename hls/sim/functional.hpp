@@ -10,6 +10,7 @@
 #include "sim/nm_tile.hpp"
 #include "sim/operands.hpp"
 #include "sim/pooling.hpp"
+#include "sim/snap.hpp"
 #include "units/matmul.hpp"
 
 namespace weft {
@@ -266,6 +267,7 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
     run_integers<NmCell>(f, a, batch, m, weights, counters, fault);
   if (kHasGather && f.engine == kGatherEngine) weft::gather(f, batch, m, weights, counters, fault);
   if (kHasEie && f.engine == kEieEngine) functional::eie(f, batch, m, weights, counters, fault);
+  if (kHasSnap && f.engine == kSnapEngine) functional::snap(f, batch, m, weights, counters, fault);
   if (is_compressed(f)) drain_tiles(f, a, batch, m, counters);
   if (kHasBf16 && f.engine == kBf16Engine) run_float(f, a, batch, m, weights, counters);
 }

@@ -8,6 +8,7 @@
 #include "units/eie_pe.hpp"
 #include "units/gather.hpp"
 #include "units/nm.hpp"
+#include "units/snap_plan.hpp"
 #include "units/vector.hpp"
 
 namespace weft {
@@ -162,7 +163,7 @@ class Checker {
   bool legal_compressed(const MatMul &f) const {
     const bool point = f.kernel_h == 1 && f.kernel_w == 1;
     const bool there = (f.engine == kEieEngine && kHasEie && point && legal_eie(f)) ||
-                       (f.engine == kSnapEngine && kHasSnap) ||
+                       (f.engine == kSnapEngine && kHasSnap && SnapPlan::legal(f)) ||
                        (f.engine == kGatherEngine && kHasGather && point && legal_gather(f));
     return there && f.first != 0 && f.last != 0 && f.shift == 0;
   }

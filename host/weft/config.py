@@ -41,6 +41,12 @@ OVERLAY_LIMITS = {
     "parameter_blocks": (1, 1 << 15),
     "tap_words": (16, 1 << 15),
     "weight_tiles": (2, 64),
+    "snap_cores": (1, 16),
+    "snap_rows": (1, 32),
+    "snap_cols": (1, 16),
+    "snap_macs": (1, 8),
+    "snap_bundle": (8, 128),
+    "snap_depth": (1, 4096),
 }
 
 
@@ -62,6 +68,12 @@ class Overlay:
     weight_bits: int = 8
     weight_tiles: int = 4
     nm_group: int = 4  # M of N:M weights at most
+    snap_cores: int = 1  # of the SNAP engine (JSSC 2021: 4 cores of 7 x 3 PEs with 3 multipliers)
+    snap_rows: int = 7  # rows of PEs in a core
+    snap_cols: int = 3  # columns of them
+    snap_macs: int = 3  # multipliers of a PE
+    snap_bundle: int = 32  # channels that its comparators match
+    snap_depth: int = 256  # bundles of either operand, and sums, that it keeps
     engines: tuple[str, ...] = ("systolic",)
     formats: tuple[str, ...] = ("int8",)
     units: tuple[str, ...] = ("requant", "vector", "lookup")
@@ -154,6 +166,11 @@ class Overlay:
             )
         if "eie" in self.engines:
             self._check_eie()
+        if "snap" in self.engines and (self.snap_bundle % self.rows or self.snap_bundle % 8):
+            raise OverlayError(
+                f"overlay {self.name!r}: snap_bundle = {self.snap_bundle} is not a multiple of 8 "
+                f"and of its {self.rows} rows; a bundle is a whole number of words"
+            )
 
     def _check_eie(self) -> None:
         limits = {

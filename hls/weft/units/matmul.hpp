@@ -8,6 +8,7 @@
 #include "units/fusion.hpp"
 #include "units/gather_tree.hpp"
 #include "units/shift.hpp"
+#include "units/snap.hpp"
 #include "units/systolic.hpp"
 
 namespace weft {
@@ -228,6 +229,7 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
     run_engine<Bf16Cell>(f, a, batch, m, weights, counters, fault);
   if (kHasNm && f.engine == kNmEngine) run_engine<NmCell>(f, a, batch, m, weights, counters, fault);
   if (kHasEie && f.engine == kEieEngine) eie(f, batch, m, weights, counters, fault);
+  if (kHasSnap && f.engine == kSnapEngine) snap(f, batch, m, weights, counters, fault);
   if (kHasGather && f.engine == kGatherEngine) gather(f, batch, m, weights, counters, fault);
   if (is_compressed(f)) drain_tiles(f, a, batch, m, counters);
 }

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from weft import isa
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums
-from weft.units import eie, gather, window
+from weft.units import eie, gather, snap, window
 from weft.units.compressed_engine import Compressed
 
-ENGINES: dict[str, Compressed] = {e.name: e for e in (eie.ENGINE, gather.ENGINE)}
+ENGINES: dict[str, Compressed] = {e.name: e for e in (eie.ENGINE, snap.ENGINE, gather.ENGINE)}
 assert set(ENGINES) <= set(isa.COMPRESSED)
 
 
