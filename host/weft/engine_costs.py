@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from weft import storage
+from weft.config import Overlay
+
 ADDER, PRODUCT_8, SHIFTER_32 = 33, 71, 94  # LUTs: 32 bits (B5), 8 × 8 (B1), 32 bits (B10)
 OPERAND_32 = 4 * 32 + 32 + 4  # registers: an activation, three weights, a sum, control
 
@@ -32,3 +35,26 @@ def decoders(formats: Iterable[str], weight_bits: int) -> float:
     others = sum(name != "int8" for name in formats)
     scaled = PRODUCT_8 if weight_bits == 16 else 0  # the byte of a group
     return others * (DECODER + CHOICE) + scaled
+
+
+def eie(o: Overlay) -> tuple[float, float, float, float]:
+    """(LUT, FF, DSP, RAMB36) of the EIE engine: PEs with their memories, pointers, the detector.
+
+    A PE adds, chooses twice between memory and bypass (33 and 2 · 32 LUTs, two comparisons of 9),
+    walks rows and entries (five numbers of 16 bits) and multiplies 16 by 9 bits in a DSP. The
+    detector takes four words: a comparison per code, and nodes of four inputs with an index of 8
+    bits (17 LUTs each).
+    """
+    pe = [
+        storage.ram(16, 16),
+        storage.ram(o.eie_outputs, 32),
+        storage.ram(o.eie_queue, 41),
+        *2 * [storage.ram(o.eie_entries // 2, 8)],
+    ]
+    pointers = storage.ram(o.eie_pointers // 2, 16 * o.cols)
+    lut, bram = (sum(float(part[i]) for part in pe) * o.eie_pes for i in (0, 1))
+    groups = 2 * o.eie_pes // o.cols
+    lut += groups * float(pointers[0]) + o.rows * (3 + 4 / 3 * 17 + 8)
+    lut += o.eie_pes * (ADDER + 2 * 32 + 2 * 9 + 5 * 16)
+    ff = o.eie_pes * (2 * 49 + 2 * 41 + 3 * 16 + 64) + 4 * 9 * o.rows
+    return lut, ff, o.eie_pes, bram + groups * float(pointers[1])

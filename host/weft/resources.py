@@ -186,6 +186,8 @@ def other_engines(g: Geometry) -> dict[str, Resources]:
     made = {
         name: Resources(*(cells * amount for amount in engine_costs.CELLS[name])) for name in names
     }
+    if isinstance(g, Overlay) and "eie" in g.engines:
+        made["eie"] = Resources(*engine_costs.eie(g))
     decoders = engine_costs.decoders(getattr(g, "formats", ()), getattr(g, "weight_bits", 8))
     return {**made, "decoders": Resources(lut=g.cols * decoders)} if decoders else made
 
