@@ -6,6 +6,7 @@ the other engines, no synthesis of these is published as HLS: coarser than the i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from weft import storage
@@ -34,15 +35,27 @@ def gather(g: Any) -> Cost:
     return float(lut + 2 * ring), window * (8 + 10) * 2.0 + lanes * 32, lanes, 0.0
 
 
-def eie(g: Any) -> Cost:
-    """Per PE a multiplier, a queue, pointers in two banks, entries and sums."""
-    pes = g.eie_pes
-    memories = ((g.eie_entries // 2, 16), (g.eie_pointers // 2, 32), (g.eie_outputs, 32))
-    luts, brams = zip(*(storage.ram(*size) for size in memories), strict=True)
-    queue = 9 + 16  # an activation and its number
-    tree = g.rows * 3  # leading non-zero: a node per four lanes and level
-    lut = pes * (sum(map(float, luts)) + 2 * ADDER + 60 + queue * g.eie_queue / 32) + tree
-    return lut, pes * (3.0 * 32 + 16 + 2 * queue), pes, pes * float(sum(map(float, brams)))
+def eie(o: Any) -> Cost:
+    """(LUT, FF, DSP, RAMB36) of the EIE engine: PEs with their memories, pointers, the detector.
+
+    A PE adds, chooses twice between memory and bypass (33 and 2 · 32 LUTs, two comparisons of 9),
+    walks rows and entries (five numbers of 16 bits) and multiplies 16 by 9 bits in a DSP. The
+    detector takes four words: a comparison per code, and nodes of four inputs with an index of 8
+    bits (17 LUTs each).
+    """
+    pe = [
+        storage.ram(16, 16),
+        storage.ram(o.eie_outputs, 32),
+        storage.ram(o.eie_queue, 41),
+        *2 * [storage.ram(o.eie_entries // 2, 8)],
+    ]
+    pointers = storage.ram(o.eie_pointers // 2, 16 * o.cols)
+    lut, bram = (sum(float(part[i]) for part in pe) * o.eie_pes for i in (0, 1))
+    groups = 2 * o.eie_pes // o.cols
+    lut += groups * float(pointers[0]) + o.rows * (3 + 4 / 3 * 17 + 8)
+    lut += o.eie_pes * (ADDER + 2 * 32 + 2 * 9 + 5 * 16)
+    ff = o.eie_pes * (2 * 49 + 2 * 41 + 3 * 16 + 64) + 4 * 9 * o.rows
+    return lut, ff, o.eie_pes, bram + groups * float(pointers[1])
 
 
 def snap(g: Any) -> Cost:
@@ -58,4 +71,4 @@ def snap(g: Any) -> Cost:
     return rows * match + pes * per_pe, pes * (g.snap_bundle * 6 + 200.0), pes * g.snap_macs, brams
 
 
-COSTS = {"nm": nm, "eie": eie, "snap": snap, "gather": gather}
+COSTS: dict[str, Callable[[Any], Cost]] = {"nm": nm, "eie": eie, "snap": snap, "gather": gather}

@@ -143,4 +143,6 @@ def test_command(tmp_path, capsys):
     assert cli.run(["export-unit", "multiplier", "--set", "rows=8", "-o", out]) == 0
     assert "multiplier.cpp" in capsys.readouterr().out
     assert cli.run(["export-unit", "adder", "-o", out]) == 2
-    assert "no unit 'adder'. Known: activate, binary, decode, fusion" in capsys.readouterr().err
+    assert (
+        "no unit 'adder'. Known: activate, binary, decode, eie, fusion" in capsys.readouterr().err
+    )

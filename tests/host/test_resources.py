@@ -171,6 +171,20 @@ def test_an_epilogue_that_nobody_shares_is_told_apart():
     assert rest + apart.dsp > board.dsp
 
 
+def test_the_eie_engine_grows_with_its_pes_and_their_memories():
+    board = load_board("KV260")
+    small = replace(load_overlay("edge"), engines=("systolic", "eie"), eie_pes=32)
+    assert "eie" not in resources.units(replace(small, engines=("systolic",)), board)
+    found = resources.units(small, board)["eie"].as_dict()
+    twice = resources.units(replace(small, eie_pes=64), board)["eie"].as_dict()
+    deep = resources.units(replace(small, eie_entries=65_534), board)["eie"].as_dict()
+    assert (found["dsp"], twice["dsp"]) == (32, 64)  # a multiplier per PE
+    assert found["lut"] < twice["lut"] < 2 * found["lut"]  # one detector for all
+    assert twice["bram36"] == 2 * found["bram36"]
+    assert deep["bram36"] > found["bram36"]
+    assert found["bram36"] * 36 * 1024 >= 32 * 8 * (small.eie_entries + 2 * small.eie_pointers)
+
+
 def test_engines_and_decoders_are_counted():
     board = load_board("ZCU102")
     plain = load_overlay("bitfusion")
