@@ -69,7 +69,7 @@ def network(inputs: int) -> nn.Module:
 def train(module: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int, form: str) -> None:
     """Trains; zeros of `form` grow through the first half of the epochs."""
     steps = epochs * (len(x) // BATCH)
-    pruner = weft.torch.prune(module, form, steps=steps // 2) if form != "dense" else None
+    pruner = weft.torch.prune(module, form, steps=steps // 2, every=20) if form != "dense" else None
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(2)
