@@ -12,7 +12,7 @@ BOARD_TESTS = $(addprefix tests/device/test_,pynq.py board_faults.py remote.py n
 BIN := $(VENV)/bin
 TESTS ?= tests
 JOBS ?= 2
-CXX_FILES = $(shell find hls -name '*.hpp' -o -name '*.cpp' -o -name '*.h')
+CXX_FILES = $(shell find hls host -name '*.hpp' -o -name '*.cpp' -o -name '*.h')
 
 .PHONY: help demo test test-slow setup bench lint format clean
 

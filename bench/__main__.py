@@ -26,9 +26,11 @@ GROUPS = (
     "tflite",
     "formats",
     "formats_accuracy",
+    "eie",
     "qat",
     "nonlinear",
     "designs",
+    "sparse_packing",
 )
 
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "sim/eie.hpp"
 #include "sim/gemm.hpp"
 #include "sim/nm_tile.hpp"
 #include "sim/operands.hpp"
@@ -264,11 +265,11 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
     run_integers<BinaryCell>(f, a, batch, m, weights, counters, fault);
   if (kHasNm && f.engine == kNmEngine)
     run_integers<NmCell>(f, a, batch, m, weights, counters, fault);
+  if (kHasGather && f.engine == kGatherEngine) weft::gather(f, batch, m, weights, counters, fault);
+  if (kHasEie && f.engine == kEieEngine) functional::eie(f, batch, m, weights, counters, fault);
+  if (kHasSnap && f.engine == kSnapEngine) functional::snap(f, batch, m, weights, counters, fault);
+  if (is_compressed(f)) drain_tiles(f, a, batch, m, counters);
   if (kHasBf16 && f.engine == kBf16Engine) run_float(f, a, batch, m, weights, counters);
-  if (kHasSnap && f.engine == kSnapEngine) {
-    functional::snap(f, batch, m, weights, counters, fault);
-    drain_tiles(f, a, batch, m, counters);
-  }
 }
 
 }  // namespace functional

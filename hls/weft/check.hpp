@@ -5,6 +5,8 @@
 #include "status.hpp"
 #include "units/bf16.hpp"
 #include "units/decode.hpp"
+#include "units/eie_pe.hpp"
+#include "units/gather.hpp"
 #include "units/nm.hpp"
 #include "units/snap_plan.hpp"
 #include "units/vector.hpp"
@@ -151,15 +153,18 @@ class Checker {
     const bool whole = engine == kSystolicEngine || engine == kBf16Engine || engine == kNmEngine;
     return whole ? 1 : precision_of(f).weight_rows();
   }
-  static bool compressed(const MatMul &f) {
-    return f.engine == kEieEngine || f.engine == kSnapEngine || f.engine == kGatherEngine;
+  /// Whether the gather engine takes the rows and reads its words from different banks.
+  bool legal_gather(const MatMul &f) const {
+    const Int<64> rows = Int<64>(limits_.batch) * Int<64>(f.out_h) * Int<64>(f.out_w);
+    return rows <= kGatherRows && f.words == kGatherWindow && f.activation_bits == 8 &&
+           f.codes <= (kBookCodes | kAllThere) && (f.blocks == 1 || (f.source_block & 1) != 0);
   }
   /// Whether an engine of compressed weights is there and takes the window.
-  static bool legal_compressed(const MatMul &f) {
+  bool legal_compressed(const MatMul &f) const {
     const bool point = f.kernel_h == 1 && f.kernel_w == 1;
-    const bool there = (f.engine == kEieEngine && kHasEie && point) ||
+    const bool there = (f.engine == kEieEngine && kHasEie && point && legal_eie(f)) ||
                        (f.engine == kSnapEngine && kHasSnap && SnapPlan::legal(f)) ||
-                       (f.engine == kGatherEngine && kHasGather && point);
+                       (f.engine == kGatherEngine && kHasGather && point && legal_gather(f));
     return there && f.first != 0 && f.last != 0 && f.shift == 0;
   }
   static Pattern pattern_of(const MatMul &f) {
@@ -168,8 +173,8 @@ class Checker {
     return pattern;
   }
   /// Whether the engine is there and takes the precision, the pace and the place of the words.
-  static bool legal_engine(const MatMul &f) {
-    if (compressed(f)) return legal_compressed(f);
+  bool legal_engine(const MatMul &f) const {
+    if (is_compressed(f)) return legal_compressed(f);
     if (f.rows != 0 || !legal_precision(f) || int(f.pace) < weight_rows(f)) return false;
     if (f.engine == kNmEngine && !pattern_of(f).legal()) return false;
     // A tile's weights must not overtake the sums, which take kFloatLatency clocks per row.
@@ -184,7 +189,7 @@ class Checker {
     if (!legal_engine(f)) return kBadField;
     const Int<64> rows = Int<64>(limits_.batch) * Int<64>(f.out_h) * Int<64>(f.out_w);
     if (rows > kAccumulatorRows) return kBadRows;
-    if (compressed(f) && rows * Int<64>(f.tiles) > kAccumulatorRows) return kBadRows;
+    if (is_compressed(f) && rows * Int<64>(f.tiles) > kAccumulatorRows) return kBadRows;
     if (f.first == 0 && open_rows_ != int(rows)) return kBadOrder;
     open_rows_ = f.last != 0 ? 0 : int(rows);
     repeat_ = false;
@@ -192,11 +197,11 @@ class Checker {
     const int words = int(f.words);
     const Int<64> groups = (Int<64>(f.blocks) + words - 1) >> (words >> 1);
     const Int<64> part = Int<64>(f.tiles) * groups * Int<64>(f.kernel_h);
-    if (part > stream_rows_ && !compressed(f))
+    if (part > stream_rows_ && !is_compressed(f))
       return kBadStream;  // so that the product below stays in 64 bits
     const int index = f.engine == kNmEngine ? pattern_of(f).index_rows() : 0;
     pending_rows_ = part * Int<64>(f.kernel_w) * (kRows * weight_rows(f) + index);
-    if (compressed(f)) pending_rows_ = Int<64>(f.rows);
+    if (is_compressed(f)) pending_rows_ = Int<64>(f.rows);
     return takes(pending_rows_) ? kDone : kBadStream;
   }
   Status vector(const Vector &f) {

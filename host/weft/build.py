@@ -1,4 +1,7 @@
-"""Builds the C simulation of an overlay as a shared library, once; later runs find it by digest."""
+"""Builds shared libraries once: the C simulation of an overlay, kernels that speed up the host.
+
+Later runs find them by digest.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -147,25 +151,52 @@ def command_line(compiler: Compiler, form: str, generated: Path, output: Path) -
     return [*compiler.command, *flags, *includes, str(hls / "sim" / "csim.cpp"), "-o", str(output)]
 
 
+def host_kernel(source: Path) -> Path:
+    """The shared library of a C++ file that speeds up the host, built if it is not in the cache.
+
+    Raises MissingDependency without a compiler, DeviceError with its words where it fails.
+    """
+    compiler = find_compiler()
+    flags = ["-O3", "-std=c++14", *compiler.native, *WARNINGS, "-shared", "-fPIC"]
+    flags += ["-fvisibility=hidden", *(["-fno-sanitize=all"] if compiler.is_zig else [])]
+    facts = (flags, compiler.version, platform.node(), source.read_bytes())
+    path = cache_dir() / f"{source.stem}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.so"
+    if not path.exists():
+        command = [*compiler.command, *flags, str(source), "-o"]
+        _keep(
+            path,
+            lambda folder: [*command, str(folder / path.name)],
+            f"{compiler.version} could not build {source.name}",
+        )
+    return path
+
+
 def _compile(overlay: Overlay, form: str, compiler: Compiler, path: Path) -> None:
+    def command(folder: Path) -> list[str]:
+        for file, text in codegen.headers(overlay).items():
+            (folder / file).write_text(text)
+        return command_line(compiler, form, folder, folder / path.name)
+
+    _keep(
+        path,
+        command,
+        f"{compiler.version} could not build the {form} simulation of overlay {overlay.name!r}",
+    )
+
+
+def _keep(path: Path, command: Callable[[Path], list[str]], failure: str) -> None:
     """Compiles into a temporary folder beside the cache, then moves the result in one step."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as name:
             folder = Path(name)
-            for file, text in codegen.headers(overlay).items():
-                (folder / file).write_text(text)
-            command = command_line(compiler, form, folder, folder / path.name)
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            result = subprocess.run(command(folder), capture_output=True, text=True, check=False)
             if result.returncode:
                 tail = "\n".join(result.stderr.splitlines()[-20:])
-                raise DeviceError(
-                    f"{compiler.version} could not build the {form} simulation of overlay "
-                    f"{overlay.name!r}:\n{tail}"
-                )
+                raise DeviceError(f"{failure}:\n{tail}")
             (folder / path.name).replace(path)
     except OSError as error:
         raise DeviceError(
-            f"{path.parent}: cannot keep the simulation there ({error.strerror}); "
+            f"{path.parent}: cannot keep what was built there ({error.strerror}); "
             "set WEFT_CACHE to a folder that can be written"
         ) from None

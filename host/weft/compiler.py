@@ -72,6 +72,9 @@ def compile(
     equalize: bool = False,
     smooth: float | None = None,
     correct_bias: bool = False,
+    sparsity: str | None = None,
+    criterion: str = "magnitude",
+    permute: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     example_inputs: Any = None,
     export_qdq: str | Path | None = None,
@@ -93,6 +96,10 @@ def compile(
     `plan` (a Plan or its file) the exceptions layer by layer; these and the rest are the
     arguments of `weft.passes.quantize.quantize`.
 
+    `sparsity` ("2:4", "csc:0.9", ...; also in plans) prunes the layers first, by `criterion`, with
+    `permute` after an ordering of channels: see `weft.passes.prune.prune`. A model that is
+    quantized already is pruned by magnitude.
+
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
     from weft.lower import lower
@@ -103,6 +110,8 @@ def compile(
     tell("loading the model")
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
     graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs)
+    chosen = None if plan is None else read(plan)
+    graph = _pruned(graph, chosen, sparsity, criterion, permute, calibration, tell)
     if not is_quantized(graph):
         graph = quantize(
             graph,
@@ -114,7 +123,7 @@ def compile(
             weights=weights,
             activations=activations,
             weight_method=weight_method,
-            plan=None if plan is None else read(plan),
+            plan=chosen,
             keep_first_last=keep_first_last,
             equalize=equalize,
             smooth=smooth,
@@ -132,6 +141,44 @@ def compile(
         write(graph, export_qdq)
     tell(f"lowering to overlay {hardware.name}")
     return lower(graph, hardware, batch=batch)
+
+
+def _pruned(
+    graph: Graph,
+    plan: Plan | None,
+    sparsity: str | None,
+    criterion: str,
+    permute: bool,
+    calibration: Calibration | None,
+    tell: Progress,
+) -> Graph:
+    """The graph with the zeros that the arguments and the plan ask for; itself if they don't."""
+    from weft.pruning.criteria import NEED_DATA
+    from weft.pruning.criteria import criterion as check
+
+    check(criterion)
+    default = (plan.sparsity if plan else None) or sparsity
+    own = {name: layer.sparsity for name, layer in plan.layers.items()} if plan else {}
+    layers = {name: text for name, text in own.items() if text is not None}
+    if default is None and not layers:
+        if permute or criterion != "magnitude":
+            what = "permute" if permute else f"criterion {criterion!r}"
+            raise UsageError(f"{what} is about pruning: say how sparse, for example sparsity 2:4")
+        return graph
+    from weft.passes.prune import prune
+
+    data = None
+    if criterion in NEED_DATA and calibration is not None:
+        data = calibration_arrays(graph, calibration)
+    return prune(
+        graph,
+        default or "dense",
+        criterion=criterion,
+        calibration=data,
+        layers=layers,
+        permute=permute,
+        progress=lambda done, total: tell(f"pruning, {done} of {total} layers"),
+    )
 
 
 def preflight(

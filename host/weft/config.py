@@ -77,6 +77,11 @@ class Overlay:
     engines: tuple[str, ...] = ("systolic",)
     formats: tuple[str, ...] = ("int8",)
     units: tuple[str, ...] = ("requant", "vector", "lookup")
+    eie_pes: int = 64  # processing elements; a multiple of cols
+    eie_queue: int = 8  # columns that wait in a PE
+    eie_entries: int = 16_384  # bytes of entries in a PE: one each, two of int8 weights
+    eie_pointers: int = 4_098  # column pointers of a PE: inputs + 1; an even number
+    eie_outputs: int = 64  # of a PE
     boards: tuple[str, ...] = ()  # those it is meant for; no part of what the hardware is
 
     @property
@@ -164,6 +169,24 @@ class Overlay:
                 f"overlay {self.name!r}: snap_bundle = {self.snap_bundle} is not a multiple of 8 "
                 f"and of its {self.rows} rows; a bundle is a whole number of words"
             )
+        if "eie" in self.engines:
+            self._check_eie()
+
+    def _check_eie(self) -> None:
+        limits = {
+            "eie_pes": (self.cols, 1024, self.cols),
+            "eie_queue": (1, 256, 1),
+            "eie_entries": (16, 65_534, 2),
+            "eie_pointers": (2, 65_536, 2),
+            "eie_outputs": (1, 1024, 1),
+        }
+        for name, (low, high, step) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high or value % step:
+                raise OverlayError(
+                    f"overlay {self.name!r}: {name} = {value} is no multiple of {step} in "
+                    f"{low}..{high}"
+                )
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,10 @@ class UnsupportedError(ModelError):
     """A valid model that needs something weft does not have."""
 
 
+class SparseError(ModelError):
+    """Packed arrays that contradict each other, or a matrix that lacks its format's pattern."""
+
+
 class CapacityError(WeftError):
     """A layer or program larger than a buffer of the overlay; says which buffer and by how much."""
 

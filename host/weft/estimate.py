@@ -141,6 +141,9 @@ def estimate(program: Program, batch: int = 1, board: Board | str | None = None)
         LayerEstimate(layer.name, layer.op, layer.engine, layer.macs * batch, multipliers)
         for layer in program.layers
     ]
+    for layer, known in zip(layers, program.layers, strict=True):
+        layer.cycles += known.data_clocks * batch
+        layer.counters["matrix"] += known.data_clocks * batch
     for item in instructions(program, batch):
         layer = layers[item.layer]
         layer.cycles += item.clocks.total

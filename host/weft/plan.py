@@ -3,6 +3,7 @@
 weights = "int4:g32"                 # defaults of all layers; each may be left out
 activations = "int8"
 method = "gptq"
+sparsity = "2:4"
 
 [layers."conv1"]                     # as `weft inspect` names it
 weights = "int8"
@@ -24,7 +25,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-KEYS = ("weights", "activations", "method")
+KEYS = ("weights", "activations", "method", "sparsity")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class LayerPlan:
     weights: str | None = None
     activations: str | None = None
     method: str | None = None
+    sparsity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Plan:
     activations: str | None = None
     method: str | None = None
     layers: Mapping[str, LayerPlan] = field(default_factory=dict)
+    sparsity: str | None = None
 
     def check_layers(self, names: Iterable[str], model: str) -> None:
         """Raises UsageError for layers that are not among `names`, with the nearest."""
@@ -71,7 +74,7 @@ def read(source: Plan | str | Path) -> Plan:
     """A plan from its file (or itself).
 
     Raises UsageError for a file that isn't there or isn't TOML, unknown keys, and values that
-    don't name a format, an activation's format or a method.
+    don't name a format, an activation's format, a method or a sparsity.
     """
     if isinstance(source, Plan):
         return source
@@ -118,11 +121,14 @@ def _values(table: Mapping[str, Any], where: str, known: tuple[str, ...]) -> dic
 def _check(key: str, value: str) -> None:
     from weft import activation
     from weft.formats import parse as format_of
+    from weft.pruning.spec import parse as sparsity_of
     from weft.quantization import ant, methods
 
     if key == "activations":
         activation.check(value)
     elif key == "method":
         methods.check(value)
+    elif key == "sparsity":
+        sparsity_of(value)
     elif value != ant.NAME:
         format_of(value)

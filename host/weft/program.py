@@ -93,13 +93,19 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Layer:
-    """What the reports say of one layer: its node, operator, engine, work and weights."""
+    """What the reports say of one layer: its node, operator, engine, work and weights.
+
+    `data_clocks`: clocks per sample, as predicted, that depend on the zeros in the data; `sparsity`
+    tells what its zeros save, or why it runs dense.
+    """
 
     name: str
     op: str
     engine: str
     macs: int = 0
     weight_bytes: int = 0
+    data_clocks: int = 0
+    sparsity: str = ""
 
 
 @dataclass(frozen=True)

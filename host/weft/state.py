@@ -108,6 +108,8 @@ class State:
             rows -= len(taken[-1])
         if not self.stream:
             self.queued = 0
+        if not taken:
+            return np.zeros((0, self.overlay.lanes), np.int8)
         return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
     def finish(self) -> None:

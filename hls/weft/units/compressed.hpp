@@ -9,6 +9,10 @@
 
 namespace weft {
 
+inline bool is_compressed(const MatMul &f) {
+  return f.engine == kEieEngine || f.engine == kSnapEngine || f.engine == kGatherEngine;
+}
+
 /// Rows of a MatMul that are still to come.
 struct StreamRows {
   UInt<32> taken, all;
@@ -22,7 +26,7 @@ struct StreamRows {
   /// The next row; zeros and a fault where there is none.
   TileWord next(Stream<TileWord> &weights, Fault &fault) {
     WEFT_INLINE
-    TileWord row = {};
+    TileWord row = widened(filled(0));
     if (more()) {
       row = weights.read();
       taken += 1;

@@ -3,8 +3,10 @@
 #include "units/activate.hpp"
 #include "units/binary.hpp"
 #include "units/compressed.hpp"
+#include "units/eie.hpp"
 #include "units/feed.hpp"
 #include "units/fusion.hpp"
+#include "units/gather_tree.hpp"
 #include "units/shift.hpp"
 #include "units/snap.hpp"
 #include "units/systolic.hpp"
@@ -226,10 +228,10 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
   if (kHasBf16 && f.engine == kBf16Engine)
     run_engine<Bf16Cell>(f, a, batch, m, weights, counters, fault);
   if (kHasNm && f.engine == kNmEngine) run_engine<NmCell>(f, a, batch, m, weights, counters, fault);
-  if (kHasSnap && f.engine == kSnapEngine) {
-    snap(f, batch, m, weights, counters, fault);
-    drain_tiles(f, a, batch, m, counters);
-  }
+  if (kHasEie && f.engine == kEieEngine) eie(f, batch, m, weights, counters, fault);
+  if (kHasSnap && f.engine == kSnapEngine) snap(f, batch, m, weights, counters, fault);
+  if (kHasGather && f.engine == kGatherEngine) gather(f, batch, m, weights, counters, fault);
+  if (is_compressed(f)) drain_tiles(f, a, batch, m, counters);
 }
 
 }  // namespace weft

@@ -73,7 +73,12 @@ struct NmCell {
   /// there are (6 for M up to 4, 28 up to 8), as N and M choose among constants.
   Activation activation(const Word (&words)[kActivationWords], int lane) const {
     WEFT_INLINE
-    Activation group = {};
+    Activation group;
+  clear:
+    for (int j = 0; j < kLargestGroup; ++j) {
+      WEFT_UNROLL
+      group[j] = 0;
+    }
 #ifdef WEFT_AP_INT
   patterns:
     for (int log = 1; log <= kGroupLogs; ++log) {

@@ -189,6 +189,19 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
 @click.option("--equalize", is_flag=True, help="Equalize the ranges of channels across layers.")
 @click.option("--smooth", type=click.FloatRange(0, 1), metavar="A", help="SmoothQuant's strength.")
 @click.option("--correct-bias", is_flag=True, help="Biases make up for the expected error.")
+@click.option(
+    "--sparsity",
+    metavar="S",
+    help="Prune first: 2:4 or another N:M, 64:2:8, csc:0.9, snap:0.5, bitmask:0.5.",
+)
+@click.option(
+    "--criterion",
+    default="magnitude",
+    show_default=True,
+    metavar="NAME",
+    help="What is pruned: magnitude, wanda, sparsegpt.",
+)
+@click.option("--permute", is_flag=True, help="Order channels so that N:M loses less.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples of a device run.")
 @click.option("--symmetric", is_flag=True, help="Zero points of 0.")
 @click.option("--dynamic", is_flag=True, help="Take ranges without calibration data.")

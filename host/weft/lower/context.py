@@ -146,9 +146,11 @@ class Context:
     def unfoldable(self, name: str) -> bool:
         """Whether the host writes the map of `name` and nothing else reads it."""
         root = self.values[name].root
-        if root not in self.hosted or root in self.unfolds:
-            return False
-        seen = root
+        return root in self.hosted and root not in self.unfolds and self.sole_reader(name)
+
+    def sole_reader(self, name: str) -> bool:
+        """Whether a single node reads the map of `name`, through relabellings or as it is."""
+        seen = self.values[name].root
         while True:
             readers = self.consumers.get(seen, [])
             if len(readers) != 1 or seen in self.graph.outputs:

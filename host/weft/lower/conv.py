@@ -16,6 +16,7 @@ from weft.lower.engines import fused, packed_pad, precisions
 from weft.lower.epilogue import Scaling, epilogue, float_epilogue, scaling
 from weft.lower.fused import FusedWeights
 from weft.lower.layout import kept, spatial_letters
+from weft.lower.sparse import Choice, choose, told
 from weft.lower.stage import (
     Epilogue,
     HostOnlyError,
@@ -28,6 +29,7 @@ from weft.lower.stage import (
     VectorOp,
     Window,
 )
+from weft.lower.unfold import unfold
 from weft.lower.weights import (
     Weights,
     coded,
@@ -39,7 +41,7 @@ from weft.lower.weights import (
     stored_bytes,
 )
 from weft.pack import extents
-from weft.program import Layout, Unfold
+from weft.program import Layout
 
 LARGEST_SUM = (1 << 31) // 128  # of the magnitudes of weights: with int8 codes it fits int32
 
@@ -247,18 +249,33 @@ def _stage(ctx: Context, node: Node, x: Value, layout: Layout, kernel: _Kernel) 
     if not is_float(kernel.quant):
         _check_sums(node, w)
     movable = elementwise(kernel.quant) and ctx.unfoldable(node.inputs[0])
-    unfolded = movable and _unfold(ctx, x, kernel)
+    unfolded = unfold(ctx, x, w, window) if movable and kernel.group == 1 else None
     if unfolded:
         w, window = unfolded
-    if is_float(kernel.quant):
-        done = float_epilogue(node, kernel.values, y, ctx.lanes)
+    found, note = choose(ctx, node, x, w, window, kernel.quant) if kernel.group == 1 else (None, "")
+    done = _done(node, x, y, kernel, ctx.lanes, found)
+    if found is not None:
+        part = Pass(x.root, window, found.weights, 0, x.quant.zero_point, found.precision)
+        ops = (MatrixOp((replace(part, flat=found.flat),), done),)
+        nbytes = found.nbytes
     else:
-        bias = kernel.values.bias - x.quant.zero_point * kernel.weights.sum(axis=(1, 2, 3))
-        done = epilogue(node, Scaling(kernel.values.scale, bias), y, ctx.lanes)
-    ops = _matrix_ops(ctx, node, x, replace(kernel, weights=w, window=window), done)
-    nbytes = stored_bytes(kernel.weights, kernel.quant)
+        ops = _matrix_ops(ctx, node, x, replace(kernel, weights=w, window=window), done)
+        nbytes = stored_bytes(kernel.weights, kernel.quant)
     engine = ops[0].passes[0].precision.engine
-    return ctx.stage(node, y, layout, ops, engine=engine, macs=macs, weight_bytes=nbytes)
+    stage = ctx.stage(node, y, layout, ops, engine=engine, macs=macs, weight_bytes=nbytes)
+    return told(stage, found, note)
+
+
+def _done(
+    node: Node, x: Value, y: Quant, kernel: _Kernel, lanes: int, found: Choice | None
+) -> Epilogue:
+    """The epilogue; an engine that multiplies codes less their zero point leaves nothing of it."""
+    if is_float(kernel.quant):
+        return float_epilogue(node, kernel.values, y, lanes)
+    bias = kernel.values.bias
+    if found is None or not found.skips:
+        bias = bias - x.quant.zero_point * kernel.weights.sum(axis=(1, 2, 3))
+    return epilogue(node, Scaling(kernel.values.scale, bias), y, lanes)
 
 
 def _depthwise(ctx: Context, node: Node, x: Value, y: Quant, kernel: _Kernel) -> VectorOp:
@@ -343,39 +360,3 @@ def block_of(done: Epilogue, block: int) -> Epilogue:
     """The epilogue of one channel block."""
     rows = done.rows[block * PARAMETER_ROWS : (block + 1) * PARAMETER_ROWS]
     return replace(done, rows=rows)
-
-
-def _unfold(ctx: Context, x: Value, kernel: _Kernel) -> tuple[Array, Window] | None:
-    """Weights and window after the host has gathered taps into lanes; None where it won't help."""
-    w, window = kernel.weights, kernel.window
-    outputs, depth, kernel_h, kernel_w = w.shape
-    if kernel.group != 1 or depth * kernel_w > ctx.lanes or window.taps == 1:
-        return None
-    rows = min(kernel_h, ctx.lanes // (depth * kernel_w))
-    groups = -(-kernel_h // rows)
-    jump = rows * window.dilation_y
-    step = window.stride_y if groups == 1 else math.gcd(window.stride_y, jump)
-    stride, dilation = window.stride_y // step, (jump // step if groups > 1 else 1)
-    height = (window.out_h - 1) * stride + (groups - 1) * dilation + 1
-    gathered = np.zeros((outputs, depth, groups * rows, kernel_w), w.dtype)
-    gathered[:, :, :kernel_h] = w
-    lanes_last = gathered.reshape(outputs, depth, groups, rows, kernel_w)
-    taps = lanes_last.transpose(0, 3, 4, 1, 2).reshape(outputs, -1, groups, 1)
-    ctx.unfold(
-        x.root,
-        Unfold(
-            rows=rows,
-            kernel_w=kernel_w,
-            step_y=step,
-            stride_x=window.stride_x,
-            dilation_y=window.dilation_y,
-            dilation_x=window.dilation_x,
-            pad_y=window.pad_y,
-            pad_x=window.pad_x,
-            height=height,
-            width=window.out_w,
-        ),
-    )
-    return taps, Window(
-        height, window.out_w, window.out_h, window.out_w, groups, 1, stride, 1, dilation, 1
-    )

@@ -13,9 +13,25 @@ from weft.errors import CapacityError
 from weft.isa import Words
 from weft.lower.bands import bands
 from weft.lower.context import Context
+from weft.lower.eie import EieWeights
 from weft.lower.fused import FusedWeights
+from weft.lower.gather import GatherWeights
+from weft.lower.nm import NmWeights
 from weft.lower.schedule import Piece
-from weft.lower.stage import Epilogue, MatrixOp, Op, Place, Rect, Second, Stage, Target, VectorOp
+from weft.lower.sparse import compressed, row_limit, tile_step
+from weft.lower.stage import (
+    Epilogue,
+    MatrixOp,
+    Op,
+    Pass,
+    Place,
+    Rect,
+    Second,
+    Stage,
+    Target,
+    VectorOp,
+    Window,
+)
 from weft.lower.weights import Weights
 from weft.program import Layer
 
@@ -24,7 +40,7 @@ LARGEST_COUNT = (1 << isa.COUNT) - 1
 
 
 Places = Mapping[str, Place]
-AnyWeights = Weights | FusedWeights
+AnyWeights = Weights | FusedWeights | NmWeights | GatherWeights | EieWeights
 
 
 @dataclass
@@ -129,7 +145,7 @@ class Emitter:
         """
         window = op.window
         low, high = op.output_rows(*rows)
-        limit = self.context.overlay.accumulator_rows // self.batch
+        limit = max(1, row_limit(op, self.context.overlay) // self.batch)
         for y0, y1 in _even(low, high, max(1, limit // window.out_w)):
             for x0, x1 in _even(0, window.out_w, limit):
                 yield Rect(y0, y1, x0, x1)
@@ -137,19 +153,24 @@ class Emitter:
     def _matrix(self, op: MatrixOp, rect: Rect, places: Places, target: Place) -> None:
         overlay = self.context.overlay
         step = op.blocks if len(op.passes) > 1 else overlay.parameter_blocks
+        own = compressed(op)
+        if own is not None:
+            count = self.batch * (rect.y1 - rect.y0) * (rect.x1 - rect.x0)
+            step = min(step, tile_step(own, overlay, count))
         for tile, end in _even(0, op.blocks, step, 1 << op.epilogue.pack):
             parameter = self._epilogue(op.epilogue, tile, end)
             for number, part in enumerate(op.passes):
                 place = places[part.source]
-                window = part.window.cut(rect, place.origin, place.rows)
+                window, source = _seen(part, rect, place)
                 self._need_weights((id(op), number, tile), part.weights, tile, end)
                 last = number == len(op.passes) - 1
                 self._waiting.append(
                     isa.MAT_MUL.encode(
                         **vars(window),
-                        **_source(place, part.block0),
+                        **source,
                         blocks=part.weights.blocks,
                         tiles=end - tile,
+                        rows=own.rows(tile, end) if own is not None else 0,
                         pad=part.pad,
                         first=int(number == 0),
                         last=int(last),
@@ -290,6 +311,15 @@ class Emitter:
         self.words += self._waiting
         self.owners += [len(self.layers) - 1] * len(self._waiting)
         self._waiting = []
+
+
+def _seen(part: Pass, rect: Rect, place: Place) -> tuple[Window, dict[str, int]]:
+    """The window of an operation and where its input lies."""
+    if not part.flat:
+        return part.window.cut(rect, place.origin, place.rows), _source(place, part.block0)
+    assert place.block == place.rows * place.width, "a map that is a vector has no gaps"
+    source = {"source": place.base, "source_sample": place.sample, "source_block": 1}
+    return Window(1, 1, 1, 1), source | {"source_row": 1, "source_col": 1}
 
 
 def _source(place: Place, block: int) -> dict[str, int]:

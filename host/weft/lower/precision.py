@@ -39,6 +39,11 @@ class Precision:
         """Whether sums are float32."""
         return self.engine == "bf16"
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the engine takes rows of its own instead of tiles."""
+        return self.engine in isa.COMPRESSED
+
     def fields(self) -> dict[str, int]:
         """The fields."""
         return {

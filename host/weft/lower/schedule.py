@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from weft.graph import Node
 from weft.lower.context import Context, key_of
 from weft.lower.partition import Partition
+from weft.lower.sparse import row_limit
 from weft.lower.stage import Stage
 from weft.memory import Plan, Request, plan
 
@@ -172,8 +173,9 @@ def largest_batch(context: Context, pieces: Sequence[Piece]) -> int:
     overlay = context.overlay
     peak = max((p.plan.peak for p in pieces if p.plan), default=1)
     ops = [op for p in pieces for stage in p.stages for op in stage.ops]
-    rows = max((op.window.out_h * op.window.out_w for op in ops), default=1)
-    limit = min(overlay.buffer_words // peak, overlay.accumulator_rows // rows, LARGEST_BATCH)
+    # Positions may be cut up, samples not: an engine that takes few rows takes as few samples.
+    rows = (row_limit(op, overlay) // max(1, op.window.out_h * op.window.out_w) for op in ops)
+    limit = min(overlay.buffer_words // peak, *rows, LARGEST_BATCH)
     return 1 << max(limit, 1).bit_length() - 1
 
 

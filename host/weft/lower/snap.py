@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from weft.config import Overlay
 from weft.graph import Array
+from weft.lower.codebook import book_of, codes_of
 from weft.lower.precision import Precision
 from weft.units import snap_stream
 from weft.units.snap_plan import Plan
@@ -32,13 +33,7 @@ class SnapWeights:
     @cached_property
     def book(self) -> NDArray[np.int16] | None:
         """The codebook [16], its first entry 0; None where there are more values."""
-        values = np.unique(self.operands)
-        values = values[values != 0]
-        if len(values) >= snap_stream.BOOK:
-            return None
-        book = np.zeros(snap_stream.BOOK, np.int16)
-        book[1 : len(values) + 1] = values
-        return book
+        return book_of(self.operands)
 
     @property
     def precision(self) -> Precision:
@@ -140,9 +135,8 @@ def _block(weights: NDArray[np.int32], book: Array | None) -> bytes:
     if book is None:
         out[start + within] = values.astype(np.int8).view(np.uint8)
         return out.tobytes()
-    order = np.argsort(book[1:], kind="stable") + 1
-    codes = order[np.searchsorted(book[order], values)]
-    np.bitwise_or.at(out, start + within // 2, (codes << (4 * (within & 1))).astype(np.uint8))
+    codes = codes_of(values, book) << (4 * (within & 1)).astype(np.uint8)
+    np.bitwise_or.at(out, start + within // 2, codes)
     return out.tobytes()
 
 

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.graph import Quant
+from weft.lower.eie import EieWeights
 from weft.lower.fused import FusedWeights
+from weft.lower.gather import GatherWeights
+from weft.lower.nm import NmWeights
 from weft.lower.precision import PLAIN_PRECISION, Precision
 from weft.lower.weights import Weights
 from weft.program import Layer, Layout
@@ -179,14 +182,18 @@ class Epilogue:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One MatMul's operands: a map seen through a window, and weights."""
+    """One MatMul's operands: a map seen through a window, and weights.
+
+    `flat`: the window covers the map, whose words count as channel blocks of a single position.
+    """
 
     source: str
     window: Window
-    weights: Weights | FusedWeights
+    weights: Weights | FusedWeights | NmWeights | GatherWeights | EieWeights
     block0: int = 0
     pad: int = 0
     precision: Precision = PLAIN_PRECISION
+    flat: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import activation
-from weft.errors import ModelError
+from weft.errors import ModelError, UsageError
 from weft.format import SMALLEST_SCALE, Format
 from weft.formats import parse
 from weft.graph import Array, Graph, Node, Quant, Tensor
@@ -71,7 +71,8 @@ def encode(
     """Weights of a Conv or Linear whose input has `x`.
 
     With `correct` the bias makes up for the expected shift of the output (`seen` is needed).
-    Raises ModelError for weights that are not finite, or sums that fit no scale.
+    Raises ModelError for weights that are not finite, or sums that fit no scale; UsageError for a
+    pruned layer in a format without a 0.
     """
     fmt, notes = format_for(graph, node, choice.weights)
     tensor = graph[node.inputs[1]]
@@ -87,11 +88,24 @@ def encode(
         notes += wider + more
     else:
         operands = methods.solve(weights, quant, fmt, choice.method, seen)
+    if node.attrs.get("sparsity", "dense") != "dense":
+        _check_zeros(node, weights, operands, fmt)
     exact = bias.astype(np.float64)
     if correct and seen is not None:
         exact += expected_shift(weights, codec.real(operands, quant), seen)
     data = codec.restored(operands, node.op, tensor.shape)
     return Encoded(data, codec.own_quant(quant, node.op, tensor.shape), exact, notes)
+
+
+def _check_zeros(node: Node, weights: Array, operands: Array, fmt: Format) -> None:
+    """Raises UsageError where the format has made something else of pruned weights."""
+    lost = int(np.count_nonzero(operands[weights == 0]))
+    if lost:
+        raise UsageError(
+            f"{node.op} {node.name!r} is pruned ({node.attrs['sparsity']}), but {fmt.name} has no "
+            f"0: {lost} zeros would be lost; take another format, ternary for one, or leave the "
+            "layer dense"
+        )
 
 
 def expected_shift(weights: Array, kept: Array, seen: Statistics) -> NDArray[np.float64]:

@@ -66,12 +66,14 @@ def real(operands: Array, quant: Quant) -> Real:
 class Columns:
     """Rounds single columns of a weight matrix [N, T * I], with scales that are fixed.
 
-    Columns that a format stores together (OliVe's pairs) are one step of `steps`.
+    Columns that a format stores together (OliVe's pairs) are one step of `steps`. Weights that are
+    True in `zeros` [N, T * I] are pruned and stay 0, whatever values are asked for.
     """
 
     fmt: Format
     quant: Quant
     shape: Shape
+    zeros: Array | None = None
 
     @property
     def steps(self) -> list[slice]:
@@ -86,6 +88,8 @@ class Columns:
 
     def operands(self, step: slice, values: Array) -> Array:
         """Operands of `values` [N, width], which stand in the columns `step`."""
+        if self.zeros is not None:
+            values = np.where(self.zeros[:, step], 0, values)
         wide = np.asarray(values, np.float32)[:, None, :]
         return np.asarray(self.fmt.quantize(wide, self._part(step)))[:, 0, :]
 

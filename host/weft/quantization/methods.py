@@ -43,7 +43,8 @@ def solve(weights: Array, quant: Quant, fmt: Format, method: str, seen: Statisti
     """Operands of canonical weights with scales that are known.
 
     What gptq and adaround give is never worse than the nearest values in the layer's output, on
-    the data they saw: a row for which it would be keeps the nearest.
+    the data they saw: a row for which it would be keeps the nearest. A weight of 0 is pruned and
+    gets the operand 0 by every method, if the format has one.
     """
     operands = fmt.quantize(weights, quant)
     if method not in ("gptq", "adaround") or seen is None:
@@ -53,7 +54,8 @@ def solve(weights: Array, quant: Quant, fmt: Format, method: str, seen: Statisti
     for g in range(groups):
         rows = slice(g * size, (g + 1) * size)
         part = _rows(quant, rows, len(weights))
-        columns = codec.Columns(fmt, part, weights[rows].shape)
+        zeros = (weights[rows] == 0) & (operands[rows] == 0)
+        columns = codec.Columns(fmt, part, weights[rows].shape, zeros.reshape(size, -1))
         gram = seen.gram[g]
         found = gptq.solve(weights[rows], columns, gram)
         best = _better(weights[rows], operands[rows], found, part, gram)

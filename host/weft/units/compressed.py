@@ -7,38 +7,12 @@ only the least, the drain.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-
 from weft import isa
-from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums
-from weft.units import snap, window
+from weft.units import eie, gather, snap, window
+from weft.units.compressed_engine import Compressed
 
-
-@dataclass(frozen=True)
-class Compressed:
-    """One such engine.
-
-    `run(state, fields, batch)` takes MatMul.rows rows of the stream; sums [tiles, M, lanes] and
-    clocks without issue and drain. Raises FaultError 10 where the rows contradict themselves, with
-    the number of the row. `point`: it takes windows of one tap only; `legal(fields, overlay)` says
-    what else it wants.
-    """
-
-    name: str
-    run: Callable[[State, Fields, int], tuple[NDArray[np.int32], Clocks]]
-    doc: str
-    point: bool = True
-    legal: Callable[[Fields, Overlay], bool] = lambda f, overlay: True
-
-
-ENGINES: dict[str, Compressed] = {
-    "snap": Compressed("snap", snap.run, "weights and activations by index", False, snap.legal),
-}
+ENGINES: dict[str, Compressed] = {e.name: e for e in (eie.ENGINE, snap.ENGINE, gather.ENGINE)}
 assert set(ENGINES) <= set(isa.COMPRESSED)
 
 
@@ -75,7 +49,7 @@ def _check(state: State, f: Fields, batch: int) -> Compressed:
     engine = ENGINES[name]
     if engine.point and window.taps(f) != 1:
         raise FaultError(2, f"engine {name} takes one tap, not {window.taps(f)}")
-    if not (f["first"] and f["last"]) or f["shift"] or not engine.legal(f, state.overlay):
+    if not (f["first"] and f["last"]) or f["shift"] or not engine.legal(f, state.overlay, batch):
         raise FaultError(2, f"engine {name}: first, last, shift or codes = {f['codes']}")
     m, limit = window.positions(f, batch), state.overlay.accumulator_rows
     if m * f["tiles"] > limit:

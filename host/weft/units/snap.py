@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from weft.config import Overlay
 from weft.state import Clocks, Fields, State
 from weft.units import snap_stream, window
+from weft.units.compressed_engine import Compressed
 from weft.units.snap_plan import Plan
 
 Counts = NDArray[np.int32]
@@ -37,7 +38,7 @@ class Work:
     outputs: int
 
 
-def legal(f: Fields, overlay: Overlay) -> bool:
+def legal(f: Fields, overlay: Overlay, batch: int) -> bool:
     """Whether codes are int8, weights int8 or of a codebook, and the bundles of an output fit."""
     plain = f["words"] == 1 and f["activation_bits"] == 8 and f["codes"] <= 1
     bundles = window.taps(f) * -(-f["blocks"] // (overlay.snap_bundle // overlay.rows))
@@ -156,3 +157,6 @@ def clocks(
             before = sizes[stage] * slots * passes
     busy = int(stages.sum())
     return Clocks(matrix=busy, drain=before, weight_shift=records.lead + start - busy)
+
+
+ENGINE = Compressed("snap", run, "sparse weights × sparse activations by index", False, legal)

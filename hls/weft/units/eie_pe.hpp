@@ -1,0 +1,133 @@
+/// A processing element of EIE and its memories (Han et al., ISCA 2016, figure 4).
+#pragma once
+#include "memories.hpp"
+
+namespace weft {
+
+constexpr int kEieGroups = kEiePes / kCols;  // stream rows of a byte of all PEs
+constexpr int kEieCodes = 16;                // entries of the codebook
+constexpr int kEieBypass = 2;                // sums between the adder and their memory
+static_assert(kEiePes % kCols == 0, "PEs take the bytes of whole stream rows");
+static_assert(kEieEntries % 2 == 0 && kEieEntries < 65536, "pointers have 16 bits");
+static_assert(kEiePointers % 2 == 0 && kEiePointers <= 65536, "even and odd pointers; 16 bits");
+
+/// Whether the PEs take a MatMul.
+inline bool legal_eie(const MatMul &f) {
+  return f.codes <= 1 && Int<64>(f.blocks) * kRows < kEiePointers &&
+         Int<64>(f.tiles) <= Int<64>(kEieOutputs) * kEieGroups;
+}
+
+struct EieColumn {
+  UInt<16> first, entries;
+  Int<9> value;
+};
+
+/// What PEs keep of a layer, and their sums. Entries lie in an even and an odd bank of bytes, so
+/// that the two bytes of an int8 entry are read at once.
+struct EieMemory {
+  UInt<8> entries[kEiePes][2][kEieEntries / 2];
+  UInt<16> pointers[2][kEieGroups][kEiePointers / 2][kCols];
+  Int<16> codebook[kEiePes][kEieCodes];  // a copy per PE: no crossing wires
+  Int<32> sums[kEiePes][kEieOutputs];    // 0 between MatMuls
+
+  void read_pointers(int column, int p, EieColumn &found) const {
+    WEFT_INLINE
+    const int g = p / kCols, c = p % kCols;
+    const UInt<16> even = pointers[0][g][(column + 1) >> 1][c],
+                   odd = pointers[1][g][column >> 1][c];
+    found.first = (column & 1) != 0 ? odd : even;
+    found.entries = UInt<16>((column & 1) != 0 ? even - odd : odd - even);
+  }
+};
+#define WEFT_PARTITION_EIE(e, engine)                                               \
+  WEFT_HLS(ARRAY_PARTITION variable = e.entries type = complete dim = 1)            \
+  WEFT_HLS(ARRAY_PARTITION variable = e.entries type = complete dim = 2)            \
+  WEFT_HLS(ARRAY_PARTITION variable = e.pointers type = complete dim = 1)           \
+  WEFT_HLS(ARRAY_PARTITION variable = e.pointers type = complete dim = 2)           \
+  WEFT_HLS(ARRAY_RESHAPE variable = e.pointers type = complete dim = 4)             \
+  WEFT_HLS(ARRAY_PARTITION variable = e.codebook type = complete dim = 1)           \
+  WEFT_HLS(ARRAY_PARTITION variable = e.sums type = complete dim = 1)               \
+  WEFT_HLS(BIND_STORAGE variable = e.sums type = ram_2p impl = lutram)              \
+  WEFT_HLS(ARRAY_PARTITION variable = engine.pe type = complete)                    \
+  WEFT_HLS(ARRAY_PARTITION variable = engine.fetched type = complete)               \
+  WEFT_HLS(ARRAY_PARTITION variable = engine.detector.word type = complete dim = 0) \
+  WEFT_HLS(ARRAY_PARTITION variable = engine.detector.nonzero type = complete dim = 0)
+
+/// A sum on its way to memory.
+struct EiePending {
+  bool valid;
+  UInt<16> row;
+  Int<32> sum;
+};
+
+/// A processing element: columns that wait, the one at work, sums on their way.
+struct EiePe {
+  EieColumn queue[kEieQueue];
+  int head, waiting;
+  EieColumn column;
+  UInt<16> at, left;  // entry, and clocks to go; an empty column takes one
+  int row;            // of the entry before; −1 at the start of a column
+  EiePending pending[kEieBypass];
+  int bad;  // first entry in memory that left the outputs, or −1
+
+  void begin() {
+    head = waiting = 0;
+    left = 0;
+    bad = -1;
+  }
+  bool idle() const { return waiting == 0 && left == 0; }
+  void push(const EieColumn &next) {
+    WEFT_INLINE
+    const int to = head + waiting;
+    queue[to >= kEieQueue ? to - kEieQueue : to] = next;
+    ++waiting;
+  }
+  /// One clock: an entry, if there is one. `rows`: outputs of this PE.
+  void work(EieMemory &e, int p, bool coded, int rows) {
+    WEFT_INLINE
+    if (left == 0 && waiting > 0) {
+      column = queue[head];
+      head = head == kEieQueue - 1 ? 0 : head + 1;
+      --waiting;
+      at = column.first;
+      left = column.entries == 0 ? UInt<16>(1) : column.entries;
+      row = -1;
+    }
+    const bool entry = left != 0 && column.entries != 0;
+    const int place = entry ? int(at) : 0, line = coded ? place >> 1 : place;
+    const UInt<8> even = e.entries[p][0][line], odd = e.entries[p][1][line];
+    const UInt<8> byte = coded && (place & 1) != 0 ? odd : even;
+    const Int<16> value = coded ? e.codebook[p][int(byte) & 15] : Int<16>(Int<8>(byte));
+    const int next = row + 1 + (coded ? int(byte) >> 4 : int(odd));
+    const bool inside = entry && next < rows;
+    if (entry && !inside && (bad < 0 || place < bad)) bad = place;
+    if (inside) row = next;
+    accumulate(e.sums[p], inside, inside ? next : 0, Int<32>(value) * Int<32>(column.value));
+    if (entry) at = UInt<16>(at + 1);
+    if (left != 0) left = UInt<16>(left - 1);
+  }
+  /// Adds to a sum. Reading, adding and writing take a clock each, so the two sums before may not
+  /// be in memory yet when the same row comes again: they are taken from the bypass. A sum is
+  /// written from its register two clocks later; no write depends on a read of the same clock.
+  void accumulate(Int<32> (&sums)[kEieOutputs], bool valid, int to, Int<32> product) {
+    WEFT_INLINE
+    Int<32> before = sums[to];
+  bypass:
+    for (int i = kEieBypass - 1; i >= 0; --i) {
+      WEFT_UNROLL
+      if (pending[i].valid && int(pending[i].row) == to) before = pending[i].sum;
+    }
+    const EiePending leaving = pending[kEieBypass - 1];
+    if (leaving.valid) sums[int(leaving.row)] = leaving.sum;
+  shift:
+    for (int i = kEieBypass - 1; i > 0; --i) {
+      WEFT_UNROLL
+      pending[i] = pending[i - 1];
+    }
+    pending[0].valid = valid;
+    pending[0].row = UInt<16>(to);
+    pending[0].sum = Int<32>(UInt<32>(before) + UInt<32>(product));  // wraps
+  }
+};
+
+}  // namespace weft
