@@ -13,7 +13,7 @@
 namespace weft {
 namespace functional {
 
-constexpr int kSnapChunk = 64;  // positions whose sums stay in registers
+constexpr int kSnapChunk = 32;  // positions whose sums stay in registers
 constexpr int kSnapSpan = 256;  // positions whose matches are counted together, in whole chunks
 
 // Of a PE for an output, beyond one per bundle.
@@ -54,33 +54,35 @@ struct SnapInput {
   }
 };
 
-/// Adds the products of a pair of weights to the sums of a chunk of positions.
-inline void snap_add(const std::int16_t (&weights)[2], const std::int16_t *x, std::uint32_t *sums) {
-#ifdef __AVX2__
-  std::int32_t both;
-  std::memcpy(&both, weights, sizeof both);
-  const __m256i w = _mm256_set1_epi32(both);
-  for (int r = 0; r < kSnapChunk; r += 8) {
-    __m256i *to = reinterpret_cast<__m256i *>(sums + r);
-    const __m256i in = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x + 2 * r));
-    _mm256_store_si256(to, _mm256_add_epi32(_mm256_load_si256(to), _mm256_madd_epi16(in, w)));
-  }
-#else
-  for (int r = 0; r < kSnapChunk; ++r)
-    sums[r] += std::uint32_t(weights[0] * x[2 * r]) + std::uint32_t(weights[1] * x[2 * r + 1]);
-#endif
-}
-
 /// Sums of an output, a chunk of positions at a time.
 inline void snap_sums(const SnapStream &stream, std::size_t output, const SnapInput &x,
-                      std::int32_t *sums) {
-  for (std::size_t chunk = 0; chunk < x.width; chunk += kSnapChunk) {
-    alignas(32) std::uint32_t acc[kSnapChunk] = {};
-    for (std::size_t i = stream.first_item[output]; i < stream.first_item[output + 1]; ++i) {
-      const SnapStream::Item item = stream.items[i];
-      snap_add(item.weights, x.value.data() + 2 * (std::size_t(item.pair) * x.width + chunk), acc);
+                      std::uint32_t *sums) {
+  const SnapStream::Item *first = stream.items.data() + stream.first_item[output];
+  const SnapStream::Item *end = stream.items.data() + stream.first_item[output + 1];
+  for (std::size_t chunk = 0; chunk < x.width; chunk += kSnapChunk, sums += kSnapChunk) {
+#ifdef __AVX2__
+    __m256i acc[kSnapChunk / 8] = {};
+    for (const SnapStream::Item *item = first; item != end; ++item) {
+      std::int32_t both;
+      std::memcpy(&both, item->weights, sizeof both);
+      const __m256i w = _mm256_set1_epi32(both);
+      const std::int16_t *in = x.value.data() + 2 * (std::size_t(item->pair) * x.width + chunk);
+      for (int i = 0; i < kSnapChunk / 8; ++i) {
+        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(in + 16 * i));
+        acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(v, w));
+      }
     }
-    for (int r = 0; r < kSnapChunk; ++r) sums[chunk + std::size_t(r)] = std::int32_t(acc[r]);
+    std::memcpy(sums, acc, sizeof acc);
+#else
+    std::uint32_t acc[kSnapChunk] = {};
+    for (const SnapStream::Item *item = first; item != end; ++item) {
+      const std::int16_t *in = x.value.data() + 2 * (std::size_t(item->pair) * x.width + chunk);
+      for (int r = 0; r < kSnapChunk; ++r)
+        acc[r] += std::uint32_t(item->weights[0] * in[2 * r]) +
+                  std::uint32_t(item->weights[1] * in[2 * r + 1]);
+    }
+    std::memcpy(sums, acc, sizeof acc);
+#endif
   }
 }
 
@@ -172,13 +174,13 @@ inline void snap(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weig
   if (fault.status == kDone) fault = own;
   if (own.status != kDone) return;
   input.gather(f, batch, plan, m);
-  std::vector<std::int32_t> sums(input.width);
+  std::vector<std::uint32_t> sums(input.width);
   std::vector<std::uint32_t> taken(input.width);
   std::vector<std::int64_t> work(std::size_t(plan.blocks * plan.groups) * kSnapUnits * kSnapCols);
   for (int n = 0; n < plan.outputs; ++n) {
     snap_sums(stream, std::size_t(n), input, sums.data());
     for (int r = 0; r < plan.positions; ++r)
-      m.finished[n / kCols * plan.positions + r][n % kCols] = sums[std::size_t(r)];
+      m.finished[n / kCols * plan.positions + r][n % kCols] = std::int32_t(sums[std::size_t(r)]);
     const int block = n / (plan.slots * kSnapUnits), unit = n % kSnapUnits;
     for (int j = 0; j < kSnapCols; ++j) {
       snap_taken(stream, std::size_t(n), j, input, taken.data());

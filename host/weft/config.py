@@ -164,13 +164,13 @@ class Overlay:
                 f"overlay {self.name!r}: nm_group = {self.nm_group} on {self.rows} rows; engine nm "
                 "takes groups of up to 2, 4, 8 or 16 channels, and needs 8 rows"
             )
+        if "eie" in self.engines:
+            self._check_eie()
         if "snap" in self.engines and (self.snap_bundle % self.rows or self.snap_bundle % 8):
             raise OverlayError(
                 f"overlay {self.name!r}: snap_bundle = {self.snap_bundle} is not a multiple of 8 "
                 f"and of its {self.rows} rows; a bundle is a whole number of words"
             )
-        if "eie" in self.engines:
-            self._check_eie()
 
     def _check_eie(self) -> None:
         limits = {

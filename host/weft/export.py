@@ -70,6 +70,7 @@ def files(unit: str, overlay: Overlay) -> dict[str, str]:
     if unit not in EXPORTS:
         raise UsageError(unknown("unit", unit, EXPORTS))
     exported = EXPORTS[unit]
+    overlay = replace(overlay, engines=exported.engines).verify()
     if exported.formats:
         overlay = replace(overlay, formats=tuple(FORMATS))
     runs = exported.runs(overlay, np.random.default_rng(_SEED))

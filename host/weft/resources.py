@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weft import engine_costs, isa, storage
+from weft import engine_costs, isa, sparse_costs, storage
 from weft.config import Board, Overlay, load_board
 from weft.designs import Geometry
 from weft.errors import OverlayError
@@ -180,12 +180,15 @@ def array(rows: Any, cols: Any, products_per_dsp: Any = 1, bits: int = 8) -> Res
 
 
 def other_engines(g: Geometry) -> dict[str, Resources]:
-    """Arrays beside the int8 one, by name, and the decoders of formats; designs have none."""
-    names = [name for name in getattr(g, "engines", ()) if name in engine_costs.CELLS]
+    """Engines beside the int8 array, by name, and the decoders of formats; designs have none."""
+    engines = getattr(g, "engines", ())
+    names = [name for name in engines if name in engine_costs.CELLS]
     cells = g.rows * g.cols
     made = {
         name: Resources(*(cells * amount for amount in engine_costs.CELLS[name])) for name in names
     }
+    for name in (n for n in engines if n in sparse_costs.COSTS):
+        made[name] = Resources(*sparse_costs.COSTS[name](g))
     decoders = engine_costs.decoders(getattr(g, "formats", ()), getattr(g, "weight_bits", 8))
     return {**made, "decoders": Resources(lut=g.cols * decoders)} if decoders else made
 

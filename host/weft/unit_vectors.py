@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.port_vectors import MEMORY_ROWS, SHIFT_KINDS, cells, decode, memory
+from weft.sparse_vectors import eie
 from weft.state import State, Sums
 from weft.unit_words import ExportUnit, Run, Words, clock_words, fields, need, random_codes, words
 from weft.units import activate, requant, systolic, transfer, vector, window
@@ -295,5 +296,12 @@ EXPORTS: dict[str, ExportUnit] = {
         ExportUnit("fusion", "BitFusion's cells: 16 bricks of two bits", cells("fusion", range(4))),
         ExportUnit("shift", "ANT's cells: multipliers and shifters", cells("shift", SHIFT_KINDS)),
         ExportUnit("binary", "Cells for binary and ternary weights", cells("binary", (0, 1))),
+        ExportUnit(
+            "eie",
+            "The EIE engine: sparse weights times sparse activations",
+            eie,
+            settings={"eie_pes": "8", "eie_entries": "256", "eie_pointers": "66"},
+            engines=("systolic", "eie"),
+        ),
     )
 }

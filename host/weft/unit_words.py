@@ -24,7 +24,8 @@ class ExportUnit:
 
     Where it has memory ports, `memory_rows` rows are behind them: operands begin with what they
     hold, and results end with what they hold afterwards. `settings`: sizes that it is exported
-    with unless told otherwise; `formats`: it reads every number format.
+    with unless told otherwise; `formats`: it reads every number format; `engines`: what else of the
+    array it needs.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ExportUnit:
     memory_rows: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
     formats: bool = False
+    engines: tuple[str, ...] = ("systolic",)
 
 
 def words(*parts: ArrayLike) -> Words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,3 +217,17 @@ def test_pruned_graph_is_the_masked_function() -> None:
     again = ops.evaluate(made, {"x": SAMPLES["x"][:1]})
     for name, value in ops.evaluate(prune(made, "2:4"), {"x": SAMPLES["x"][:1]}).items():
         np.testing.assert_array_equal(value, again[name])
+
+
+def test_the_command_line_prunes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from weft import cli
+    from weft.demo import MODELS, load_data
+
+    np.savez(tmp_path / "c.npz", x=load_data().calibration)
+    command = ["compile", str(MODELS / "digits.onnx"), "--calibrate", str(tmp_path / "c.npz")]
+    command += ["-o", str(tmp_path / "p.weft")]
+    assert cli.run([*command, "--sparsity", "2:4", "--criterion", "wanda", "--permute"]) == 0
+    assert cli.run([*command, "--sparsity", "4:4"]) == UsageError.exit_code
+    assert "0 < N < M <= 16" in capsys.readouterr().err
+    assert cli.run([*command, "--permute"]) == UsageError.exit_code
+    assert "say how sparse" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import kernel
 from weft import isa
 from weft.config import Overlay
-from weft.errors import CapacityError, UsageError
+from weft.errors import CapacityError, OverlayError, UsageError
 from weft.lower.eie import EieWeights, entries
 from weft.state import FaultError, State
 from weft.units import eie
@@ -298,6 +298,22 @@ def test_weights_that_have_no_packed_form():
     ones = np.ones((260, 256), np.int8)
     with pytest.raises(CapacityError, match="66560 entries in a PE, at most 65535"):
         EieWeights(ones, 1, 1).packed(0, 260)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ({"eie_pes": 6}, "eie_pes = 6 is no multiple of 4 in 4..1024"),
+        ({"eie_queue": 0}, "eie_queue = 0"),
+        ({"eie_entries": 65_536}, "eie_entries = 65536 is no multiple of 2 in 16..65534"),
+        ({"eie_pointers": 65}, "eie_pointers = 65"),
+        ({"eie_outputs": 0}, "eie_outputs = 0"),
+    ],
+)
+def test_overlays_that_have_no_such_engine(sizes, text):
+    assert SMALL.verify() is SMALL
+    with pytest.raises(OverlayError, match=text):
+        replace(SMALL, **sizes).verify()
 
 
 def test_clocks_of_one_vector():

@@ -104,8 +104,8 @@ struct EieLoader {
       const int lane = (2 * i) & (kCols - 1);
       const int number = rows.number();
       if (lane == 0) row = rows.next(weights, fault);
-      const Int<16> low = Int<16>(UInt<16>(row[lane]) & 0xff);
-      const Int<16> code = Int<16>(low | Int<16>(Int<16>(row[lane + 1]) << 8));
+      const UInt<16> low = UInt<16>(UInt<16>(row[lane]) & 0xff);
+      const Int<16> code = Int<16>(low | UInt<16>(UInt<16>(row[lane + 1]) << 8));
       if (i == 0 && code != 0) fault.raise(number);
     copies:
       for (int p = 0; p < kEiePes; ++p) {
@@ -197,15 +197,16 @@ pes:
     WEFT_UNROLL
     any = any || engine.pe[p].bad >= 0;
   }
+  if (!any) return;
   int first = -1;
 rows:
-  for (int p = 0; any && p < kEiePes; ++p) {
+  for (int p = 0; p < kEiePes; ++p) {
     WEFT_PIPELINE
     const int last_byte = (engine.pe[p].bad + 1) * bytes - 1;
     const int row = header + last_byte * kEieGroups + p / kCols;
     if (engine.pe[p].bad >= 0 && (first < 0 || row < first)) first = row;
   }
-  if (any) fault.raise(first);
+  fault.raise(first);
 }
 
 /// Moves the sums of a vector to the finished bank, a tile per clock, and clears them; before that
@@ -217,7 +218,7 @@ inline void drain_eie(const MatMul &f, int vector, int vectors, EieMemory &e, Ei
 drain:
   for (int t = -kEieBypass; t < int(f.tiles); ++t) {
     WEFT_PIPELINE
-    WEFT_TRIPCOUNT(kEieOutputs * kEieGroups)
+    WEFT_TRIPCOUNT(kEieTiles)
     if (t < 0) {
       engine.flush(e);
       continue;

@@ -6,7 +6,8 @@ namespace weft {
 
 constexpr int kEieGroups = kEiePes / kCols;  // stream rows of a byte of all PEs
 constexpr int kEieCodes = 16;                // entries of the codebook
-constexpr int kEieBypass = 2;                // sums between the adder and their memory
+constexpr int kEieBypass = 2;                // clocks from the adder to the memory of sums
+constexpr int kEieTiles = kEieGroups * kEieOutputs;
 static_assert(kEiePes % kCols == 0, "PEs take the bytes of whole stream rows");
 static_assert(kEieEntries % 2 == 0 && kEieEntries < 65536, "pointers have 16 bits");
 static_assert(kEiePointers % 2 == 0 && kEiePointers <= 65536, "even and odd pointers; 16 bits");
@@ -39,18 +40,19 @@ struct EieMemory {
     found.entries = UInt<16>((column & 1) != 0 ? even - odd : odd - even);
   }
 };
-#define WEFT_PARTITION_EIE(e, engine)                                               \
-  WEFT_HLS(ARRAY_PARTITION variable = e.entries type = complete dim = 1)            \
-  WEFT_HLS(ARRAY_PARTITION variable = e.entries type = complete dim = 2)            \
-  WEFT_HLS(ARRAY_PARTITION variable = e.pointers type = complete dim = 1)           \
-  WEFT_HLS(ARRAY_PARTITION variable = e.pointers type = complete dim = 2)           \
-  WEFT_HLS(ARRAY_RESHAPE variable = e.pointers type = complete dim = 4)             \
-  WEFT_HLS(ARRAY_PARTITION variable = e.codebook type = complete dim = 1)           \
-  WEFT_HLS(ARRAY_PARTITION variable = e.sums type = complete dim = 1)               \
-  WEFT_HLS(BIND_STORAGE variable = e.sums type = ram_2p impl = lutram)              \
-  WEFT_HLS(ARRAY_PARTITION variable = engine.pe type = complete)                    \
-  WEFT_HLS(ARRAY_PARTITION variable = engine.fetched type = complete)               \
-  WEFT_HLS(ARRAY_PARTITION variable = engine.detector.word type = complete dim = 0) \
+#define WEFT_PARTITION_EIE(e, engine)                                                   \
+  WEFT_HLS(ARRAY_PARTITION variable = e.entries type = complete dim = 1)                \
+  WEFT_HLS(ARRAY_PARTITION variable = e.entries type = complete dim = 2)                \
+  WEFT_HLS(ARRAY_PARTITION variable = e.pointers type = complete dim = 1)               \
+  WEFT_HLS(ARRAY_PARTITION variable = e.pointers type = complete dim = 2)               \
+  WEFT_HLS(ARRAY_RESHAPE variable = e.pointers type = complete dim = 4)                 \
+  WEFT_HLS(ARRAY_PARTITION variable = e.codebook type = complete dim = 1)               \
+  WEFT_HLS(ARRAY_PARTITION variable = e.sums type = complete dim = 1)                   \
+  WEFT_HLS(BIND_STORAGE variable = e.sums type = ram_2p impl = lutram)                  \
+  WEFT_HLS(ARRAY_PARTITION variable = engine.pe type = complete)                        \
+  WEFT_HLS(ARRAY_PARTITION variable = engine.fetched type = complete)                   \
+  WEFT_HLS(ARRAY_PARTITION variable = engine.detector.from_buffer.lane type = complete) \
+  WEFT_HLS(ARRAY_PARTITION variable = engine.detector.word type = complete dim = 0)     \
   WEFT_HLS(ARRAY_PARTITION variable = engine.detector.nonzero type = complete dim = 0)
 
 /// A sum on its way to memory.
@@ -67,7 +69,7 @@ struct EiePe {
   EieColumn column;
   UInt<16> at, left;  // entry, and clocks to go; an empty column takes one
   int row;            // of the entry before; −1 at the start of a column
-  EiePending pending[kEieBypass];
+  EiePending newest, oldest;
   int bad;  // first entry in memory that left the outputs, or −1
 
   void begin() {
@@ -112,21 +114,13 @@ struct EiePe {
   void accumulate(Int<32> (&sums)[kEieOutputs], bool valid, int to, Int<32> product) {
     WEFT_INLINE
     Int<32> before = sums[to];
-  bypass:
-    for (int i = kEieBypass - 1; i >= 0; --i) {
-      WEFT_UNROLL
-      if (pending[i].valid && int(pending[i].row) == to) before = pending[i].sum;
-    }
-    const EiePending leaving = pending[kEieBypass - 1];
-    if (leaving.valid) sums[int(leaving.row)] = leaving.sum;
-  shift:
-    for (int i = kEieBypass - 1; i > 0; --i) {
-      WEFT_UNROLL
-      pending[i] = pending[i - 1];
-    }
-    pending[0].valid = valid;
-    pending[0].row = UInt<16>(to);
-    pending[0].sum = Int<32>(UInt<32>(before) + UInt<32>(product));  // wraps
+    if (oldest.valid && int(oldest.row) == to) before = oldest.sum;
+    if (newest.valid && int(newest.row) == to) before = newest.sum;
+    if (oldest.valid) sums[int(oldest.row)] = oldest.sum;
+    oldest = newest;
+    newest.valid = valid;
+    newest.row = UInt<16>(to);
+    newest.sum = Int<32>(UInt<32>(before) + UInt<32>(product));  // wraps
   }
 };
 

@@ -13,6 +13,29 @@ struct Nonzero {
   Int<9> value;    // code − pad
 };
 
+/// The first number that is not −1: a tree whose nodes take the first of four.
+template <int kInputs> struct FirstOf {
+  static int found(const int (&in)[kInputs]) {
+    WEFT_INLINE
+    constexpr int kNodes = (kInputs + 3) / 4;
+    int node[kNodes];
+  nodes:
+    for (int n = 0; n < kNodes; ++n) {
+      WEFT_UNROLL
+      node[n] = -1;
+    inputs:
+      for (int i = 3; i >= 0; --i) {
+        WEFT_UNROLL
+        if (4 * n + i < kInputs && in[4 * n + i] >= 0) node[n] = in[4 * n + i];
+      }
+    }
+    return FirstOf<kNodes>::found(node);
+  }
+};
+template <> struct FirstOf<1> {
+  static int found(const int (&in)[1]) { return in[0]; }
+};
+
 /// Leading non-zero detection: a ring of words that are read ahead, and a tree over all of their
 /// lanes whose nodes take the first of four (at the top, words in the order of the ring). Zeros
 /// cost nothing as long as a word per clock keeps up.
@@ -36,27 +59,13 @@ struct NonzeroDetector {
   /// The first non-zero lane of a slot, or −1.
   int leading(int slot) const {
     WEFT_INLINE
-    int first[kRows];
+    int lanes[kRows];
   leaves:
     for (int i = 0; i < kRows; ++i) {
       WEFT_UNROLL
-      first[i] = nonzero[slot][i] ? i : -1;
+      lanes[i] = nonzero[slot][i] ? i : -1;
     }
-  levels:
-    for (int width = kRows; width > 1; width = (width + 3) / 4) {
-      WEFT_UNROLL
-    nodes:
-      for (int i = 0; 4 * i < width; ++i) {
-        WEFT_UNROLL
-        int found = -1;
-        for (int j = 3; j >= 0; --j) {
-          WEFT_UNROLL
-          if (4 * i + j < width && first[4 * i + j] >= 0) found = first[4 * i + j];
-        }
-        first[i] = found;
-      }
-    }
-    return first[0];
+    return FirstOf<kRows>::found(lanes);
   }
   /// One clock: the next non-zero, if there is one and `room` for it.
   Nonzero next(const Memories &m, Int<8> pad, bool room) {

@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "about",
     "inspect": "making",
     "plan": "planning",
+    "sparsity": "sparsity",
     "units": "nonlinear",
     "compile": "making",
     "run": "running",

@@ -65,7 +65,7 @@ def plan_command(
         graph,
         calibration_arrays(graph, calibration),
         overlay=None if overlay is None else load_overlay(overlay),
-        evaluation=None if evaluation is None else _labelled(graph, evaluation),
+        evaluation=None if evaluation is None else labelled(graph, evaluation),
         **options,
     )
     with terminal.bar(f"Planning {model.name}") as progress:
@@ -85,7 +85,8 @@ def plan_command(
             terminal.stdout().print(f"{what}: {path}")
 
 
-def _labelled(graph: Graph, path: Path) -> tuple[dict[str, Array], Array]:
+def labelled(graph: Graph, path: Path) -> tuple[dict[str, Array], Array]:
+    """Inputs and classes of a file. Raises InputError where they don't match."""
     from weft.compiler import named_arrays, read_arrays
     from weft.evaluate import class_numbers
 

@@ -18,6 +18,7 @@ from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
 from weft.lower.nm import NmWeights
 from weft.lower.schedule import Piece
+from weft.lower.snap import SnapWeights
 from weft.lower.sparse import compressed, row_limit, tile_step
 from weft.lower.stage import (
     Epilogue,
@@ -40,7 +41,7 @@ LARGEST_COUNT = (1 << isa.COUNT) - 1
 
 
 Places = Mapping[str, Place]
-AnyWeights = Weights | FusedWeights | NmWeights | GatherWeights | EieWeights
+AnyWeights = Weights | FusedWeights | NmWeights | GatherWeights | EieWeights | SnapWeights
 
 
 @dataclass

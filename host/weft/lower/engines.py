@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from weft import isa
 from weft.config import Overlay
 from weft.formats import parse
 from weft.graph import Array, Quant
@@ -36,6 +37,7 @@ SHIFT = {
     "olive4": "olive",
 }
 BINARY = {"binary": 1, "ternary": 2, "ternary2": 2}
+SPARSE = ("nm", *isa.COMPRESSED)  # weft.lower.sparse chooses among these
 BITS = {"binary": binary.SIGNED_BITS, "binary01": 0}  # activations of one bit
 
 
@@ -61,7 +63,8 @@ def precisions(
     overlay: Overlay, x_format: str, x_bits: int, w: Quant, channels: int
 ) -> Iterator[Precision]:
     """What the engines of an overlay can do with such a layer: fewest folds first, then bytes."""
-    found = [_precision(engine, x_format, x_bits, w) for engine in overlay.engines]
+    dense = (engine for engine in overlay.engines if engine not in SPARSE)
+    found = [_precision(engine, x_format, x_bits, w) for engine in dense]
     able = [_with_zeros(p, channels, overlay.lanes) for p in found if p is not None]
     yield from sorted(able, key=lambda p: _cost(p, w, channels, overlay.lanes))
 

@@ -63,6 +63,10 @@ class SnapWeights:
         """ReadWeights of column tiles first..last-1, without its place in memory."""
         return {"rows": self.rows(first, last), "format": 0}
 
+    def fits(self, overlay: Overlay, first: int = 0, last: int | None = None) -> str | None:
+        """None: what an output needs depends on no other one."""
+        return None
+
     def pace(self, overlay: Overlay) -> int:
         """Clocks per stream row."""
         return overlay.beats
@@ -135,8 +139,8 @@ def _block(weights: NDArray[np.int32], book: Array | None) -> bytes:
     if book is None:
         out[start + within] = values.astype(np.int8).view(np.uint8)
         return out.tobytes()
-    codes = codes_of(values, book) << (4 * (within & 1)).astype(np.uint8)
-    np.bitwise_or.at(out, start + within // 2, codes)
+    codes = codes_of(values, book)
+    np.bitwise_or.at(out, start + within // 2, (codes << (4 * (within & 1))).astype(np.uint8))
     return out.tobytes()
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from weft.config import Overlay
 from weft.graph import Array, Node, Quant
-from weft.lower import nm
+from weft.lower import nm, snap
 from weft.lower.codebook import book_of, codes_of
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
@@ -28,6 +28,8 @@ from weft.pruning.spec import Sparsity, parse
 from weft.units import gather, systolic
 from weft.units.nm import ENGINE as NM
 
+Own = GatherWeights | EieWeights | snap.SnapWeights  # weights with rows of their own
+SNAP_IMBALANCE = 1.2  # of PEs that wait for the slowest, as bench/snap.py finds it
 AFTER_RELU = 0.5  # share of activations that count as zero behind a ReLU, until something runs
 
 
@@ -35,22 +37,18 @@ AFTER_RELU = 0.5  # share of activations that count as zero behind a ReLU, until
 class Choice:
     """A layer's weights on a sparse engine.
 
-    `flat`: its input counts as one vector, word by word; `skips`: the engine multiplies codes less
-    the zero point. `clocks` are predicted for one sample, `counted` those of them that instructions
-    do not tell.
+    `nbytes` is what memory keeps; `flat`: its input counts as one vector, word by word; `skips`:
+    the engine multiplies codes less the zero point. `clocks` are predicted for one sample,
+    `counted` those of them that instructions do not tell.
     """
 
     weights: Any
     precision: Precision
     clocks: int
+    nbytes: int
     counted: int = 0
     flat: bool = False
     skips: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in weight memory."""
-        return sum(self.weights.packed(t, t + 1).size for t in range(self.weights.tiles))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +111,7 @@ def choose(
         return None, f"{pattern}: dense, as {found}"
     dense = dense_clocks(layer)
     if found.clocks >= dense:
-        return None, f"{pattern}: dense, {dense:,} clocks instead of {found.clocks:,}"
+        return None, f"{pattern}: dense, whose {dense:,} clocks are not beaten ({found.clocks:,})"
     return found, f"{pattern}: {found.clocks:,} clocks instead of {dense:,}"
 
 
@@ -131,6 +129,7 @@ def _candidate(layer: _Layer, pattern: Sparsity) -> Choice | str:
         "nm": _nm,
         "csc": _eie,
         "bitmask": _gather,
+        "snap": _snap,
     }
     if layer.x.layout.bits < 8:
         return "its activations share bytes"
@@ -153,7 +152,8 @@ def _nm(layer: _Layer, pattern: Sparsity) -> Choice | str:
     taken = systolic.array_clocks(
         layer.positions, folds, overlay, pace=made.pace(overlay), engine=NM, index=made.index_rows
     )
-    return Choice(made, made.precision, taken.total)
+    nbytes = made.packed(0, made.tiles).size
+    return Choice(made, made.precision, taken.total, nbytes)
 
 
 def _gather(layer: _Layer, pattern: Sparsity) -> Choice | str:
@@ -171,7 +171,8 @@ def _gather(layer: _Layer, pattern: Sparsity) -> Choice | str:
     made = GatherWeights(operands, overlay.lanes)
     clocks = made.clocks(overlay, layer.positions)
     total = clocks + made.tiles * layer.positions
-    return Choice(made, made.precision, total, clocks, flat)
+    nbytes = made.packed(0, made.tiles).size
+    return Choice(made, made.precision, total, nbytes, clocks, flat)
 
 
 def _eie(layer: _Layer, pattern: Sparsity) -> Choice | str:
@@ -190,23 +191,63 @@ def _eie(layer: _Layer, pattern: Sparsity) -> Choice | str:
     why = made.fits(overlay, 0, 1)
     if why:
         return why
+    parts = _parts(made, overlay, layer.positions)
+    nbytes = sum(made.rows(*part) for part in parts) * overlay.lanes
     counted = _eie_clocks(layer, made, overlay)
     total = counted + made.tiles * layer.positions
-    return Choice(made, Precision("eie", codes=made.codes), total, counted, flat, skips=True)
+    return Choice(made, Precision("eie", codes=made.codes), total, nbytes, counted, flat, True)
+
+
+def _snap(layer: _Layer, pattern: Sparsity) -> Choice | str:
+    overlay, w = layer.ctx.overlay, np.ascontiguousarray(layer.weights.transpose(0, 2, 3, 1))
+    why = snap.fits(w, overlay)
+    if why:
+        return why
+    made = snap.SnapWeights(w, overlay)
+    counted = _snap_clocks(layer, made, overlay)
+    total = counted + made.tiles * layer.positions
+    nbytes = made.packed(0, made.tiles).size
+    return Choice(made, made.precision, total, nbytes, counted, skips=True)
+
+
+def _snap_clocks(layer: _Layer, made: snap.SnapWeights, overlay: Overlay) -> int:
+    """Rows of the stream, and per output and position a clock per bundle or as many as its pairs
+    ask for, in the columns of PEs that share them; rows of PEs take outputs by turns.
+    """
+    n, _, _, channels = made.operands.shape
+    there = np.zeros(
+        (n, made.taps, -(-channels // overlay.snap_bundle) * overlay.snap_bundle), bool
+    )
+    there[..., :channels] = (made.operands != 0).reshape(n, made.taps, channels)
+    weights = there.reshape(n, -1, overlay.snap_bundle).sum(axis=-1)
+    bundles = np.ceil((weights > 0).sum(axis=1) / overlay.snap_cols)
+    pairs = weights.sum(axis=1) * _active(layer) / (overlay.snap_cols * overlay.snap_macs)
+    per_position = np.maximum(np.maximum(bundles, pairs), 1).sum()
+    turns = overlay.snap_cores * overlay.snap_rows
+    rows = made.rows(0, made.tiles) * overlay.beats
+    return int(rows + layer.positions * per_position / turns * SNAP_IMBALANCE)
 
 
 def _eie_clocks(layer: _Layer, made: EieWeights, overlay: Overlay) -> int:
     """Rows into the PEs, then per position the PE with most entries (units/eie.py is exact)."""
-    share = 1 - AFTER_RELU if _behind_relu(layer) else 1.0
-    loads, work, first = 0, 0, 0
-    step = tile_step(made, overlay, layer.positions)
-    while first < made.tiles:
-        last = min(first + step, made.tiles)
-        per_column = np.maximum(made.entries(first, last).counts, 1)
-        loads += made.rows(first, last) * overlay.beats
+    share = _active(layer)
+    loads = work = 0
+    for part in _parts(made, overlay, layer.positions):
+        per_column = np.maximum(made.entries(*part).counts, 1)
+        loads += made.rows(*part) * overlay.beats
         work += int(per_column.sum(axis=0).max() * share)
-        first = last
     return loads + work * layer.positions
+
+
+def _parts(made: EieWeights, overlay: Overlay, rows: int) -> list[tuple[int, int]]:
+    """Column tiles first..last-1 of each instruction."""
+    step = tile_step(made, overlay, rows)
+    return [(t, min(t + step, made.tiles)) for t in range(0, made.tiles, step)]
+
+
+def _active(layer: _Layer) -> float:
+    """Share of activations that count as other than zero."""
+    return 1 - AFTER_RELU if _behind_relu(layer) else 1.0
 
 
 def _behind_relu(layer: _Layer) -> bool:
@@ -227,10 +268,10 @@ def dense_clocks(layer: _Layer) -> int:
     return systolic.array_clocks(layer.positions, folds, overlay).total
 
 
-def compressed(op: MatrixOp) -> GatherWeights | EieWeights | None:
+def compressed(op: MatrixOp) -> Own | None:
     """Weights with rows of their own instead of tiles; None of others."""
     weights = op.passes[0].weights
-    return weights if isinstance(weights, (GatherWeights, EieWeights)) else None
+    return weights if isinstance(weights, (GatherWeights, EieWeights, snap.SnapWeights)) else None
 
 
 def row_limit(op: Any, overlay: Overlay) -> int:
@@ -240,7 +281,9 @@ def row_limit(op: Any, overlay: Overlay) -> int:
     return gather.ROWS
 
 
-def tile_step(weights: GatherWeights | EieWeights, overlay: Overlay, rows: int) -> int:
+def tile_step(
+    weights: GatherWeights | EieWeights | snap.SnapWeights, overlay: Overlay, rows: int
+) -> int:
     """Column tiles of one instruction: as many as the accumulators and the engine hold."""
     step = max(1, min(weights.tiles, overlay.accumulator_rows // rows))
     starts = range(0, weights.tiles, step)

@@ -19,6 +19,7 @@ from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
 from weft.lower.nm import NmWeights
 from weft.lower.precision import PLAIN_PRECISION, Precision
+from weft.lower.snap import SnapWeights
 from weft.lower.weights import Weights
 from weft.program import Layer, Layout
 
@@ -189,7 +190,7 @@ class Pass:
 
     source: str
     window: Window
-    weights: Weights | FusedWeights | NmWeights | GatherWeights | EieWeights
+    weights: Weights | FusedWeights | NmWeights | GatherWeights | EieWeights | SnapWeights
     block0: int = 0
     pad: int = 0
     precision: Precision = PLAIN_PRECISION

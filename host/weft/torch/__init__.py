@@ -22,6 +22,8 @@ except ImportError:
 from weft.torch.activations import ActivationQuant, ElasticBinary
 from weft.torch.deploy import export
 from weft.torch.prepare import calibrate, prepare, scale_parameters
+from weft.torch.pruning import Pruner, prune
+from weft.torch.sharing import SharedWeight, share, unshare
 from weft.torch.split import split_layer
 from weft.torch.vision import LogSoftmax, PowerOfTwoFactors, TwinGelu, TwinSoftmax
 from weft.torch.weights import METHODS, WeightQuant
@@ -34,12 +36,17 @@ __all__ = [
     "ElasticBinary",
     "LogSoftmax",
     "PowerOfTwoFactors",
+    "Pruner",
+    "SharedWeight",
     "TwinGelu",
     "TwinSoftmax",
     "WeightQuant",
     "calibrate",
     "export",
     "prepare",
+    "prune",
     "scale_parameters",
+    "share",
     "split_layer",
+    "unshare",
 ]

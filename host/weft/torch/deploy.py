@@ -52,12 +52,17 @@ def export(
             f"a {type(module).__name__} is not what weft.torch.prepare returns: prepare it first"
         )
     skeleton = copy.deepcopy(module).eval().float()
-    marks = _bare(skeleton)
+    marks, patterns = _bare(skeleton)
     ranges, names = _taps(skeleton)
     graph = load_onnx(_onnx(skeleton, example[:1].detach().cpu().float(), names))
     kept = tuple(n for n in graph.outputs if not n.startswith("quantized:"))
     weights = {_constant(graph, mark): found for mark, found in marks.items()}
-    made = attach(graph.replace(outputs=kept), weights, ranges, requant=requant)
+    sparse = {_constant(graph, mark): text for mark, text in patterns.items()}
+    nodes = tuple(
+        n.with_attrs(sparsity=sparse[n.inputs[1]]) if n.inputs[1:2] and n.inputs[1] in sparse else n
+        for n in graph
+    )
+    made = attach(graph.replace(outputs=kept, nodes=nodes), weights, ranges, requant=requant)
     if path is not None:
         from weft.export_qdq import export_qdq
 
@@ -65,9 +70,10 @@ def export(
     return made
 
 
-def _bare(skeleton: fx.GraphModule) -> dict[float, Weights]:
-    """Takes the roundings out of layers and marks their weights; the operands by mark."""
+def _bare(skeleton: fx.GraphModule) -> tuple[dict[float, Weights], dict[float, str]]:
+    """Takes the roundings out of layers and marks their weights; operands and sparsity by mark."""
     marks: dict[float, Weights] = {}
+    patterns: dict[float, str] = {}
     for _, name, layer in list(tracing.layers(skeleton)):
         if not parametrize.is_parametrized(layer, "weight"):
             continue
@@ -75,8 +81,10 @@ def _bare(skeleton: fx.GraphModule) -> dict[float, Weights]:
         assert isinstance(quant, WeightQuant)
         mark = MARK + len(marks)
         marks[mark] = quant.quantized(weight)
+        if quant.mask is not None:
+            patterns[mark] = quant.sparsity
         skeleton.set_submodule(name, _plain(layer, mark))
-    return marks
+    return marks, patterns
 
 
 def _parametrization(layer: nn.Module, name: str) -> tuple[nn.Module, torch.Tensor]:

@@ -61,6 +61,9 @@ class WeightQuant(nn.Module):
         channels = weight.shape[0]
         self.factor = nn.Parameter(torch.ones(channels), requires_grad=self.method == "lsq")
         self.register_buffer("base", torch.ones(channels))
+        self.mask: torch.Tensor | None
+        self.register_buffer("mask", None)
+        self.sparsity = "dense"
         self._start: Quant | None = None
         self._ends: tuple[float, float] | None = None
         if self.method == "lsq":
@@ -75,13 +78,24 @@ class WeightQuant(nn.Module):
         with torch.no_grad():
             self.factor.fill_(1.0)
 
+    def prune(self, mask: torch.Tensor, sparsity: str) -> None:
+        """Weights outside `mask` [N, I, *taps] are 0 from now on. Raises UsageError without a 0."""
+        if self.format.grid is not None and not np.any(self.format.grid == 0):
+            raise UsageError(f"{self.format.name} has no 0 for pruned weights: leave them dense")
+        self.mask, self.sparsity = mask, sparsity
+
+    def _pruned(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.mask is None:
+            return weight
+        return torch.where(self.mask, weight, torch.zeros_like(weight))
+
     def scale(self) -> torch.Tensor:
         """Learned scales (N,), float32, at least weft's smallest."""
         return (self.base * self.factor.float()).clamp_min(SMALLEST_SCALE)
 
     def quantized(self, weight: torch.Tensor) -> Weights:
         """Operands [N, taps, I] and quant of `weight`: what the array multiplies with."""
-        x = to_numpy(_canonical(weight))
+        x = to_numpy(_canonical(self._pruned(weight)))
         if self.method in RULES:
             codes, scale = RULES[self.method][0](x)
             scale = np.maximum(scale, np.float32(SMALLEST_SCALE))
@@ -116,6 +130,7 @@ class WeightQuant(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """`weight` as its operands stand for: scale times operand, float32."""
+        weight = self._pruned(weight)  # pruned weights have no gradient
         x = _canonical(weight)
         found = self.quantized(weight)
         v = to_torch(found.operands, x)

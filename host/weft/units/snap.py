@@ -159,4 +159,4 @@ def clocks(
     return Clocks(matrix=busy, drain=before, weight_shift=records.lead + start - busy)
 
 
-ENGINE = Compressed("snap", run, "sparse weights × sparse activations by index", False, legal)
+ENGINE = Compressed("snap", run, "weights and activations paired by index (SNAP)", False, legal)

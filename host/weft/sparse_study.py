@@ -1,0 +1,134 @@
+"""What sparsity saves on a network: pruned, compiled and run in several forms, against dense.
+
+Each form is a pattern of zeros (weft.pruning.spec), which names the engine: "2:4", "csc:0.9",
+"bitmask:0.5", "snap:0.8". Programs hold one sample: that is where weights decide on the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from weft.config import Overlay, load_board
+from weft.graph import Array, Graph
+from weft.program import Program
+
+FORMS = ("2:4", "csc:0.9", "bitmask:0.5", "snap:0.8")
+BOARDS = ("KV260", "ZCU104")
+MEASURED = 16  # samples whose clocks are counted
+SPARSE = ("nm", "eie", "snap", "gather")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of a network: `density` of the weights in products, clocks per sample as counted by
+    the simulation, `board_s` predicted; `top1` where labels are known.
+    """
+
+    sparsity: str
+    density: float
+    weight_bytes: int
+    cycles: float
+    board_s: Mapping[str, float]
+    agreement: float
+    top1: float | None
+    layers: tuple[Mapping[str, Any], ...]
+
+    @property
+    def sparse_layers(self) -> int:
+        """Layers on an engine of sparse weights."""
+        return sum(layer["engine"] in SPARSE for layer in self.layers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "board_s": dict(self.board_s), "layers": list(self.layers)}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A float network, the inputs that calibrate and judge it, and how it is pruned."""
+
+    graph: Graph
+    overlay: Overlay
+    calibration: Mapping[str, Array]
+    inputs: Mapping[str, Array]
+    labels: Array | None = None
+    criterion: str = "magnitude"
+
+
+def study(
+    task: Task, forms: Sequence[str] = FORMS, progress: Progress = lambda done, total: None
+) -> list[Form]:
+    """The dense network, then its forms. Raises as weft.passes.prune.prune and weft.lower."""
+    programs = [program_of(task, form) for form in ("dense", *forms)]
+    made: list[Form] = []
+    reference = None
+    for number, (form, program) in enumerate(zip(("dense", *forms), programs, strict=True)):
+        found, outputs = _measured(task, form, program, reference)
+        reference = outputs if reference is None else reference
+        made.append(found)
+        progress(number + 1, len(programs))
+    return made
+
+
+def program_of(task: Task, form: str) -> Program:
+    """The network in one form: pruned, quantized, lowered for one sample."""
+    from weft.lower import lower
+    from weft.passes.prune import prune
+    from weft.passes.quantize import quantize
+
+    graph = task.graph
+    if form != "dense":
+        graph = prune(graph, form, criterion=task.criterion, calibration=task.calibration)
+    return lower(quantize(graph, task.calibration), task.overlay, batch=1, name=form)
+
+
+def _measured(task: Task, form: str, program: Program, reference: Any) -> tuple[Form, Any]:
+    import weft
+    from weft.estimate import estimate
+
+    with weft.open(program, "csim") as session:
+        first = {name: array[:MEASURED] for name, array in task.inputs.items()}
+        _, run = session.run(first, detail=True)
+        classes = _classes(session.run(dict(task.inputs)))
+    counted = run.cycles / len(next(iter(first.values())))
+    boards = {name: estimate(program, 1, load_board(name)).wall_s or 0.0 for name in BOARDS}
+    layers: tuple[dict[str, Any], ...] = tuple(
+        {"name": r.name, "op": r.op, "engine": r.engine, "weight_bytes": p.weight_bytes,
+         "cycles": r.cycles, "bytes": r.bytes, "sparsity": p.sparsity}
+        for r, p in zip(estimate(program).layers, program.layers, strict=True)
+        if r.macs
+    )  # fmt: skip
+    found = Form(
+        form,
+        _density(task.graph, form, task),
+        sum(int(layer["weight_bytes"]) for layer in layers),
+        counted,
+        boards,
+        float(np.mean(classes == (classes if reference is None else reference))),
+        None if task.labels is None else float(np.mean(classes == task.labels)),
+        layers,
+    )
+    return found, classes
+
+
+def _density(graph: Graph, form: str, task: Task) -> float:
+    """Share of weights of products that are not zero."""
+    from weft.passes.prune import prune, weighted
+
+    if form != "dense":
+        graph = prune(graph, form, criterion=task.criterion, calibration=task.calibration)
+    weights = [graph[node.inputs[1]].real() for node in weighted(graph)]
+    return sum(int(np.count_nonzero(w)) for w in weights) / max(1, sum(w.size for w in weights))
+
+
+def _classes(outputs: Any) -> Array:
+    """The class of each sample, by the first output."""
+    array = next(iter(outputs.values())) if isinstance(outputs, dict) else outputs
+    flat = np.asarray(array).reshape(len(array), -1)
+    return np.asarray(flat.argmax(axis=1))
