@@ -27,6 +27,7 @@ GROUPS = (
     "formats",
     "formats_accuracy",
     "eie",
+    "snap",
     "qat",
     "nonlinear",
     "designs",
