@@ -28,6 +28,7 @@ GROUPS = (
     "formats_accuracy",
     "eie",
     "snap",
+    "sparsity",
     "qat",
     "nonlinear",
     "designs",
