@@ -54,36 +54,34 @@ struct SnapInput {
   }
 };
 
-/// Sums of an output, a chunk of positions at a time.
+/// Sums of an output at a chunk of positions.
 inline void snap_sums(const SnapStream &stream, std::size_t output, const SnapInput &x,
-                      std::uint32_t *sums) {
+                      std::size_t chunk, std::uint32_t (&sums)[kSnapChunk]) {
   const SnapStream::Item *first = stream.items.data() + stream.first_item[output];
   const SnapStream::Item *end = stream.items.data() + stream.first_item[output + 1];
-  for (std::size_t chunk = 0; chunk < x.width; chunk += kSnapChunk, sums += kSnapChunk) {
 #ifdef __AVX2__
-    __m256i acc[kSnapChunk / 8] = {};
-    for (const SnapStream::Item *item = first; item != end; ++item) {
-      std::int32_t both;
-      std::memcpy(&both, item->weights, sizeof both);
-      const __m256i w = _mm256_set1_epi32(both);
-      const std::int16_t *in = x.value.data() + 2 * (std::size_t(item->pair) * x.width + chunk);
-      for (int i = 0; i < kSnapChunk / 8; ++i) {
-        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(in + 16 * i));
-        acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(v, w));
-      }
+  __m256i acc[kSnapChunk / 8] = {};
+  for (const SnapStream::Item *item = first; item != end; ++item) {
+    std::int32_t both;
+    std::memcpy(&both, item->weights, sizeof both);
+    const __m256i w = _mm256_set1_epi32(both);
+    const std::int16_t *in = x.value.data() + 2 * (std::size_t(item->pair) * x.width + chunk);
+    for (int i = 0; i < kSnapChunk / 8; ++i) {
+      const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(in + 16 * i));
+      acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(v, w));
     }
-    std::memcpy(sums, acc, sizeof acc);
-#else
-    std::uint32_t acc[kSnapChunk] = {};
-    for (const SnapStream::Item *item = first; item != end; ++item) {
-      const std::int16_t *in = x.value.data() + 2 * (std::size_t(item->pair) * x.width + chunk);
-      for (int r = 0; r < kSnapChunk; ++r)
-        acc[r] += std::uint32_t(item->weights[0] * in[2 * r]) +
-                  std::uint32_t(item->weights[1] * in[2 * r + 1]);
-    }
-    std::memcpy(sums, acc, sizeof acc);
-#endif
   }
+  std::memcpy(sums, acc, sizeof acc);
+#else
+  std::uint32_t acc[kSnapChunk] = {};
+  for (const SnapStream::Item *item = first; item != end; ++item) {
+    const std::int16_t *in = x.value.data() + 2 * (std::size_t(item->pair) * x.width + chunk);
+    for (int r = 0; r < kSnapChunk; ++r)
+      acc[r] += std::uint32_t(item->weights[0] * in[2 * r]) +
+                std::uint32_t(item->weights[1] * in[2 * r + 1]);
+  }
+  std::memcpy(sums, acc, sizeof acc);
+#endif
 }
 
 /// Common channels of a bundle of weights and one of activations, at `count` positions. Counts
@@ -174,13 +172,19 @@ inline void snap(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weig
   if (fault.status == kDone) fault = own;
   if (own.status != kDone) return;
   input.gather(f, batch, plan, m);
-  std::vector<std::uint32_t> sums(input.width);
   std::vector<std::uint32_t> taken(input.width);
   std::vector<std::int64_t> work(std::size_t(plan.blocks * plan.groups) * kSnapUnits * kSnapCols);
+  // Chunk by chunk, so that the activations of one stay in the cache.
+  for (int first = 0; first < plan.positions; first += kSnapChunk) {
+    const int count = std::min(plan.positions - first, kSnapChunk);
+    for (int n = 0; n < plan.outputs; ++n) {
+      std::uint32_t sums[kSnapChunk];
+      snap_sums(stream, std::size_t(n), input, std::size_t(first), sums);
+      for (int r = 0; r < count; ++r)
+        m.finished[n / kCols * plan.positions + first + r][n % kCols] = std::int32_t(sums[r]);
+    }
+  }
   for (int n = 0; n < plan.outputs; ++n) {
-    snap_sums(stream, std::size_t(n), input, sums.data());
-    for (int r = 0; r < plan.positions; ++r)
-      m.finished[n / kCols * plan.positions + r][n % kCols] = std::int32_t(sums[std::size_t(r)]);
     const int block = n / (plan.slots * kSnapUnits), unit = n % kSnapUnits;
     for (int j = 0; j < kSnapCols; ++j) {
       snap_taken(stream, std::size_t(n), j, input, taken.data());
