@@ -1,4 +1,4 @@
-"""Sparse engines: clocks and bytes of N:M weights, and LeNet-300-100 in every form against dense."""
+"""Sparse engines: clocks and bytes of N:M weights, LeNet-300-100 in every form against dense."""
 
 from __future__ import annotations
 

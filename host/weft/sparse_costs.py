@@ -59,8 +59,8 @@ def eie(o: Any) -> Cost:
 
 
 def snap(g: Any) -> Cost:
-    """Comparators and encoders per row of PEs; a PE has its multipliers and bundles."""
-    rows, pes = g.snap_cores * g.snap_rows, g.snap_cores * g.snap_rows * g.snap_cols
+    """A PE has its comparators and encoders, multipliers, and both operands' bundles."""
+    pes = g.snap_cores * g.snap_rows * g.snap_cols
     pairs = g.snap_bundle**2
     item = 8 + 5
     lut, bram = storage.ram(g.snap_depth, 2 * g.snap_bundle * item)
@@ -68,7 +68,7 @@ def snap(g: Any) -> Cost:
     per_pe = g.snap_macs * (ADDER + 2 * item * g.snap_bundle / 4) + float(lut + sums)
     match = pairs * COMPARE_5 + pairs * ENCODE
     brams = pes * float(bram + sums_bram)
-    return rows * match + pes * per_pe, pes * (g.snap_bundle * 6 + 200.0), pes * g.snap_macs, brams
+    return pes * (match + per_pe), pes * (g.snap_bundle * 6 + 200.0), pes * g.snap_macs, brams
 
 
 COSTS: dict[str, Callable[[Any], Cost]] = {"nm": nm, "eie": eie, "snap": snap, "gather": gather}

@@ -189,11 +189,19 @@ struct SnapEngine {
   }
 };
 
-#define WEFT_PARTITION_SNAP(e)                                          \
-  WEFT_HLS(ARRAY_PARTITION variable = e.memory type = complete dim = 1) \
-  WEFT_HLS(ARRAY_PARTITION variable = e.memory type = complete dim = 2) \
-  WEFT_HLS(ARRAY_PARTITION variable = e.pe type = complete dim = 0)     \
-  WEFT_HLS(ARRAY_PARTITION variable = e.book type = complete dim = 0)   \
+// A bundle is read and written whole: its lanes lie side by side in one wide RAM.
+#define WEFT_PARTITION_SNAP(e)                                                               \
+  WEFT_HLS(ARRAY_PARTITION variable = e.memory type = complete dim = 1)                      \
+  WEFT_HLS(ARRAY_PARTITION variable = e.memory type = complete dim = 2)                      \
+  WEFT_HLS(ARRAY_RESHAPE variable = e.memory.weights.value.lane type = complete dim = 1)     \
+  WEFT_HLS(ARRAY_RESHAPE variable = e.memory.weights.index.lane type = complete dim = 1)     \
+  WEFT_HLS(ARRAY_RESHAPE variable = e.memory.activations.value.lane type = complete dim = 1) \
+  WEFT_HLS(ARRAY_RESHAPE variable = e.memory.activations.index.lane type = complete dim = 1) \
+  WEFT_HLS(ARRAY_PARTITION variable = e.pe type = complete dim = 0)                          \
+  WEFT_HLS(ARRAY_PARTITION variable = e.pe.present.pair.lane type = complete dim = 1)        \
+  WEFT_HLS(ARRAY_PARTITION variable = e.pe.next.pair.lane type = complete dim = 1)           \
+  WEFT_HLS(ARRAY_PARTITION variable = e.book type = complete dim = 0)                        \
+  WEFT_HLS(ARRAY_PARTITION variable = e.weights.filled type = complete dim = 0)              \
   WEFT_HLS(ARRAY_PARTITION variable = e.weights.window.byte type = complete)
 
 /// Runs one MatMul; leaves the sums in the finished bank (units/compressed.hpp).
