@@ -33,4 +33,9 @@ def test_runs(path, tmp_path, monkeypatch):
 
 
 def test_they_are_there():
-    assert [path.stem for path in NOTEBOOKS] == ["estimates", "first_inference", "formats"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "estimates",
+        "first_inference",
+        "formats",
+        "sparsity",
+    ]
