@@ -20,8 +20,9 @@ from weft.passes.quantize import quantize
 from weft.plan import LayerPlan, Plan
 from weft.plan import parse as plan_of
 from weft.pruning import magnitude, masks
+from weft.pruning.pixels import grouped
 from weft.pruning.spec import parse
-from weft.quantization import codec, methods
+from weft.quantization import methods
 
 RNG = np.random.default_rng(11)
 SAMPLES = {"x": RNG.normal(size=(40, 3, 8, 8)).astype(np.float32)}
@@ -43,7 +44,7 @@ def network() -> Graph:
 
 def canonical(graph: Graph, index: int) -> np.ndarray:
     node = weighted(graph)[index]
-    return codec.canonical(np.asarray(graph[node.inputs[1]].data), node.op)
+    return grouped(graph, node)
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt"])
@@ -231,3 +232,27 @@ def test_the_command_line_prunes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "0 < N < M <= 16" in capsys.readouterr().err
     assert cli.run([*command, "--permute"]) == UsageError.exit_code
     assert "say how sparse" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt"])
+def test_groups_behind_a_flattened_map_are_of_channels(criterion):
+    """So that hardware, which reads the channels of a pixel together, has them in one clock."""
+    from quantized import Net
+
+    from weft.config import load_overlay
+    from weft.lower import lower
+    from weft.passes.quantize import quantize
+
+    rng = np.random.default_rng(3)
+    net = Net()
+    x = net.input("x", (1, 32, 3, 4), None)
+    x = net.node("Relu", [x], (1, 32, 3, 4), None)
+    flat = net.node("Reshape", [x], (1, 384), None, shape=(1, 384))
+    weights = net.constant("w", rng.normal(size=(384, 40)).astype(np.float32))
+    graph = net.graph(net.node("Linear", [flat, weights, ""], (1, 40), None))
+    data = {"x": rng.normal(size=(64, 32, 3, 4)).astype(np.float32)}
+    found = prune(graph, "2:4", criterion=criterion, calibration=data)
+    kept = found[found.nodes[-1].inputs[1]].data.reshape(8, 4, 12, 40) != 0
+    assert (kept.sum(axis=1) == 2).all()
+    program = lower(quantize(found, data), load_overlay("lab"), batch=1)
+    assert [layer.engine for layer in program.layers if layer.macs] == ["nm"]

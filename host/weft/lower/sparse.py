@@ -142,18 +142,24 @@ def _candidate(layer: _Layer, pattern: Sparsity) -> Choice | str:
 
 def _nm(layer: _Layer, pattern: Sparsity) -> Choice | str:
     overlay, w = layer.ctx.overlay, np.ascontiguousarray(layer.weights.transpose(0, 2, 3, 1))
+    # A map that is one vector has a word per pixel, of which a clock takes several.
+    vector = layer.vector(apart=False) if layer.whole_map else ""
+    flat = False
+    if not isinstance(vector, str) and vector[1]:
+        w, flat = vector[0][:, None, None], True
     why = nm.fits(w, pattern.n, pattern.m, overlay)
     if why:
         return why
     quant = layer.quant if layer.quant.format != "ternary" else replace(layer.quant, format="int8")
     made = nm.NmWeights(w, quant, pattern.n, pattern.m, overlay.lanes)
-    layer.ctx.maps[layer.x.root] = replace(layer.ctx.maps[layer.x.root], odd=True)
+    if not flat:
+        layer.ctx.maps[layer.x.root] = replace(layer.ctx.maps[layer.x.root], odd=True)
     folds = made.tiles * made.folds * made.taps
     taken = systolic.array_clocks(
         layer.positions, folds, overlay, pace=made.pace(overlay), engine=NM, index=made.index_rows
     )
     nbytes = made.packed(0, made.tiles).size
-    return Choice(made, made.precision, taken.total, nbytes)
+    return Choice(made, made.precision, taken.total, nbytes, flat=flat)
 
 
 def _gather(layer: _Layer, pattern: Sparsity) -> Choice | str:

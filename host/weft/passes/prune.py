@@ -17,9 +17,10 @@ from weft.passes.choices import layer_name
 from weft.passes.ranges import check_data, feeds
 from weft.passes.weights import is_depthwise
 from weft.pruning import masks
-from weft.pruning.criteria import NEED_DATA
+from weft.pruning.criteria import NEED_DATA, Criterion
 from weft.pruning.criteria import criterion as criterion_of
 from weft.pruning.magnitude import scores as magnitudes
+from weft.pruning.pixels import Pixels, pixels
 from weft.pruning.spec import DENSE, Sparsity, parse
 from weft.quantization import codec, statistics
 from weft.quantization.statistics import Statistics
@@ -80,7 +81,9 @@ def _obstacle(graph: Graph, node: Node, wanted: Sparsity) -> str:
     if is_depthwise(graph, node):
         return "a depthwise convolution: one input channel per output"
     shape = graph[node.inputs[1]].shape
+    flat = pixels(graph, node)
     channels = shape[0] if node.op == "Linear" else shape[1]
+    channels = channels if flat is None else flat.channels
     if wanted.structured and channels < wanted.m:
         return f"{channels} input channels, fewer than the {wanted.m} of a group"
     return ""
@@ -135,11 +138,22 @@ def prune(
             kept = limits[key]
             found = np.where(kept, weights, weights.dtype.type(0))
         else:
-            found = made.prune(weights, own, seen.get(key))
+            flat = pixels(graph, node) if own.structured else None
+            found = _pruned(made, weights, own, seen.get(key), flat)
         graph = _with_zeros(graph, node, found, own)
         if progress:
             progress(done + 1, len(nodes))
     return graph.pruned().verify()
+
+
+def _pruned(
+    made: Criterion, weights: Array, own: Sparsity, seen: Statistics | None, flat: Pixels | None
+) -> Array:
+    """Canonical weights with their zeros; behind a flattened map groups are of channels."""
+    if flat is None:
+        return made.prune(weights, own, seen)
+    known = None if seen is None else flat.moments(seen)
+    return flat.joined(made.prune(flat.split(weights), own, known))
 
 
 def _check(

@@ -13,8 +13,8 @@ from weft.graph import Array, Graph
 from weft.passes.choices import layer_name
 from weft.passes.prune import detect, weighted
 from weft.pruning import masks
+from weft.pruning.pixels import grouped
 from weft.pruning.spec import Sparsity, parse
-from weft.quantization import codec
 
 INDEX_BITS = 4  # of EIE's relative row index
 GROUP = 4  # of the histogram, where the layer has no N:M of its own
@@ -46,7 +46,7 @@ def rows(graph: Graph, bits: float | None = None) -> list[LayerReport]:
     made = []
     for node in weighted(graph):
         tensor = graph[node.inputs[1]]
-        weights = codec.canonical(np.asarray(tensor.data), node.op)
+        weights = grouped(graph, node)
         own = node.attrs.get("sparsity")
         found = parse(own) if own else detect(weights)
         width = bits or 8
