@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "sim/eie.hpp"
+#include "sim/gather.hpp"
 #include "sim/gemm.hpp"
 #include "sim/nm_tile.hpp"
 #include "sim/operands.hpp"
@@ -265,7 +266,8 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
     run_integers<BinaryCell>(f, a, batch, m, weights, counters, fault);
   if (kHasNm && f.engine == kNmEngine)
     run_integers<NmCell>(f, a, batch, m, weights, counters, fault);
-  if (kHasGather && f.engine == kGatherEngine) weft::gather(f, batch, m, weights, counters, fault);
+  if (kHasGather && f.engine == kGatherEngine)
+    functional::gather(f, batch, m, weights, counters, fault);
   if (kHasEie && f.engine == kEieEngine) functional::eie(f, batch, m, weights, counters, fault);
   if (kHasSnap && f.engine == kSnapEngine) functional::snap(f, batch, m, weights, counters, fault);
   if (is_compressed(f)) drain_tiles(f, a, batch, m, counters);
