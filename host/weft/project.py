@@ -96,15 +96,7 @@ def plan(overlay: Overlay | str, board: Board | str, *, force: bool = False) -> 
 def kernel() -> Kernel:
     """The kernel's source: top.cpp and all that it includes, simulation left out."""
     root = data_root() / "hls" / "weft"
-    sources: dict[str, bytes] = {}
-    waiting = ["top.cpp"]
-    while waiting:
-        name = waiting.pop()
-        path = root / name
-        if name in sources or not path.is_file():  # generated, or the simulation's
-            continue
-        sources[name] = path.read_bytes()
-        waiting += _INCLUDE.findall(path.read_text())
+    sources = _reached(["top.cpp"])
     text = sources["top.cpp"].decode().replace("\\\n", " ")
     top, ports = _TOP.search(text), _PORT.findall(re.sub(r"  +", " ", text))
     if not top or not ports:
@@ -121,10 +113,27 @@ def kernel() -> Kernel:
     return Kernel(top[1], tuple(found), sources)
 
 
+def _reached(names: list[str]) -> dict[str, bytes]:
+    """Files of hls/weft of these names, and all that they include."""
+    root = data_root() / "hls" / "weft"
+    sources: dict[str, bytes] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        path = root / name
+        if name in sources or not path.is_file():  # generated, or the simulation's
+            continue
+        sources[name] = path.read_bytes()
+        waiting += _INCLUDE.findall(path.read_text())
+    return sources
+
+
 def _sources(overlay: Overlay, found: Kernel) -> dict[str, bytes]:
     depth = min(port.depth for port in found.ports)
-    texts = {**codegen.headers(overlay), "vectors.hpp": testbench.vectors(overlay, depth)}
-    files = {f"src/{name}": content for name, content in found.sources.items()}
+    headers = codegen.headers(overlay)  # they include the decoders of this overlay's formats
+    texts = {**headers, "vectors.hpp": testbench.vectors(overlay, depth)}
+    chosen = _reached([name for text in headers.values() for name in _INCLUDE.findall(text)])
+    files = {f"src/{name}": content for name, content in {**found.sources, **chosen}.items()}
     files["src/tb.cpp"] = (data_root() / "hls" / "sim" / "tb.cpp").read_bytes()
     return files | {f"src/{name}": text.encode() for name, text in texts.items()}
 

@@ -286,3 +286,15 @@ def test_every_pair_is_built_or_refused_with_a_reason():
         assert re.search(r"(LUT|FF|DSP|BRAM36|URAM) [\d,]+ of [\d,]+", row.detail), row
     plans = [project.plan(o, b) for o, b in fitting]
     assert len({p.name for p in plans}) == len(plans) == len({p.digest() for p in plans})
+
+
+@pytest.mark.parametrize("overlay", overlay_names())
+def test_every_include_is_there(overlay):
+    """Decoders of an overlay's formats, too, which only a generated header names."""
+    files = project.plan(overlay, "KV260", force=True).files
+    known = {"ap_int.h", "hls_stream.h"}
+    for name, content in files.items():
+        if not name.startswith("src/") or not name.endswith((".hpp", ".cpp")):
+            continue
+        for found in re.findall(r'^\s*#include "([^"]+)"', content.decode(), re.MULTILINE):
+            assert f"src/{found}" in files or found in known or found.startswith("sim/"), name
