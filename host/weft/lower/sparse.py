@@ -49,6 +49,7 @@ class Choice:
     counted: int = 0
     flat: bool = False
     skips: bool = False
+    detail: str = ""  # more for the report
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ def choose(
     dense = dense_clocks(layer)
     if found.clocks >= dense:
         return None, f"{pattern}: dense, whose {dense:,} clocks are not beaten ({found.clocks:,})"
-    return found, f"{pattern}: {found.clocks:,} clocks instead of {dense:,}"
+    return found, f"{pattern}: {found.clocks:,} clocks instead of {dense:,}{found.detail}"
 
 
 def told(stage: Stage, found: Choice | None, note: str) -> Stage:
@@ -201,7 +202,8 @@ def _eie(layer: _Layer, pattern: Sparsity) -> Choice | str:
     nbytes = sum(made.rows(*part) for part in parts) * overlay.lanes
     counted = _eie_clocks(layer, made, overlay)
     total = counted + made.tiles * layer.positions
-    return Choice(made, Precision("eie", codes=made.codes), total, nbytes, counted, flat, True)
+    precision = Precision("eie", codes=made.codes)
+    return Choice(made, precision, total, nbytes, counted, flat, True, _load(made, parts))
 
 
 def _snap(layer: _Layer, pattern: Sparsity) -> Choice | str:
@@ -243,6 +245,16 @@ def _eie_clocks(layer: _Layer, made: EieWeights, overlay: Overlay) -> int:
         loads += made.rows(*part) * overlay.beats
         work += int(per_column.sum(axis=0).max() * share)
     return loads + work * layer.positions
+
+
+def _load(made: EieWeights, parts: list[tuple[int, int]]) -> str:
+    """What the report says of entries: pads, and how evenly they lie over the PEs."""
+    found = [made.entries(*part) for part in parts]
+    entries = sum(len(part.value) for part in found)
+    work = [part.counts.sum(axis=0) for part in found]
+    mean, fullest = sum(w.mean() for w in work), sum(w.max() for w in work)
+    pads = entries / max(1, sum(part.nonzeros for part in found))
+    return f"; {pads:.2f} entries per weight, balance over PEs {mean / max(1, fullest):.2f}"
 
 
 def _parts(made: EieWeights, overlay: Overlay, rows: int) -> list[tuple[int, int]]:
