@@ -65,30 +65,41 @@ def study(
     task: Task, forms: Sequence[str] = FORMS, progress: Progress = lambda done, total: None
 ) -> list[Form]:
     """The dense network, then its forms. Raises as weft.passes.prune.prune and weft.lower."""
-    programs = [program_of(task, form) for form in ("dense", *forms)]
+    names = ("dense", *forms)
+    graphs = [_pruned(task, form) for form in names]
+    # All programs before any runs: a mistake shows at once.
+    programs = [program_of(task, *pair) for pair in zip(names, graphs, strict=True)]
     made: list[Form] = []
     reference = None
-    for number, (form, program) in enumerate(zip(("dense", *forms), programs, strict=True)):
-        found, outputs = _measured(task, form, program, reference)
+    for number, form in enumerate(names):
+        density = _density(graphs[number])
+        found, outputs = _measured(task, form, density, programs[number], reference)
         reference = outputs if reference is None else reference
         made.append(found)
-        progress(number + 1, len(programs))
+        progress(number + 1, len(names))
     return made
 
 
-def program_of(task: Task, form: str) -> Program:
-    """The network in one form: pruned, quantized, lowered for one sample."""
-    from weft.lower import lower
+def _pruned(task: Task, form: str) -> Graph:
+    """The float network with the zeros of a form."""
     from weft.passes.prune import prune
+
+    if form == "dense":
+        return task.graph
+    return prune(task.graph, form, criterion=task.criterion, calibration=task.calibration)
+
+
+def program_of(task: Task, form: str, graph: Graph) -> Program:
+    """A pruned network as a program for one sample."""
+    from weft.lower import lower
     from weft.passes.quantize import quantize
 
-    graph = task.graph
-    if form != "dense":
-        graph = prune(graph, form, criterion=task.criterion, calibration=task.calibration)
     return lower(quantize(graph, task.calibration), task.overlay, batch=1, name=form)
 
 
-def _measured(task: Task, form: str, program: Program, reference: Any) -> tuple[Form, Any]:
+def _measured(
+    task: Task, form: str, density: float, program: Program, reference: Any
+) -> tuple[Form, Any]:
     import weft
     from weft.estimate import estimate
 
@@ -106,7 +117,7 @@ def _measured(task: Task, form: str, program: Program, reference: Any) -> tuple[
     )  # fmt: skip
     found = Form(
         form,
-        _density(task.graph, form, task),
+        density,
         sum(int(layer["weight_bytes"]) for layer in layers),
         counted,
         boards,
@@ -117,12 +128,10 @@ def _measured(task: Task, form: str, program: Program, reference: Any) -> tuple[
     return found, classes
 
 
-def _density(graph: Graph, form: str, task: Task) -> float:
+def _density(graph: Graph) -> float:
     """Share of weights of products that are not zero."""
-    from weft.passes.prune import prune, weighted
+    from weft.passes.prune import weighted
 
-    if form != "dense":
-        graph = prune(graph, form, criterion=task.criterion, calibration=task.calibration)
     weights = [graph[node.inputs[1]].real() for node in weighted(graph)]
     return sum(int(np.count_nonzero(w)) for w in weights) / max(1, sum(w.size for w in weights))
 

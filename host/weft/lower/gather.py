@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,7 @@ class GatherWeights:
     operands: Array
     lanes: int
     dense: bool = False
+    _packed: dict[tuple[int, int], Int8] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def book(self) -> NDArray[np.int16] | None:
@@ -78,6 +79,11 @@ class GatherWeights:
 
     def packed(self, first: int, last: int) -> Int8:
         """Memory rows of column tiles first..last-1."""
+        if (first, last) not in self._packed:
+            self._packed[first, last] = self._pack(first, last)
+        return self._packed[first, last]
+
+    def _pack(self, first: int, last: int) -> Int8:
         layout = self.layout(first, last)
         flat = self._flat(first, last)
         there = np.ones(len(flat), bool) if self.dense else flat != 0

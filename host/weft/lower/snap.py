@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,7 @@ class SnapWeights:
 
     operands: Array
     overlay: Overlay
+    _packed: dict[tuple[int, int], Int8] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def coded(self) -> bool:
@@ -73,6 +74,11 @@ class SnapWeights:
 
     def packed(self, first: int, last: int) -> Int8:
         """Memory rows of column tiles first..last-1, which one MatMul takes."""
+        if (first, last) not in self._packed:
+            self._packed[first, last] = self._pack(first, last)
+        return self._packed[first, last]
+
+    def _pack(self, first: int, last: int) -> Int8:
         lanes = self.overlay.lanes
         part = self.operands[first * lanes : last * lanes]
         # What a block holds depends on M only in how many positions share a stage.
