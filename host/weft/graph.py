@@ -136,6 +136,13 @@ class Graph:
         """Tensor name → the node that writes it."""
         return {out: node for node in self.nodes for out in node.outputs}
 
+    def reshaped_from(self, name: str) -> str:
+        """The tensor that `name` is a Reshape of, or itself."""
+        producers = self.producers()
+        while name in producers and producers[name].op == "Reshape":
+            name = producers[name].inputs[0]
+        return name
+
     def consumers(self) -> dict[str, list[Node]]:
         """Tensor name → the nodes that read it, in order."""
         readers: dict[str, list[Node]] = {}

@@ -209,10 +209,7 @@ def _of_node(graph: Graph, node: Node) -> Work | None:
 
 def _flattened(graph: Graph, name: str) -> tuple[int, int, int]:
     """Channels, height and width of the map that a tensor is a reshape of."""
-    producers = graph.producers()
-    while name in producers and producers[name].op == "Reshape":
-        name = producers[name].inputs[0]
-    shape = graph[name].shape
+    shape = graph[graph.reshaped_from(name)].shape
     if not 2 <= len(shape) <= 4:
         return 0, 0, 0
     return shape[1], *_plane(shape[2:])

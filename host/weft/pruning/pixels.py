@@ -44,9 +44,7 @@ def pixels(graph: Graph, node: Node) -> Pixels | None:
     """
     if node.op != "Linear":
         return None
-    producers, name = graph.producers(), node.inputs[0]
-    while name in producers and producers[name].op == "Reshape":
-        name = producers[name].inputs[0]
+    name = graph.reshaped_from(node.inputs[0])
     shape, inputs = graph[name].shape, graph[node.inputs[1]].shape[0]
     if (
         name in graph.inputs
