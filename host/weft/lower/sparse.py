@@ -51,6 +51,11 @@ class Choice:
     skips: bool = False
     detail: str = ""  # more for the report
 
+    @property
+    def apart(self) -> bool:
+        """Whether channel blocks must lie in different banks: a clock reads several of them."""
+        return self.precision.words > 1 and not self.flat
+
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
@@ -75,11 +80,8 @@ class _Layer:
         covers = (w.kernel_h, w.kernel_w) == (w.height, w.width) and not (w.pad_y or w.pad_x)
         return self.positions == 1 and covers and self.ctx.sole_reader(self.node.inputs[0])
 
-    def vector(self, *, apart: bool) -> tuple[NDArray[np.int64], bool] | str:
-        """Weights [N, words · lanes] and whether the map is taken as one vector; or why not.
-
-        `apart`: words of a clock must lie in different banks.
-        """
+    def vector(self) -> tuple[NDArray[np.int64], bool] | str:
+        """Weights [N, words · lanes] and whether the map is taken as one vector; or why not."""
         n, channels, height, width = self.weights.shape
         lanes = self.ctx.lanes
         blocks = -(-channels // lanes)
@@ -87,8 +89,6 @@ class _Layer:
             return f"a window of {height} × {width} taps: this engine takes products of vectors"
         if height * width > 1 and self.ctx.maps[self.x.root].odd:
             return "another layer wants the blocks of its input apart"
-        if height * width == 1 and apart:
-            self.ctx.maps[self.x.root] = replace(self.ctx.maps[self.x.root], odd=True)
         whole = np.zeros((n, blocks * lanes, height, width), np.int64)
         whole[:, :channels] = self.weights
         ordered = whole.reshape(n, blocks, lanes, height, width).transpose(0, 1, 3, 4, 2)
@@ -113,6 +113,8 @@ def choose(
     dense = dense_clocks(layer)
     if found.clocks >= dense:
         return None, f"{pattern}: dense, whose {dense:,} clocks are not beaten ({found.clocks:,})"
+    if found.apart:
+        ctx.maps[x.root] = replace(ctx.maps[x.root], odd=True)
     return found, f"{pattern}: {found.clocks:,} clocks instead of {dense:,}{found.detail}"
 
 
@@ -144,7 +146,7 @@ def _candidate(layer: _Layer, pattern: Sparsity) -> Choice | str:
 def _nm(layer: _Layer, pattern: Sparsity) -> Choice | str:
     overlay, w = layer.ctx.overlay, np.ascontiguousarray(layer.weights.transpose(0, 2, 3, 1))
     # A map that is one vector has a word per pixel, of which a clock takes several.
-    vector = layer.vector(apart=False) if layer.whole_map else ""
+    vector = layer.vector() if layer.whole_map else ""
     flat = False
     if not isinstance(vector, str) and vector[1]:
         w, flat = vector[0][:, None, None], True
@@ -153,8 +155,6 @@ def _nm(layer: _Layer, pattern: Sparsity) -> Choice | str:
         return why
     quant = layer.quant if layer.quant.format != "ternary" else replace(layer.quant, format="int8")
     made = nm.NmWeights(w, quant, pattern.n, pattern.m, overlay.lanes)
-    if not flat:
-        layer.ctx.maps[layer.x.root] = replace(layer.ctx.maps[layer.x.root], odd=True)
     folds = made.tiles * made.folds * made.taps
     taken = systolic.array_clocks(
         layer.positions, folds, overlay, pace=made.pace(overlay), engine=NM, index=made.index_rows
@@ -169,7 +169,7 @@ def _gather(layer: _Layer, pattern: Sparsity) -> Choice | str:
         return f"overlay {overlay.name!r} has no engine gather"
     if layer.positions > gather.ROWS:
         return f"{layer.positions} output positions: engine gather takes {gather.ROWS}"
-    found = layer.vector(apart=True)
+    found = layer.vector()
     if isinstance(found, str):
         return found
     operands, flat = found
@@ -186,7 +186,7 @@ def _eie(layer: _Layer, pattern: Sparsity) -> Choice | str:
     overlay = layer.ctx.overlay
     if "eie" not in overlay.engines:
         return f"overlay {overlay.name!r} has no engine eie"
-    found = layer.vector(apart=False)
+    found = layer.vector()
     if isinstance(found, str):
         return found
     operands, flat = found
