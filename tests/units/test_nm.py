@@ -83,25 +83,6 @@ def layer(rng, overlay, batch, kept, group, name="int8", small=False):
     return f, w, content
 
 
-def dense_sums(f, w, content, batch):
-    """Sums [tiles, M, lanes] by loops over positions and taps."""
-    lanes = content.shape[1]
-    n, height, width, channels = w.operands.shape
-    whole = np.zeros((f["tiles"] * lanes, height, width, f["blocks"] * lanes), np.int64)
-    whole[:n, :, :, :channels] = w.operands
-    total = np.zeros((batch * f["out_h"] * f["out_w"], f["tiles"] * lanes), np.int64)
-    for m, (b, oy, ox) in enumerate(np.ndindex(batch, f["out_h"], f["out_w"])):
-        for ky, kx in np.ndindex(height, width):
-            iy = oy * f["stride_y"] + ky * f["dilation_y"] - f["pad_y"]
-            ix = ox * f["stride_x"] + kx * f["dilation_x"] - f["pad_x"]
-            at = b * f["source_sample"] + iy * f["width"] + ix
-            inside = 0 <= iy < f["height"] and 0 <= ix < f["width"]
-            words = at + np.arange(f["blocks"]) * f["source_block"]
-            x = content[words] if inside else np.full((f["blocks"], lanes), f["pad"])
-            total[m] += whole[:, ky, kx] @ x.reshape(-1).astype(np.int64)
-    return total.reshape(len(total), f["tiles"], lanes).transpose(1, 0, 2)
-
-
 def program(overlay, f, w, rows=None, batch=1):
     """One MatMul tile by tile, so that its raw sums can be read."""
     code = kernel.set_parameters(Code(overlay), (0, 0, 0, 0, 0))
@@ -126,7 +107,9 @@ def check(rng, overlay, kept, group, batch=1, name="int8", forms=kernel.FORMS, s
     words = kernel.check(code, wide.placed(content), batch, forms)
     m = batch * f["out_h"] * f["out_w"]
     found = [kernel.raw_sums(words, target, m) for target in targets]
-    np.testing.assert_array_equal(found, dense_sums(f, w, content, batch).astype(np.int32))
+    np.testing.assert_array_equal(
+        found, wide.dense_sums(f, w.operands, content, batch).astype(np.int32)
+    )
 
 
 @kernel.examples(40)
@@ -161,7 +144,7 @@ def test_every_group_all_zero_and_all_full(rng):
         content[:] = -128
         code, targets = program(WIDE, f, w)
         words = kernel.check(code, wide.placed(content))
-        expected = dense_sums(f, w, content, 1)[0]
+        expected = wide.dense_sums(f, w.operands, content, 1)[0]
         np.testing.assert_array_equal(kernel.raw_sums(words, targets[0], 2), expected)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import wide
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,25 +69,6 @@ def layer(rng, overlay, batch, small=False):
     return f, w, np.where(zero, f["pad"], content).astype(np.int8)
 
 
-def dense_sums(f, w, content, batch):
-    """Sums [tiles, M, lanes] by loops over positions and taps."""
-    lanes = content.shape[1]
-    n, height, width, channels = w.operands.shape
-    whole = np.zeros((f["tiles"] * lanes, height, width, f["blocks"] * lanes), np.int64)
-    whole[:n, :, :, :channels] = w.operands
-    total = np.zeros((batch * f["out_h"] * f["out_w"], f["tiles"] * lanes), np.int64)
-    for m, (b, oy, ox) in enumerate(np.ndindex(batch, f["out_h"], f["out_w"])):
-        for ky, kx in np.ndindex(height, width):
-            iy = oy * f["stride_y"] + ky * f["dilation_y"] - f["pad_y"]
-            ix = ox * f["stride_x"] + kx * f["dilation_x"] - f["pad_x"]
-            if not (0 <= iy < f["height"] and 0 <= ix < f["width"]):
-                continue
-            at = f["source"] + b * f["source_sample"] + iy * f["width"] + ix
-            x = content[at + np.arange(f["blocks"]) * f["source_block"]].astype(np.int64)
-            total[m] += whole[:, ky, kx] @ (x - f["pad"]).reshape(-1)
-    return total.reshape(len(total), f["tiles"], lanes).transpose(1, 0, 2)
-
-
 def program(overlay, f, rows, batch=1, planes=4):
     """The MatMul once for every byte of its sums, which its Activate writes."""
     code = kernel.set_parameters(Code(overlay), (0, 0, 0, 0, 0))
@@ -111,7 +93,8 @@ def test_it_is_the_dense_product_on_every_device(seed, overlay, batch):
     assert fits(w.operands, overlay) is None
     code, target = program(overlay, f, w.packed(0, f["tiles"]), batch)
     words = kernel.check(code, content, batch)
-    expected = dense_sums(f, w, content, batch)
+    there = content[f["source"] :]
+    expected = wide.dense_sums(f, w.operands, there, batch, f["pad"])
     found = kernel.raw_sums(words, target, expected.shape[0] * expected.shape[1])
     same = expected.astype(np.uint32).astype(np.int32)
     np.testing.assert_array_equal(found.reshape(same.shape), same)

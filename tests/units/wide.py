@@ -70,6 +70,30 @@ def sums(content: NDArray[np.int8], rows: NDArray[Any], f: Fields, batch: int) -
     return total << f["shift"] if f.get("shift") else total
 
 
+def dense_sums(
+    f: Fields, operands: NDArray[Any], content: NDArray[np.int8], batch: int, zero: int = 0
+) -> NDArray[np.int64]:
+    """Sums [tiles, M, lanes] of codes less `zero` with operands [N, kernel_h, kernel_w, I].
+
+    By loops over positions and taps; `content` begins at the source.
+    """
+    lanes = content.shape[1]
+    n, height, width, channels = operands.shape
+    whole = np.zeros((f["tiles"] * lanes, height, width, f["blocks"] * lanes), np.int64)
+    whole[:n, :, :, :channels] = operands
+    total = np.zeros((batch * f["out_h"] * f["out_w"], f["tiles"] * lanes), np.int64)
+    for m, (b, oy, ox) in enumerate(np.ndindex(batch, f["out_h"], f["out_w"])):
+        for ky, kx in np.ndindex(height, width):
+            iy = oy * f["stride_y"] + ky * f["dilation_y"] - f["pad_y"]
+            ix = ox * f["stride_x"] + kx * f["dilation_x"] - f["pad_x"]
+            at = b * f["source_sample"] + iy * f["width"] + ix
+            inside = 0 <= iy < f["height"] and 0 <= ix < f["width"]
+            words = at + np.arange(f["blocks"]) * f["source_block"]
+            x = content[words] if inside else np.full((f["blocks"], lanes), f["pad"])
+            total[m] += whole[:, ky, kx] @ (x.reshape(-1).astype(np.int64) - zero)
+    return total.reshape(len(total), f["tiles"], lanes).transpose(1, 0, 2)
+
+
 def check(
     rng: Generator,
     overlay: Overlay,
