@@ -20,7 +20,7 @@ from weft import build, codegen, isa
 from weft.config import Overlay
 from weft.device import RunResult, open_device
 from weft.program import AcceleratorSegment, Layer, Program
-from weft.units import requant, systolic
+from weft.units import requant, systolic, transfer
 
 FORMS = ("functional", "cycle")
 
@@ -80,27 +80,42 @@ def run(
     device: str = "golden",
     *,
     content: NDArray[np.int8] | None = None,
+    wide: NDArray[np.int16] | None = None,
     batch: int = 1,
     timeout_s: float | None = None,
     **options: str,
 ) -> tuple[NDArray[np.int8], RunResult]:
-    """The unified buffer after the instructions, which find `content` at its start."""
+    """The unified buffer after the instructions, which find `content` at its start.
+
+    Behind it, where there is one, the wide buffer, two rows per word, which held `wide` before.
+    """
     o = code.overlay
     chunk = min(o.buffer_words, 1 << 12)
     move = {"words": chunk, "chunks": o.buffer_words // chunk, "memory_step": chunk}
     move["buffer_step"] = chunk
     whole = Code(o, weights=list(code.weights))
     whole.add(isa.READ_HOST, **move)
+    after = 2 * o.buffer_words  # of the wide buffer: two rows per word
+    wide_move = {"memory": after, "words": o.words_of("wide"), "chunks": 1, "space": 2}
+    wide_rows = 2 * o.words_of("wide")
+    if wide_rows:
+        whole.add(isa.READ_HOST, **wide_move)
     whole.words += code.words
     whole.add(isa.WRITE_HOST, memory=o.buffer_words, **move)
+    if wide_rows:
+        whole.add(isa.WRITE_HOST, **{**wide_move, "memory": after + wide_rows})
     opened = open_device(device, **options)
-    opened.load(whole.program(batch))
+    opened.load(whole.program(batch, after + 2 * wide_rows))
     rows = np.zeros((o.buffer_words, o.lanes), np.int8)
     if content is not None:
         rows[: len(content)] = content
     opened.write(0, rows)
+    if wide is not None:
+        opened.write(after, transfer.halves(wide))
     result = opened.run(0, batch, timeout_s)
     words = opened.read(o.buffer_words, o.buffer_words)
+    if wide_rows:
+        words = np.concatenate([words, opened.read(after + wide_rows, wide_rows)])
     opened.close()
     return words, result
 
@@ -115,11 +130,12 @@ def check(
     content: NDArray[np.int8] | None = None,
     batch: int = 1,
     forms: Sequence[str] = FORMS,
+    wide: NDArray[np.int16] | None = None,
 ) -> NDArray[np.int8]:
-    """The golden device's buffer; every form of simulation gives the same words and counters."""
-    expected, golden = run(code, content=content, batch=batch)
+    """The golden device's buffers; every form of simulation gives the same words and counters."""
+    expected, golden = run(code, content=content, wide=wide, batch=batch)
     for form in forms:
-        words, simulated = run(code, "csim", content=content, batch=batch, form=form)
+        words, simulated = run(code, "csim", content=content, wide=wide, batch=batch, form=form)
         np.testing.assert_array_equal(words, expected, err_msg=form)
         assert dict(simulated.counters) == dict(golden.counters), form
         assert simulated.cycles == golden.cycles, form

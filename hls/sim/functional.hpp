@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "sim/attention.hpp"
 #include "sim/eie.hpp"
 #include "sim/gather.hpp"
-#include "sim/gemm.hpp"
 #include "sim/nm_tile.hpp"
 #include "sim/operands.hpp"
 #include "sim/pooling.hpp"
@@ -16,29 +16,6 @@
 
 namespace weft {
 namespace functional {
-
-/// Work space of one thread; grows, never shrinks.
-struct Space {
-  std::vector<std::uint8_t> x;               // [rows, k], with the offset of operands.hpp
-  std::vector<std::int8_t> w;                // [k / 4, cols, 4]
-  std::vector<std::int16_t> wide_x, wide_w;  // [rows, k], [k / 2, cols, 2]: beyond dot products
-  std::vector<std::int32_t> sums;            // [rows, cols]
-  std::vector<float> float_x, float_w;       // [rows, k], [k, cols]
-
-  void resize(int rows, int k) {
-    x.resize(std::size_t(rows) * std::size_t(k));
-    w.resize(std::size_t(k) * kCols);
-    wide_w.resize(std::size_t(k) * kCols);
-    sums.resize(std::size_t(rows) * kCols);
-    wide_x.clear();
-  }
-  /// Activations as numbers of 16 bits, once per instruction.
-  void widen(int offset) {
-    if (!wide_x.empty()) return;
-    wide_x.resize(x.size());
-    for (std::size_t i = 0; i < x.size(); ++i) wide_x[i] = std::int16_t(int(x[i]) - offset);
-  }
-};
 
 /// Calls take(row, fold, words) for every clock that brings words to the array, fold by fold.
 template <typename Take>
@@ -157,39 +134,6 @@ inline bool take_tile(const NmCell &cell, Stream<TileWord> &weights, int k, int 
   return kDotProducts && to.beyond == 0;
 }
 
-/// The clocks that the array takes (MatMulClocks), without counting them one by one.
-inline void count(const MatMul &f, int batch, int flush_clocks, int lead, Counters &counters) {
-  Walk<MatMul> walk;
-  walk.begin(f, batch);
-  MatMulClocks clocks;
-  clocks.begin(f, batch, walk, flush_clocks, lead);
-  const Clock busy = Clock(clocks.folds) * clocks.rows;
-  const Clock flush = f.overlap != 0 ? Clock(flush_clocks) : Clock(clocks.folds) * flush_clocks;
-  counters.matrix += busy;
-  counters.drain += flush;
-  counters.weight_shift += clocks.total - busy - flush;
-}
-
-/// What MatMul leaves for one tile: codes in the unified buffer, or partial sums.
-template <bool kFloat>
-inline void put_tile(const MatMul &f, const Activate &a, const std::int32_t *sums, int rows,
-                     Memories &m, Writer &out) {
-  const ParameterWord p = m.parameters.read(out.parameter());
-  for (int row = 0; row < rows; ++row, sums += kCols) {
-    SumWord total;
-    for (int c = 0; c < kCols; ++c)
-      total[c] =
-          Accumulator<kFloat>::sum(f.first != 0 ? 0 : m.partial[row][c], sums[c], int(f.shift));
-    if (f.last == 0) {
-      put(m.partial[row], total);
-      continue;
-    }
-    if (f.tiles == 1) put(m.finished[row], total);  // a further Activate may drain it again
-    out.write(m.buffer, activate(total, p, a, m.lookup));
-    out.next();
-  }
-}
-
 /// A MatMul of integers on one engine.
 template <typename Cell>
 inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories &m,
@@ -214,7 +158,7 @@ inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories
       space.widen(offset_of(cell));
       multiply_wide(space.wide_x.data(), rows, k, space.wide_w.data(), space.sums.data());
     }
-    put_tile<false>(f, a, space.sums.data(), rows, m, out);
+    put_tile<false>(f, space.sums.data(), rows, m, out);
   }
   count(f, batch, SystolicArray<Cell>::kFlushClocks, index_rows_of(cell), counters);
 }
@@ -249,13 +193,15 @@ inline void run_float(const MatMul &f, const Activate &a, int batch, Memories &m
     for (int row = 0; row < rows; ++row)
       multiply_floats(space.float_x.data() + std::ptrdiff_t(row) * k, folds, space.float_w.data(),
                       space.sums.data() + row * kCols);
-    put_tile<true>(f, a, space.sums.data(), rows, m, out);
+    put_tile<true>(f, space.sums.data(), rows, m, out);
   }
   count(f, batch, SystolicArray<Bf16Cell>::kFlushClocks, 0, counters);
 }
 
 inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                   Stream<TileWord> &weights, Counters &counters, Fault &fault) {
+                   Stream<TileWord> &weights, Counters &counters, Fault &fault,
+                   const Attend &by = {}, bool attends = false) {
+  if (kHasAttention && attends) return attend(by, a, m, counters);
   if (kHasSystolic && f.engine == kSystolicEngine)
     run_integers<IntegerCell>(f, a, batch, m, weights, counters, fault);
   if (kHasFusion && f.engine == kFusionEngine)

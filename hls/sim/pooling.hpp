@@ -43,7 +43,7 @@ inline void pool(const Vector &f, const Activate &a, int batch, Memories &m) {
                                m.taps[kOperation == kDepthwise ? tap : 0], int(f.zero), sums.lane);
         }
       }
-      out.write(m.buffer, activate(sums, p, a, m.lookup));
+      write_word(out, sums, p, m);
       out.next();
       walk.next_position();
     }

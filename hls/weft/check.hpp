@@ -1,13 +1,14 @@
 /// Checks every instruction before it is dispatched: a bad one ends the run with a status, so no
 /// process ever sees an address outside its memory or waits for data that does not come.
 #pragma once
-#include "memories.hpp"
+#include "check_ranges.hpp"
 #include "status.hpp"
 #include "units/bf16.hpp"
 #include "units/decode.hpp"
 #include "units/eie_pe.hpp"
 #include "units/gather.hpp"
 #include "units/nm.hpp"
+#include "units/set_table.hpp"
 #include "units/snap_plan.hpp"
 #include "units/vector.hpp"
 
@@ -16,19 +17,6 @@ namespace weft {
 constexpr int kMaxQueued = 8;       // ReadWeights ahead of their use; below the depth of their FIFO
 constexpr int kLeastGroup = 4;      // log2 of the smallest group: two of the decoder's
 constexpr int kMaxReach = 1 << 30;  // positions from the window's first to its last, one axis
-
-/// What the host gives with a run.
-struct Limits {
-  int batch;
-  UInt<32> memory_rows, weight_rows;
-};
-
-struct Range {
-  Int<64> first, last;
-  bool meets(const Range &other) const { return first <= other.last && other.first <= last; }
-};
-
-inline bool in_buffer(const Range &r) { return r.first >= 0 && r.last < kBufferWords; }
 
 class Checker {
   Limits limits_;
@@ -39,6 +27,9 @@ class Checker {
   Int<64> stream_rows_;         // rows in the weight stream,
   Int<64> pending_rows_;        // and those that the MatMul waiting for its Activate takes
   int queued_;
+  int scores_;             // rows of scores whose maxima are known
+  bool attends_;           // the sums that wait are those of an Attend,
+  bool scored_, divides_;  // of scores, whose exponentials are still to be divided
 
  public:
   void begin(const Limits &limits) {
@@ -47,9 +38,11 @@ class Checker {
     open_rows_ = 0;
     stream_rows_ = pending_rows_ = 0;
     queued_ = 0;
+    scores_ = 0;
+    attends_ = scored_ = divides_ = false;
   }
 
-  /// Rows of the weight stream that no instruction dispatched so far takes.
+  /// Rows of the weight stream that nobody has asked for.
   Int<64> unused_rows() const {
     return Int<64>(stream_rows_ + (pending_ ? pending_rows_ : Int<64>(0)));
   }
@@ -58,7 +51,7 @@ class Checker {
   Status check(const Command &words) {
     WEFT_FUNCTION
     const int opcode = int(words[0]);
-    if (opcode < kReadHost || opcode > kBarrier) return kBadOpcode;
+    if (opcode < kReadHost || opcode > kLastOpcode) return kBadOpcode;
     if (pending_ && opcode != kActivate) return kBadOrder;
     if (opcode == kReadHost)
       return ReadHost::legal(words) ? transfer(ReadHost::decode(words)) : kBadField;
@@ -72,19 +65,23 @@ class Checker {
     if (opcode == kActivate)
       return Activate::legal(words) ? activate(Activate::decode(words)) : kBadField;
     if (opcode == kVector) return Vector::legal(words) ? vector(Vector::decode(words)) : kBadField;
+    if (opcode == kAttend) return Attend::legal(words) ? attend(Attend::decode(words)) : kBadField;
+    if (opcode == kNorm) return kBadOpcode;
     return stream_rows_ == 0 ? kDone : kBadStream;
   }
 
  private:
   template <typename Transfer> Status transfer(const Transfer &f) const {
     if (f.words == 0 || f.chunks == 0) return kBadField;
-    if (Int<64>(f.chunks) * Int<64>(f.words) > kBufferWords) return kBadField;
+    const int space = space_words(int(f.space));
+    if (!legal_space(f)) return kBadField;
+    if (Int<64>(f.chunks) * Int<64>(f.words) > space) return kBadField;
     const Int<64> b = limits_.batch - 1, c = Int<64>(f.chunks) - 1, w = Int<64>(f.words) - 1;
     const Range buffer = {
         0, Int<64>(f.buffer) + b * Int<64>(f.buffer_sample) + c * Int<64>(f.buffer_step) + w};
-    const Int<64> row =
-        Int<64>(f.memory) + b * Int<64>(f.memory_sample) + c * Int<64>(f.memory_step) + w;
-    if (!in_buffer(buffer)) return kBadBuffer;
+    const Int<64> row = Int<64>(f.memory) + b * Int<64>(f.memory_sample) +
+                        c * Int<64>(f.memory_step) + Int<64>(f.words) * rows_per_word(f) - 1;
+    if (!in_words(buffer, space)) return kBadBuffer;
     return row < Int<64>(limits_.memory_rows) ? kDone : kBadMemory;
   }
   /// Whether a ReadWeights takes as many memory rows as its format makes of its stream rows.
@@ -115,17 +112,22 @@ class Checker {
     return stream_rows_ >= 0;
   }
   Status set_table(const SetTable &f) {
-    if (f.target > kLookupTable || f.count == 0) return kBadField;
+    if (f.target == kSoftmaxTable || f.target == kNormTable) return methods(f);
+    const int wide = kHasWide ? kWideWords : 0;
     const int size = f.target == kParametersTable ? kParameterBlocks
                      : f.target == kTapsTable     ? kTapWords
-                                                  : kLookupEntries;
+                     : f.target == kLookupTable   ? kLookupEntries
+                     : f.target == kWideTable     ? wide
+                                                  : 0;
+    if (size == 0 || f.count == 0) return kBadField;
     if (int(f.index) + int(f.count) > size) return kBadTable;
-    const int planes = f.target == kParametersTable ? kParameterRows : 1;
-    return takes(Int<64>(f.count) * planes) ? kDone : kBadStream;
+    return takes(Int<64>(f.count) * rows_per_entry(f)) ? kDone : kBadStream;
   }
-  /// Positions from the first one to the last, along one axis.
-  static Int<64> reach(Int<64> out, Int<64> stride, Int<64> kernel, Int<64> dilation) {
-    return Int<64>((out - 1) * stride) + Int<64>((kernel - 1) * dilation);
+  /// Tables of a row unit: all of them at once.
+  Status methods(const SetTable &f) {
+    const int words = f.target == kSoftmaxTable && kHasTableSoftmax ? TableExponential::kWords : 0;
+    if (words == 0 || int(f.count) != words || f.index != 0) return kBadField;
+    return takes((Int<64>(f.count) * 4 + kRows - 1) / kRows) ? kDone : kBadStream;
   }
   /// Sizes of a window and the words it can touch.
   template <typename Windowed> Status window(const Windowed &f, Range &source) const {
@@ -192,7 +194,7 @@ class Checker {
     if (is_compressed(f) && rows * Int<64>(f.tiles) > kAccumulatorRows) return kBadRows;
     if (f.first == 0 && open_rows_ != int(rows)) return kBadOrder;
     open_rows_ = f.last != 0 ? 0 : int(rows);
-    repeat_ = false;
+    attends_ = divides_ = scored_ = repeat_ = false;
     if (f.last != 0) keep(f, int(f.tiles), f.tiles == 1);
     const int words = int(f.words);
     const Int<64> groups = (Int<64>(f.blocks) + words - 1) >> (words >> 1);
@@ -227,26 +229,71 @@ class Checker {
     }
     if (f.operation == kDepthwise && Int<64>(f.tap) + Int<64>(f.blocks) * taps > kTapWords)
       return kBadTable;
+    attends_ = divides_ = scored_ = false;
     keep(f, int(f.blocks), false);
     pending_rows_ = 0;
     return kDone;
+  }
+  Status attend(const Attend &f) {
+    if (!kHasAttention) return kBadOpcode;
+    if (limits_.batch != 1 || f.rows == 0 || f.blocks == 0 || f.tiles == 0) return kBadField;
+    const bool scores = f.scores != 0;
+    if (scores ? f.method >= kSoftmaxMethods || Int<64>(f.blocks) * kRows > kMostKeys
+               : f.normalized != 0)
+      return kBadField;
+    first_.first = Int<64>(f.source);
+    first_.last = first_.first + (Int<64>(f.blocks) - 1) * Int<64>(f.source_block) +
+                  (Int<64>(f.rows) - 1) * Int<64>(f.source_col);
+    const Int<64> tokens = Int<64>(f.transposed != 0 ? f.tiles : f.blocks) * kRows;
+    const Int<64> others = Int<64>(f.transposed != 0 ? f.blocks : f.tiles);
+    second_.first = Int<64>(f.operand);
+    second_.last = second_.first + tokens - 1 + (others - 1) * Int<64>(f.operand_block);
+    if (!in_words(first_, space_words(scores ? kWideSpace : kUnifiedSpace))) return kBadBuffer;
+    if (!in_words(second_, kOperandWords)) return kBadBuffer;
+    if (f.rows > kAccumulatorRows) return kBadRows;
+    if (scores && int(f.rows) != scores_) return kBadOrder;
+    open_rows_ = 0;
+    attends_ = true, scored_ = scores, divides_ = scores && f.normalized == 0;
+    blocks_ = int(f.tiles), out_h_ = 1, out_w_ = int(f.rows);
+    pending_ = true, repeat_ = false, pending_rows_ = 0;
+    return kDone;
+  }
+  /// Whether an output may go to its space, and what is asked of it there is possible.
+  bool legal_output(const Activate &f) const {
+    const bool wide = f.space == kWideSpace;
+    if (f.space != kUnifiedSpace &&
+        (space_words(int(f.space)) == 0 || f.pack != 0 || (wide && f.lookup != 0)))
+      return false;
+    if (wide && f.mode > kFloatEven) return false;
+    // The wide buffer has one read port: for scores, or for what is added.
+    if (f.residual != 0 && (!wide || scored_)) return false;
+    if (f.maximum != 0 && (!wide || !attends_)) return false;
+    return f.normalize == 0 || divides_;
+  }
+  /// Whether an output lies on what is still read.
+  bool overlaps(const Activate &f, const Range &target, const Range &added) const {
+    const int first = scored_ ? kWideSpace : kUnifiedSpace;
+    const int second = attends_ ? kOperandSpace : kUnifiedSpace;
+    if (f.space == first && target.meets(first_)) return true;
+    if (f.space == second && target.meets(second_)) return true;
+    return f.residual != 0 && target.meets(added) && !in_place(f);
   }
   Status activate(const Activate &f) {
     if (!pending_ && !repeat_) return kBadOrder;
     if (f.mode == kRawByte - 1 || f.mode > kBf16High) return kBadField;
     if (f.mode >= kFloatCode && !kHasBf16) return kBadField;
     if (f.pack != 0 && kParts == 1) return kBadField;
-    Range target;
-    target.first = Int<64>(f.target);
-    target.last = target.first + Int<64>(limits_.batch - 1) * Int<64>(f.target_sample) +
-                  Int<64>((blocks_ - 1) >> int(f.pack)) * Int<64>(f.target_block) +
-                  Int<64>(out_h_ - 1) * Int<64>(f.target_row) +
-                  Int<64>(out_w_ - 1) * Int<64>(f.target_col);
-    if (!in_buffer(target)) return kBadBuffer;
-    if (target.meets(first_) || target.meets(second_)) return kBadOverlap;
+    if (!legal_output(f)) return kBadField;
+    const Steps steps = {Int<64>(limits_.batch - 1), Int<64>(blocks_ - 1), Int<64>(out_h_ - 1),
+                         Int<64>(out_w_ - 1)};
+    const Range target = target_range(f, steps), added = residual_range(f, steps);
+    if (!in_words(target, space_words(int(f.space)))) return kBadBuffer;
+    if (f.residual != 0 && !in_words(added, kWideWords)) return kBadBuffer;
+    if (overlaps(f, target, added)) return kBadOverlap;
     if (int(f.parameter) + (f.parameter_step != 0 ? blocks_ - 1 : 0) >= kParameterBlocks)
       return kBadTable;
     pending_ = false;
+    if (f.maximum != 0) scores_ = out_w_;
     return kDone;
   }
 };

@@ -5,7 +5,7 @@
 #pragma once
 #include "check.hpp"
 #include "units/decode.hpp"
-#include "units/transfer.hpp"
+#include "units/set_table.hpp"
 #ifndef WEFT_MATMUL
 #include "units/matmul.hpp"
 #define WEFT_MATMUL matmul  // the functional simulation puts its own here (sim/functional.hpp)
@@ -153,9 +153,10 @@ discard:
   }
 }
 
-/// MatMul with `last` and Vector run together with the Activate behind them.
+/// MatMul with `last`, Attend and Vector run together with the Activate behind them.
 inline bool takes_activate(const Command &words) {
-  return words[0] == kVector || (words[0] == kMatMul && MatMul::decode(words).last != 0);
+  return words[0] == kVector || words[0] == kAttend ||
+         (words[0] == kMatMul && MatMul::decode(words).last != 0);
 }
 
 /// Owns the on-chip memories and runs the instructions one after another.
@@ -167,7 +168,10 @@ inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<Tile
   WEFT_PARTITION_MEMORIES(m)
   WEFT_HLS(ALLOCATION function instances = activate limit = 1)
   WEFT_STATIC(Counters, counters);
-  if (fresh) counters.clear();
+  if (fresh) {
+    counters.clear();
+    if (kHasAttention) m.softmax.begin();  // while the first rows are on their way from memory
+  }
   Fault fault;
   fault.begin();
   int out_h = 1, out_w = 1;  // of the last MatMul
@@ -192,11 +196,13 @@ compute:
       write_host(WriteHost::decode(words), batch, stored, m, counters);
     } else if (opcode == kSetTable) {
       set_table(SetTable::decode(words), tiles, m, counters);
-    } else if (opcode == kMatMul) {
-      const MatMul f = MatMul::decode(words);
+    } else if (opcode == kMatMul || (kHasAttention && opcode == kAttend)) {
+      const bool attends = opcode == kAttend;
+      const Attend by = Attend::decode(words);
+      const MatMul f = attends ? product_of(by) : MatMul::decode(words);
       out_h = int(f.out_h), out_w = int(f.out_w);
       fault.current = int(words[kNumberWord]);
-      WEFT_MATMUL(f, Activate::decode(next), batch, m, tiles, counters, fault);
+      WEFT_MATMUL(f, Activate::decode(next), batch, m, tiles, counters, fault, by, attends);
     } else if (opcode == kVector) {
       WEFT_VECTOR(Vector::decode(words), Activate::decode(next), batch, m, counters);
     } else if (opcode == kActivate) {

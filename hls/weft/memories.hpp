@@ -2,6 +2,7 @@
 #pragma once
 #include "config.hpp"
 #include "isa.hpp"
+#include "softmax_methods.hpp"
 #include "types.hpp"
 
 namespace weft {
@@ -11,6 +12,7 @@ using Beat = Vec<Int<8>, kBusBytes>;   // what a memory port moves in a clock
 using Operand = Int<kWeightBits>;      // a weight as the array multiplies with it
 using TileWord = Vec<Operand, kCols>;  // weight-stream row
 using SumWord = Vec<Int<32>, kCols>;
+using WideWord = Vec<Int<16>, kCols>;  // of the residual stream, of scores
 constexpr int kBeats = kRows / kBusBytes;
 
 inline Word filled(Int<8> value) {
@@ -161,11 +163,65 @@ struct Buffer {
   }
 };
 
+/// What attention keeps of keys and values: each word is written once, in the order of the tokens,
+/// and read as it is or transposed. Lane l of word w lies in bank (l + w) mod lanes, so that a
+/// word, and the same lane of `lanes` words in a row, both have an element in every bank (as the
+/// skewed storage of Lawrie, IEEE Trans. Computers 1975; on chip: TranCIM, ISSCC 2022).
+struct OperandBuffer {
+  Int<8> bank[kRows][kOperandWords];
+
+  void write(int address, const Word &word) {
+    WEFT_INLINE
+  banks:
+    for (int b = 0; b < kRows; ++b) {
+      WEFT_UNROLL
+      bank[b][address] = word[(b - address) & (kRows - 1)];
+    }
+  }
+  /// Word `address`.
+  Word row(int address) const {
+    WEFT_INLINE
+    return turned(address, 0, address);
+  }
+  /// Lane `lane` of the words from `address` on.
+  Word column(int address, int lane) const {
+    WEFT_INLINE
+    return turned(address, 1, address + lane);
+  }
+
+ private:
+  /// One element of each bank, from the first one `turn` on; element i lies `step`·i words on.
+  Word turned(int address, int step, int turn) const {
+    WEFT_INLINE
+    Word found, word;
+  banks:
+    for (int b = 0; b < kRows; ++b) {
+      WEFT_UNROLL
+      found[b] = bank[b][address + step * ((b - turn) & (kRows - 1))];
+    }
+  in_order:
+    for (int i = 0; i < kRows; ++i) {
+      WEFT_UNROLL
+      word[i] = found[(i + turn) & (kRows - 1)];
+    }
+    return word;
+  }
+};
+
+/// What attention knows of each row of scores.
+constexpr int kAttentionRows = kHasAttention ? kAccumulatorRows : 1;
+struct RowTable {
+  Int<16> maximum[kAttentionRows];  // of the scores
+  Int<32> sum[kAttentionRows];      // of the exponentials
+};
+
 /// One read and one write port each is all that the II=1 loops need:
 /// - `buffer` is read by the window walk and written by the epilogue;
 /// - `partial` is read and written by the accumulators, one row per clock;
 /// - `finished` takes the sums of a tile's last fold, the epilogue reads it a few clocks behind, so
-///   a tile drains while the next one accumulates.
+///   a tile drains while the next one accumulates;
+/// - `wide` is read by residuals, scores and norms, and written by the epilogue and norms;
+/// - `operands` is written by the epilogue and read by the array's tiles.
 struct Memories {
   Buffer buffer;
   Int<32> partial[kAccumulatorRows][kCols];
@@ -173,6 +229,10 @@ struct Memories {
   ParameterTable parameters;
   Int<8> taps[kTapWords][kRows];
   Lookup lookup;
+  Int<16> wide[kWideWords][kCols];
+  OperandBuffer operands;
+  RowTable rows;
+  SoftmaxMethods softmax;
 };
 
 // Words that are read whole become one wide RAM (RESHAPE packs the lanes of a row side by side);
@@ -190,7 +250,11 @@ struct Memories {
   WEFT_HLS(ARRAY_RESHAPE variable = m.parameters.shift type = complete dim = 2)               \
   WEFT_HLS(ARRAY_RESHAPE variable = m.parameters.negative_shift type = complete dim = 2)      \
   WEFT_HLS(ARRAY_RESHAPE variable = m.taps type = complete dim = 2)                           \
-  WEFT_HLS(ARRAY_PARTITION variable = m.lookup type = complete dim = 1)
+  WEFT_HLS(ARRAY_PARTITION variable = m.lookup type = complete dim = 1)                       \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.wide type = complete dim = 2)                           \
+  WEFT_HLS(BIND_STORAGE variable = m.wide type = ram_s2p)                                     \
+  WEFT_HLS(ARRAY_PARTITION variable = m.operands.bank type = complete dim = 1)                \
+  WEFT_HLS(BIND_STORAGE variable = m.operands.bank type = ram_s2p)
 
 /// Clocks by cause (weft.state.Clocks), counted where the loops run.
 struct Counters {

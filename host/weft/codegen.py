@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from weft import isa
-from weft.config import Overlay, data_root
+from weft.config import TABLE_METHOD, Overlay, data_root
 from weft.errors import MissingDependency
 from weft.state import ISSUE_CLOCKS
 
@@ -26,8 +26,9 @@ def headers(overlay: Overlay) -> dict[str, str]:
         "digest": overlay.digest(),
         "issue_clocks": ISSUE_CLOCKS,
         **_decoders(overlay),
+        **_softmax(overlay),
     }
-    names = ("config.hpp", "isa.hpp", "decoders.hpp")
+    names = ("config.hpp", "isa.hpp", "decoders.hpp", "softmax_methods.hpp")
     return {name: render(f"hls/templates/{name}.j2", facts) for name in names}
 
 
@@ -53,6 +54,36 @@ def _decoders(overlay: Overlay) -> dict[str, Any]:
         "integers": [d for d in coded if d.format.operand != "bf16" and d.format.bits <= 8],
         "floats": [d for d in coded if d.format.operand == "bf16" and d.format.name != "bf16"],
     }
+
+
+def _softmax(overlay: Overlay) -> dict[str, Any]:
+    """What hls/templates/softmax_methods.hpp.j2 needs to know of the overlay's exponentials."""
+    from weft.nonlinear import method
+
+    found: list[RowMethod] = []
+    headers: list[str] = []
+    for index, name in enumerate(overlay.softmax if "attention" in overlay.units else ()):
+        if name == TABLE_METHOD:
+            found.append(RowMethod(index, name, True))
+            continue
+        exp, reciprocal = method("exp", name), method("reciprocal", name)
+        words = (tuple(exp.unit.words()), tuple(reciprocal.unit.words()))
+        found.append(RowMethod(index, name, False, exp.cpp, reciprocal.cpp, *words))
+        headers += [*exp.headers, *reciprocal.headers]
+    return {"softmax": found, "softmax_headers": sorted(set(headers))}
+
+
+@dataclass(frozen=True)
+class RowMethod:
+    """A way to make exponentials by its number in instructions; a table's words are loaded."""
+
+    index: int
+    name: str
+    table: bool
+    exp: str = ""
+    reciprocal: str = ""
+    exp_words: tuple[int, ...] = ()
+    reciprocal_words: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,11 @@ OVERLAY_LIMITS = {
     "snap_macs": (1, 8),
     "snap_bundle": (8, 128),
     "snap_depth": (1, 4096),
+    "wide_words": (0, 1 << 20),
+    "operand_words": (0, 1 << 20),
 }
+TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
+UNITS = ("requant", "vector", "lookup", "attention", "norm")
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,24 @@ class Overlay:
     eie_entries: int = 16_384  # bytes of entries in a PE: one each, two of int8 weights
     eie_pointers: int = 4_098  # column pointers of a PE: inputs + 1; an even number
     eie_outputs: int = 64  # of a PE
+    wide_words: int = 0  # words of int16: the residual stream, and scores of attention
+    operand_words: int = 0  # what attention keeps of keys and values
+    softmax: tuple[str, ...] = ("pwl",)  # how attention makes exponentials (docs/nonlinear.md),
+    norm: tuple[str, ...] = ("pwl",)  # and norms the reciprocal of a root
     boards: tuple[str, ...] = ()  # those it is meant for; no part of what the hardware is
 
     @property
     def lanes(self) -> int:
         """int8 values in a unified-buffer word and in a memory row."""
         return self.rows
+
+    def words_of(self, space: str) -> int:
+        """Words of an on-chip buffer of activations: unified, operand or wide."""
+        if space == "unified":
+            return self.buffer_words
+        if space == "operand":
+            return self.operand_words if "attention" in self.units else 0
+        return self.wide_words if {"attention", "norm"} & set(self.units) else 0
 
     @property
     def beats(self) -> int:
@@ -155,7 +171,41 @@ class Overlay:
                 "of 8 bits or, with one product per DSP, of 16"
             )
         self._check_sparse()
+        self._check_units()
         return self
+
+    def _check_units(self) -> None:
+        """Raises OverlayError for a unit without the memory or the methods that it works with."""
+        for unit in self.units:
+            if unit not in UNITS:
+                raise OverlayError(f"overlay {self.name!r}: {unknown('unit', unit, UNITS)}")
+        needs = {"attention": ("wide_words", "operand_words"), "norm": ("wide_words",)}
+        for unit, memories in needs.items():
+            for memory in memories:
+                if unit in self.units and getattr(self, memory) < self.rows:
+                    raise OverlayError(
+                        f"overlay {self.name!r}: unit {unit} needs {memory} of at least "
+                        f"{self.rows}, not {getattr(self, memory)}"
+                    )
+        if "attention" in self.units and "systolic" not in self.engines:
+            raise OverlayError(
+                f"overlay {self.name!r}: unit attention runs on engine systolic, which is none of "
+                f"{', '.join(self.engines)}"
+            )
+        for unit, methods in (("attention", self.softmax), ("norm", self.norm)):
+            if unit in self.units:
+                self._check_methods(unit, methods)
+
+    def _check_methods(self, unit: str, methods: tuple[str, ...]) -> None:
+        from weft.nonlinear import method
+
+        if not 1 <= len(methods) <= 8:
+            raise OverlayError(
+                f"overlay {self.name!r}: {len(methods)} methods for unit {unit}; it takes 1 to 8"
+            )
+        for name in methods:
+            if name != TABLE_METHOD:
+                method("exp" if unit == "attention" else "rsqrt", name)
 
     def _check_sparse(self) -> None:
         """Raises OverlayError for sizes that an engine of sparse weights can't have."""
@@ -287,7 +337,7 @@ def load_overlay(name: str | Path) -> Overlay:
             raise UsageError(unknown("overlay", str(name), overlay_names()))
         path = data_root() / "overlays" / str(name) / "overlay.toml"
     facts = _read_toml(path)
-    for key in ("engines", "formats", "units", "boards"):
+    for key in ("engines", "formats", "units", "boards", "softmax", "norm"):
         if isinstance(facts.get(key), list):
             facts[key] = tuple(facts[key])
     overlay: Overlay = _build(Overlay, facts, path)

@@ -120,7 +120,7 @@ def instructions(program: Program, batch: int = 1) -> Iterator[InstructionEstima
             yield InstructionEstimate(index, number, kind.name, layer, clocks, moved)
             if kind is isa.ACTIVATE:
                 before = {**before, **fields}
-            elif kind in (isa.MAT_MUL, isa.VECTOR):
+            elif kind in (isa.MAT_MUL, isa.VECTOR, isa.ATTEND):
                 before = fields
 
 

@@ -101,16 +101,17 @@ _WINDOW = (
 
 _TRANSFER = (
     *_unsigned(MEMORY, memory="first row in memory"),
-    *_unsigned(ADDRESS, buffer="first word in the unified buffer"),
+    *_unsigned(ADDRESS, buffer="first word in the buffer"),
     *_unsigned(COUNT, words="contiguous words of a chunk", chunks="number of chunks"),
     *_unsigned(MEMORY, memory_step="rows from chunk to chunk"),
     *_unsigned(STRIDE, buffer_step="words from chunk to chunk"),
     *_unsigned(MEMORY, memory_sample="rows from sample to sample"),
     *_unsigned(STRIDE, buffer_sample="words from sample to sample"),
+    *_unsigned(2, space="of the buffer: 0 unified, 1 operand, 2 wide (two rows per word)"),
 )
 
-READ_HOST = Instruction("ReadHost", 1, "memory → unified buffer", _TRANSFER)
-WRITE_HOST = Instruction("WriteHost", 2, "unified buffer → memory", _TRANSFER)
+READ_HOST = Instruction("ReadHost", 1, "memory → on-chip buffer", _TRANSFER)
+WRITE_HOST = Instruction("WriteHost", 2, "on-chip buffer → memory", _TRANSFER)
 READ_WEIGHTS = Instruction(
     "ReadWeights",
     3,
@@ -133,10 +134,10 @@ READ_WEIGHTS = Instruction(
 SET_TABLE = Instruction(
     "SetTable",
     4,
-    "weight stream → parameter, tap or lookup table",
+    "weight stream → parameter, tap or lookup table, or the wide buffer",
     (
-        *_unsigned(2, target="0 parameters, 1 taps, 2 lookup"),
-        *_unsigned(COUNT, index="first block (parameters) or entry", count="blocks or entries"),
+        *_unsigned(3, target="0 parameters, 1 taps, 2 lookup, 3 softmax, 4 norm, 5 wide buffer"),
+        *_unsigned(COUNT, index="first block, entry or word", count="blocks, entries or words"),
     ),
 )
 MAT_MUL = Instruction(
@@ -193,6 +194,22 @@ ACTIVATE = Instruction(
         *_signed(8, zero_point="added after scaling", low="lower clamp", high="upper clamp"),
         *_unsigned(1, lookup="1: map the code through the lookup table"),
         *_unsigned(2, pack="log2 of the codes that share a byte"),
+        *_unsigned(2, space="of the output: 0 unified, 1 operand, 2 wide buffer (int16)"),
+        *_unsigned(1, residual="1: add a word of the wide buffer, scaled"),
+        *_unsigned(ADDRESS, residual_base="its first word"),
+        *_unsigned(
+            STRIDE,
+            residual_sample="words from sample to sample",
+            residual_block="words from channel block to channel block",
+            residual_row="words from map row to map row",
+            residual_col="words from map column to map column",
+        ),
+        *_signed(MEMORY, residual_multiplier="of the added word, as in the parameters"),
+        *_signed(8, residual_shift="of the added word"),
+        *_unsigned(1, normalize="1: divide by the row sums of Attend"),
+        *_unsigned(1, maximum="1: scores; mask them, and keep the maximum of each row"),
+        *_unsigned(COUNT, keys="columns that are not masked"),
+        *_signed(COUNT, left="least column - row that is not masked", right="the largest one"),
     ),
 )
 VECTOR = Instruction(
@@ -223,6 +240,56 @@ VECTOR = Instruction(
         *_signed(16, scale="factor of the input (add)", second_scale="factor of the second"),
     ),
 )
+ATTEND = Instruction(
+    "Attend",
+    9,
+    "product of two on-chip operands on the systolic array, into the accumulators",
+    (
+        *_unsigned(ADDRESS, source="first word of the input: of the unified or the wide buffer"),
+        *_unsigned(
+            STRIDE,
+            source_block="words from channel block to channel block",
+            source_col="words from row to row",
+        ),
+        *_unsigned(COUNT, rows="rows of the input: queries", blocks="channel blocks of the input"),
+        *_unsigned(COUNT, tiles="column tiles of the output"),
+        *_unsigned(ADDRESS, operand="first word of the stationary operand, in the operand buffer"),
+        *_unsigned(STRIDE, operand_block="words from channel block to channel block"),
+        *_unsigned(1, transposed="1: rows of the operand are columns of the weights"),
+        *_unsigned(1, scores="1: the input is exp(score - maximum) of scores in the wide buffer"),
+        *_unsigned(1, normalized="1: and divided by its row's sum, which takes a pass of its own"),
+        *_unsigned(3, method="of the exponential, among those of the overlay"),
+        *_unsigned(7, most="largest code of an exponential"),
+        *_unsigned(1, overlap="shift the next tile in while this one computes"),
+    ),
+)
+NORM = Instruction(
+    "Norm",
+    10,
+    "LayerNorm or RMSNorm of rows of the wide buffer → unified buffer",
+    (
+        *_unsigned(ADDRESS, source="first word of the input, in the wide buffer"),
+        *_unsigned(
+            STRIDE,
+            source_block="words from channel block to channel block",
+            source_col="words from row to row",
+        ),
+        *_unsigned(COUNT, rows="rows of the input", blocks="channel blocks of a row"),
+        *_unsigned(COUNT, elements="channels of a row"),
+        *_unsigned(3, method="of the root, among those of the overlay"),
+        *_unsigned(1, rms="1: RMSNorm", keep="1: the normalized int16 stay in place of the input"),
+        *_unsigned(ADDRESS, target="first word of the output, in the unified buffer"),
+        *_unsigned(
+            STRIDE,
+            target_block="words from channel block to channel block",
+            target_col="words from row to row",
+        ),
+        *_unsigned(COUNT, parameter="first parameter block, of one per channel block"),
+        *_signed(8, zero_point="added after scaling", low="lower clamp", high="upper clamp"),
+        *_unsigned(MEMORY, epsilon_low="what is added to n² · variance: its low 32 bits"),
+        *_unsigned(MEMORY, epsilon_high="its high 32 bits"),
+    ),
+)
 BARRIER = Instruction("Barrier", 8, "end of a segment: all writes are in memory", ())
 
 INSTRUCTIONS: dict[int, Instruction] = {
@@ -236,6 +303,8 @@ INSTRUCTIONS: dict[int, Instruction] = {
         ACTIVATE,
         VECTOR,
         BARRIER,
+        ATTEND,
+        NORM,
     )
 }
 OPERATIONS = ("max", "sum", "add", "mul", "depthwise")
@@ -245,7 +314,8 @@ FLOAT_CODE, BF16_LOW, BF16_HIGH = 8, 9, 10  # and of sums that are float32
 ENGINES = ("systolic", "fusion", "shift", "binary", "bf16", "nm", "eie", "snap", "gather")
 COMPRESSED = ("eie", "snap", "gather")  # those with a stream of their own instead of tiles
 TERMS = ("int", "uint", "flint", "uflint", "pot", "e2m1", "olive")  # what the shift engine decodes
-TABLES = ("parameters", "taps", "lookup")
+TABLES = ("parameters", "taps", "lookup", "softmax", "norm", "wide")
+SPACES = ("unified", "operand", "wide")  # on-chip buffers of activations
 PARAMETER_ROWS = 14  # weight-stream rows per parameter block: byte planes, see units/requant.py
 LOOKUP_ENTRIES = 256
 
@@ -261,7 +331,7 @@ def decode(words: Words) -> tuple[Instruction, dict[str, int]]:
     values: dict[str, int] = {}
     for index, field in enumerate(kind.fields, start=1):
         value = int(words[index])
-        if field.bits == MEMORY:
+        if field.bits == MEMORY and not field.signed:
             value &= 0xFFFFFFFF
         if not field.low <= value <= field.high:
             raise ProgramError(
@@ -290,6 +360,7 @@ def template_values() -> Mapping[str, Any]:
         "engines": ENGINES,
         "terms": TERMS,
         "tables": TABLES,
+        "spaces": SPACES,
         "parameter_rows": PARAMETER_ROWS,
         "lookup_entries": LOOKUP_ENTRIES,
     }

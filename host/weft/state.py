@@ -42,15 +42,18 @@ class FaultError(DeviceError):
 class Sums:
     """What MatMul or Vector hands to Activate: int32 [channel block, batch·out_h·out_w, lanes].
 
-    `sources` are the (first, last) words that were read, `repeat` whether a second Activate may
+    `sources` are the words that were read, `repeat` whether a second Activate may
     drain the same sums (they are still in the finished bank: one tile of a MatMul).
     """
 
     blocks: NDArray[np.int32]
     out_h: int
     out_w: int
-    sources: tuple[tuple[int, int], ...]
+    sources: tuple[tuple[int, int, int], ...]  # (space, first, last)
     repeat: bool = False
+    attends: bool = False
+    scored: bool = False  # the input of an Attend was scores,
+    divides: bool = False  # whose exponentials are still to be divided by their sums
 
 
 @dataclass
@@ -71,6 +74,12 @@ class State:
     queued: int = 0  # ReadWeights since the stream was last empty
     open_rows: int = 0  # rows of partial sums that a MatMul without `last` left
     taken: Clocks | None = None  # of the last instruction, where its data decide on them
+    wide: NDArray[np.int16] = field(init=False)  # residual stream, scores
+    operands: NDArray[np.int8] = field(init=False)  # keys and values
+    row_maximum: NDArray[np.int64] = field(init=False)  # of each row of scores
+    row_sum: NDArray[np.int64] = field(init=False)  # of its exponentials
+    softmax_table: Any = field(init=False)  # a TableExponential, once it is loaded
+    scores: int = field(init=False)  # rows whose maxima are known
     read: NDArray[np.bool_] = field(init=False)  # rows of memory, in this segment
     written: NDArray[np.bool_] = field(init=False)
 
@@ -81,12 +90,22 @@ class State:
         self.parameters = np.zeros((o.parameter_blocks, isa.PARAMETER_ROWS, o.lanes), np.int8)
         self.taps = np.zeros((o.tap_words, o.lanes), np.int8)
         self.lookup = np.zeros((isa.LOOKUP_ENTRIES, o.lanes), np.int8)
+        self.wide = np.zeros((o.words_of("wide"), o.lanes), np.int16)
+        self.operands = np.zeros((o.words_of("operand"), o.lanes), np.int8)
+        self.row_maximum = np.zeros(o.accumulator_rows, np.int64)
+        self.row_sum = np.zeros(o.accumulator_rows, np.int64)
+        self.softmax_table = None
         self.begin()
+
+    def space(self, number: int) -> NDArray[Any]:
+        """An on-chip buffer of activations; one without words where the overlay has none."""
+        return (self.buffer, self.operands, self.wide)[number] if number < 3 else self.wide[:0]
 
     def begin(self) -> None:
         """Start of a segment: nothing waits, whatever the one before left behind."""
         self.stream, self.sums = [], None
         self.pending, self.queued, self.open_rows = False, 0, 0
+        self.scores = 0
         self.read = np.zeros(len(self.memory), np.bool_)
         self.written = np.zeros(len(self.memory), np.bool_)
 

@@ -248,7 +248,7 @@ def _transferred(
     """Rows that an instruction takes from a stream, and those that it gives to one."""
     nothing = np.zeros((0, state.overlay.lanes), np.int8)
     if kind is isa.SET_TABLE:
-        rows = random_codes(rng, transfer.table_rows(f), state.overlay.lanes)
+        rows = random_codes(rng, transfer.table_rows(f, state.overlay.lanes), state.overlay.lanes)
         state.stream = [rows]
         transfer.golden(state, f, batch)
         return rows, nothing

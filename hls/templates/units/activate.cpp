@@ -20,6 +20,7 @@ rows:
   for (int row = 0; row < count; ++row) {
     WEFT_PIPELINE_EVERY(kCols)
     WEFT_TRIPCOUNT(kAccumulatorRows)
-    give_codes(results, activate(take_sums(operands), m.parameters.read(0), f, m.lookup));
+    SumWord whole;
+    give_codes(results, activate(take_sums(operands), m.parameters.read(0), f, m.lookup, whole));
   }
 }

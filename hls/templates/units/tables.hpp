@@ -1,6 +1,6 @@
 /// Tables of the epilogue from a stream, as SetTable takes them from the weight stream.
 #pragma once
-#include "units/transfer.hpp"
+#include "units/set_table.hpp"
 #include "words.hpp"
 
 namespace weft {

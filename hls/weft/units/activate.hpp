@@ -33,15 +33,25 @@ lanes:
   return codes;
 }
 
-/// Requantized and clamped codes. Two loops: mixing 8 and 32 bits in one would make a simulating
-/// CPU work in narrow vectors.
-template <typename Scale>
-inline Word scaled(const SumWord &sums, const ParameterWord &p, const Activate &f,
-                   const Scale &scale) {
+/// What results are clamped to, and then moved by. Bounds are moved by the zero point: y + zero
+/// could overflow, low − zero can't.
+struct Bounds {
+  Int<32> zero, least, most;
+};
+
+inline Bounds bounds_of(const Activate &f) {
   WEFT_INLINE
-  // Bounds moved by the zero point: y + zero could overflow, low − zero can't.
-  const Int<32> zero = Int<32>(f.zero_point);
-  const Int<32> least = Int<32>(f.low) - zero, most = Int<32>(f.high) - zero;
+  const Int<32> zero = Int<32>(f.zero_point), whole = 0x7fffffff;
+  if (kHasWide && f.space == kWideSpace) return {0, Int<32>(-whole - 1), whole};
+  return {zero, Int<32>(Int<32>(f.low) - zero), Int<32>(Int<32>(f.high) - zero)};
+}
+
+/// Requantized and clamped sums. In 32 bits: mixing 8 and 32 bits in one loop would make a
+/// simulating CPU work in narrow vectors.
+template <typename Scale>
+inline SumWord scaled(const SumWord &sums, const ParameterWord &p, const Bounds &to,
+                      const Scale &scale) {
+  WEFT_INLINE
   SumWord clamped;
 lanes:
   for (int c = 0; c < kCols; ++c) {
@@ -51,16 +61,10 @@ lanes:
     const Int<32> above = p.multiplier[c], below = p.negative_multiplier[c];
     const Int<32> above_shift = p.shift[c], below_shift = p.negative_shift[c];
     const Int<32> y = scale(x, x < 0 ? below : above, x < 0 ? below_shift : above_shift);
-    const Int<32> v = y < least ? least : y;
-    clamped[c] = (v > most ? most : v) + zero;
+    const Int<32> v = y < to.least ? to.least : y;
+    clamped[c] = (v > to.most ? to.most : v) + to.zero;
   }
-  Word codes;
-narrow:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    codes[c] = Int<8>(clamped[c]);
-  }
-  return codes;
+  return clamped;
 }
 
 /// Byte `index` of each sum.
@@ -75,26 +79,40 @@ raw:
   return codes;
 }
 
-inline Word requantized(const SumWord &sums, const ParameterWord &p, const Activate &f) {
+inline SumWord requantized(const SumWord &sums, const ParameterWord &p, const Activate &f) {
   WEFT_INLINE
+  const Bounds to = bounds_of(f);
 #ifdef WEFT_AP_INT
-  return scaled(sums, p, f, AnyMode{int(f.mode)});
+  return scaled(sums, p, to, AnyMode{int(f.mode)});
 #else
-  if (f.mode == kSingleRound) return scaled(sums, p, f, OneMode<single_round>());
-  if (f.mode == kDoubleRound) return scaled(sums, p, f, OneMode<double_round>());
-  return scaled(sums, p, f, OneMode<float_even>());
+  if (f.mode == kSingleRound) return scaled(sums, p, to, OneMode<single_round>());
+  if (f.mode == kDoubleRound) return scaled(sums, p, to, OneMode<double_round>());
+  return scaled(sums, p, to, OneMode<float_even>());
 #endif
 }
 
-/// Codes of one word of sums. One instance serves MatMul, Vector and the second drain: they run one
-/// after another, and it holds the widest multipliers of the design.
+inline Word low_bytes(const SumWord &sums) {
+  WEFT_INLINE
+  Word codes;
+narrow:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    codes[c] = Int<8>(sums[c]);
+  }
+  return codes;
+}
+
+/// Codes of one word of sums; those for the wide buffer are left in `whole`. One instance serves
+/// MatMul, Vector and the second drain: they run one after another, and it holds the widest
+/// multipliers of the design.
 WEFT_SHARED Word activate(const SumWord &sums, const ParameterWord &p, const Activate &f,
-                          const Lookup &lookup) {
+                          const Lookup &lookup, SumWord &whole) {
   WEFT_FUNCTION
   const int mode = int(f.mode);
   if (mode >= kRawByte && mode < kFloatCode) return raw_bytes(sums, p, mode - kRawByte);
   if (kHasBf16 && mode > kFloatCode) return float_results(sums, p, f);
-  Word codes = kHasBf16 && mode == kFloatCode ? float_results(sums, p, f) : requantized(sums, p, f);
+  if (!kHasBf16 || mode != kFloatCode) whole = requantized(sums, p, f);
+  Word codes = kHasBf16 && mode == kFloatCode ? float_results(sums, p, f) : low_bytes(whole);
   if (f.lookup != 0) {
   look:
     for (int c = 0; c < kCols; ++c) {
@@ -136,72 +154,6 @@ lanes:
     packed[i] = (i << log) / kRows == part ? Int<8>(byte) : Int<8>(0);
   }
   return packed;
-}
-
-/// Where the words of a tile go; moves one position per word. Packed, several tiles share words.
-struct Writer {
-  Activate f;
-  Positions at;
-  Strided word;
-  int tile;
-
-  void begin(const Activate &fields, int batch, int out_h, int out_w) {
-    f = fields;
-    at.begin(batch, out_h, out_w);
-    tile = 0;
-    restart();
-  }
-  int parameter() const { return int(f.parameter) + (f.parameter_step != 0 ? tile : 0); }
-  int address() const { return word.address(); }
-  /// Writes the codes of the present position; the first tile of a word clears the rest of it.
-  void write(Buffer &buffer, const Word &codes) const {
-    WEFT_INLINE
-    const int log = int(f.pack);
-    if (kParts == 1 || log == 0) return buffer.write(address(), codes);
-    const int part = tile & ((1 << log) - 1), parts = kParts >> log;
-    buffer.write_parts(address(), packed_codes(codes, log, part), part == 0 ? 0 : part * parts,
-                       part == 0 ? kParts : parts);
-  }
-  void next() {
-    const bool wraps = at.last_x() && at.last_y() && at.sample == at.batch - 1;
-    word.next(at);
-    at.next();
-    if (wraps) {
-      ++tile;
-      restart();
-    }
-  }
-
- private:
-  void restart() {
-    word.begin(unsigned(f.target) + unsigned(tile >> int(f.pack)) * unsigned(f.target_block),
-               unsigned(f.target_sample), unsigned(f.target_row), unsigned(f.target_col));
-  }
-};
-
-/// Sums in the finished bank, `tiles` times as many as there are positions, to the unified buffer.
-/// Returns how many clocks that takes.
-inline int drain_sums(const Activate &f, int batch, int out_h, int out_w, int tiles, Memories &m) {
-  WEFT_INLINE  // into compute, where `activate` is shared
-      Writer out;
-  out.begin(f, batch, out_h, out_w);
-  const int rows = tiles * out.at.count();
-drain:
-  for (int row = 0; row < rows; ++row) {
-    WEFT_PIPELINE
-    WEFT_TRIPCOUNT(kAccumulatorRows)
-    out.write(m.buffer,
-              activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), f, m.lookup));
-    out.next();
-  }
-  return rows;
-}
-
-/// A further Activate on the sums of the last MatMul, which are still there.
-inline void drain_again(const Activate &f, int batch, int out_h, int out_w, Memories &m,
-                        Counters &counters) {
-  WEFT_INLINE
-  counters.vector += drain_sums(f, batch, out_h, out_w, 1, m);
 }
 
 }  // namespace weft

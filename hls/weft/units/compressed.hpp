@@ -5,7 +5,7 @@
 /// out_w, and all of them leave together.
 #pragma once
 #include "status.hpp"
-#include "units/activate.hpp"
+#include "units/writer.hpp"
 
 namespace weft {
 

@@ -1,6 +1,6 @@
 /// MatMul with its Activate: feeds the systolic array fold by fold and drains it, a clock per turn.
 #pragma once
-#include "units/activate.hpp"
+#include "units/attention.hpp"
 #include "units/binary.hpp"
 #include "units/compressed.hpp"
 #include "units/eie.hpp"
@@ -10,6 +10,7 @@
 #include "units/shift.hpp"
 #include "units/snap.hpp"
 #include "units/systolic.hpp"
+#include "units/writer.hpp"
 
 namespace weft {
 
@@ -102,11 +103,10 @@ struct Drain {
     ready = 0;
     row = 0;
   }
-  void step(const Activate &a, bool finished, Memories &m) {
+  void step(bool finished, Memories &m) {
     WEFT_INLINE
     if (((ready >> (kDrainLag - 1)) & 1) != 0) {
-      out.write(m.buffer, activate(value_of(m.finished[row]), m.parameters.read(out.parameter()), a,
-                                   m.lookup));
+      write_word(out, value_of(m.finished[row]), m.parameters.read(out.parameter()), m);
       out.next();
       row = row == rows - 1 ? 0 : row + 1;
     }
@@ -155,10 +155,41 @@ lanes:
   }
 }
 
-/// The clocks of one MatMul, all stages at once.
+/// Weights of an Attend, a row per clock, in place of the stream's.
+template <typename Cell, bool kThere>
+inline void take_operands(const Cell &cell, Attention<kThere> &attention, int row, bool last,
+                          const Memories &m, ArrayInput<Cell> &in) {
+  WEFT_INLINE
+  TileWord rows[kActivationWords] = {};
+  rows[0] = attention.weights(m, row);
+  in.weight_row = row;
+columns:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    in.weights[c] = cell.weight(rows, c);
+  }
+  if (last) attention.next_tile();
+}
+
+/// Activations of an Attend that are made of scores.
+template <typename Cell, bool kThere>
+inline void take_scores(const Cell &cell, const Attention<kThere> &attention,
+                        const Walk<MatMul> &walk, int row, Memories &m, ArrayInput<Cell> &in) {
+  WEFT_INLINE
+  Word words[kActivationWords] = {};
+  words[0] = attention.activations(m, row, walk.address());
+lanes:
+  for (int r = 0; r < kRows; ++r) {
+    WEFT_UNROLL
+    in.activations[r] = cell.activation(words, r);
+  }
+}
+
+/// The clocks of one MatMul or Attend, all stages at once.
 template <typename Cell>
 inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArray<Cell> &array,
-                      Memories &m, Stream<TileWord> &weights, Counters &counters, Fault &fault) {
+                      Memories &m, Stream<TileWord> &weights, Counters &counters, Fault &fault,
+                      Attention<Attends<Cell>::value> attention) {
   WEFT_INLINE  // into compute, where `activate` is shared
       Walk<MatMul>
           walk;
@@ -181,12 +212,26 @@ clock:
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
     ArrayInput<Cell> in = no_input<Cell>();
-    if (clocks.weights.busy()) feed.step(cell, clocks.weights.last_row(), weights, in, fault);
+    if (clocks.weights.busy()) {
+      const bool last = clocks.weights.last_row();
+      if (Attends<Cell>::value && attention.on) {
+        take_operands(cell, attention, clocks.weights.row(), last, m, in);
+      } else {
+        feed.step(cell, last, weights, in, fault);
+      }
+    }
     if (clocks.input.busy()) {
-      take_words(cell, walk, m, pad, in);
+      if (Attends<Cell>::value && attention.on && attention.f.scores != 0) {
+        take_scores(cell, attention, walk, clocks.input.row(), m, in);
+      } else {
+        take_words(cell, walk, m, pad, in);
+      }
       in.swap = clocks.input.row() == 0;
       walk.next_position();
-      if (clocks.input.last_row()) walk.next_fold();
+      if (clocks.input.last_row()) {
+        walk.next_fold();
+        attention.next_fold();
+      }
     }
     array.step(cell, in, sums);
     bool finished = false;
@@ -195,7 +240,7 @@ clock:
       finished = accumulator.finishes(f);
       if (clocks.output.last_row()) accumulator.next_fold();
     }
-    drain.step(a, finished, m);
+    drain.step(finished, m);
     if (t < clocks.total) count_clock(clocks, f, counters);
     clocks.weights.tick();
     clocks.input.tick();
@@ -203,22 +248,29 @@ clock:
   }
 }
 
-/// Runs one MatMul on an array of its own; `a` is its Activate where f.last is set.
+/// Runs one MatMul on an array of its own; `a` is its Activate where f.last is set. An Attend is
+/// one more source of words and tiles for the array that is there.
 template <typename Cell>
 inline void run_engine(const MatMul &f, const Activate &a, int batch, Memories &m,
-                       Stream<TileWord> &weights, Counters &counters, Fault &fault) {
+                       Stream<TileWord> &weights, Counters &counters, Fault &fault,
+                       const Attend &by = {}, bool attends = false) {
   WEFT_INLINE
   WEFT_STATIC(SystolicArray<Cell>, array);
   WEFT_PARTITION_ARRAY(array)
-  run_folds(f, a, batch, array, m, weights, counters, fault);
+  Attention<Attends<Cell>::value> attention;
+  attention.begin(by, attends);
+  run_folds(f, a, batch, array, m, weights, counters, fault, attention);
 }
 
-/// Runs one MatMul on the engine that it names; an overlay has the arrays of its engines only.
+/// Runs one MatMul on the engine that it names; an overlay has the arrays of its engines only. With
+/// `attends` it is `by` (f = product_of(by)).
 inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                   Stream<TileWord> &weights, Counters &counters, Fault &fault) {
+                   Stream<TileWord> &weights, Counters &counters, Fault &fault,
+                   const Attend &by = {}, bool attends = false) {
   WEFT_INLINE
+  if (kHasAttention && attends && by.normalized != 0) sum_rows(by, m, counters);
   if (kHasSystolic && f.engine == kSystolicEngine)
-    run_engine<IntegerCell>(f, a, batch, m, weights, counters, fault);
+    run_engine<IntegerCell>(f, a, batch, m, weights, counters, fault, by, attends);
   if (kHasFusion && f.engine == kFusionEngine)
     run_engine<FusionCell>(f, a, batch, m, weights, counters, fault);
   if (kHasShift && f.engine == kShiftEngine)

@@ -36,7 +36,7 @@ template <int kSegments> struct Breakpoints {
 
 template <int kSegments> struct Segments {
   Breakpoints<kSegments> at;
-  Limits limits;
+  OutputLimits limits;
   Int<32> value[kSegments];  // at the start, kGuard more fraction bits, half a step included
   Int<18> slope[kSegments];
 
@@ -63,7 +63,7 @@ template <int kSegments> struct Segments {
 template <int kSegments> struct ShiftSegments {
   static constexpr int kFlat = 31;
   Breakpoints<kSegments> at;
-  Limits limits;
+  OutputLimits limits;
   Int<32> value[kSegments];
   Int<8> shift[kSegments];
   Int<2> sign[kSegments];

@@ -21,6 +21,13 @@ struct TableIndex {
     shift = Int<8>(from.next());
     last = Int<32>(Int<32>((bound + 1) << int(shift)) - 1);
   }
+  /// As `load`, but of words that a program brings: whatever they say, no index leaves `entries`.
+  template <typename Source> void load_within(Source &from, int entries) {
+    bias = clamped(from.next(), -(1 << 29), 1 << 29);
+    const Int<32> bound = clamped(from.next(), 0, entries - 1);
+    shift = Int<8>(clamped(from.next(), 0, 23));
+    last = Int<32>(Int<32>((bound + 1) << int(shift)) - 1);
+  }
   /// Distance from the table's first input, inside the table.
   Int<32> offset(Int<32> x) const { return clamped(Int<32>(x + bias), 0, last); }
   int of(Int<32> x) const { return int(offset(x) >> int(shift)); }
@@ -33,6 +40,13 @@ template <int kEntries> struct Lut {
 
   template <typename Source> void load(Source &from) {
     index.load(from);
+    load_entries(from);
+  }
+  template <typename Source> void load_within(Source &from) {
+    index.load_within(from, kEntries);
+    load_entries(from);
+  }
+  template <typename Source> void load_entries(Source &from) {
   entries:
     for (int i = 0; i < kEntries; ++i) value[i] = Int<18>(from.next());
   }
@@ -43,7 +57,7 @@ template <int kEntries> struct Lut {
 };
 
 /// The output's limits: a line that fits best may leave the range of its function at the ends.
-struct Limits {
+struct OutputLimits {
   Int<18> low, high;
   template <typename Source> void load(Source &from) {
     low = Int<18>(from.next());
@@ -55,7 +69,7 @@ struct Limits {
 template <int kSegments> struct Pwl {
   static_assert(kSegments >= 2, "a table of one line is a multiplier");
   TableIndex index;
-  Limits limits;
+  OutputLimits limits;
   Int<32> value[kSegments];  // at the left end, kGuard more fraction bits, half a step included
   Int<18> slope[kSegments];
 

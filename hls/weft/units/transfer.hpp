@@ -35,6 +35,11 @@ template <typename Transfer> UInt<32> first_row(const Transfer &f, int sample, i
   return UInt<32>(f.memory + UInt<32>(sample) * f.memory_sample + UInt<32>(chunk) * f.memory_step);
 }
 
+/// Memory rows of a word: one, of the wide buffer's two, low bytes first.
+template <typename Transfer> int rows_per_word(const Transfer &f) {
+  return kHasWide && f.space == kWideSpace ? 2 : 1;
+}
+
 /// ReadHost in the load process: memory → stream.
 inline void load_rows(const ReadHost &f, int batch, const Beat *memory, Stream<Word> &loaded) {
   WEFT_FUNCTION
@@ -45,9 +50,10 @@ samples:
     for (int c = 0; c < int(f.chunks); ++c) {
       WEFT_TRIPCOUNT(kBufferWords)
       const UInt<32> row = first_row(f, b, c);
-      WEFT_SIM(sim::run().reads.add(std::int64_t(row), std::int64_t(f.words)));
-    words:
-      for (int w = 0; w < int(f.words); ++w) {
+      const int rows = int(f.words) * rows_per_word(f);
+      WEFT_SIM(sim::run().reads.add(std::int64_t(row), std::int64_t(rows)));
+    rows:
+      for (int w = 0; w < rows; ++w) {
         WEFT_PIPELINE_EVERY(kBeats)
         WEFT_TRIPCOUNT(kBufferWords)
         loaded.write(read_row(memory, UInt<32>(row + UInt<32>(w))));
@@ -66,9 +72,10 @@ samples:
     for (int c = 0; c < int(f.chunks); ++c) {
       WEFT_TRIPCOUNT(kBufferWords)
       const UInt<32> row = first_row(f, b, c);
-      WEFT_SIM(sim::run().writes.add(std::int64_t(row), std::int64_t(f.words)));
-    words:
-      for (int w = 0; w < int(f.words); ++w) {
+      const int rows = int(f.words) * rows_per_word(f);
+      WEFT_SIM(sim::run().writes.add(std::int64_t(row), std::int64_t(rows)));
+    rows:
+      for (int w = 0; w < rows; ++w) {
         WEFT_PIPELINE_EVERY(kBeats)
         WEFT_TRIPCOUNT(kBufferWords)
         write_row(memory, UInt<32>(row + UInt<32>(w)), stored.read());
@@ -77,7 +84,7 @@ samples:
   }
 }
 
-/// Words of the unified buffer, in the order of a transfer.
+/// Words of an on-chip buffer, in the order of a transfer.
 template <typename Transfer> struct BufferWalk {
   Positions at;
   Strided word;
@@ -92,97 +99,81 @@ template <typename Transfer> struct BufferWalk {
   }
 };
 
-/// ReadHost in the compute process: stream → unified buffer.
+/// Halves of a word of the wide buffer as rows of memory.
+inline WideWord joined(const Word &low, const Word &high) {
+  WEFT_INLINE
+  WideWord word;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    word[c] = Int<16>((Int<32>(high[c]) * 256) + (Int<32>(low[c]) & 0xff));
+  }
+  return word;
+}
+inline Word half(const WideWord &word, bool high) {
+  WEFT_INLINE
+  Word bytes;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    bytes[c] = Int<8>((high ? Int<32>(word[c] >> 8) : Int<32>(word[c])) & 0xff);
+  }
+  return bytes;
+}
+
+/// ReadHost in the compute process: stream → on-chip buffer.
 inline void read_host(const ReadHost &f, int batch, Stream<Word> &loaded, Memories &m,
                       Counters &counters) {
   WEFT_FUNCTION
   BufferWalk<ReadHost> walk;
   walk.begin(f, batch);
-  const Int<64> words = walk.count();
+  const Int<64> rows = walk.count() * rows_per_word(f);
+  const bool wide = kHasWide && f.space == kWideSpace;
+  Word low = filled(0);
+  bool second = false;
 read_host:
-  for (Int<64> i = 0; i < words; ++i) {
+  for (Int<64> i = 0; i < rows; ++i) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kBufferWords)
-    m.buffer.write(walk.word.address(), loaded.read());
-    walk.next();
+    const Word row = loaded.read();
+    const int address = walk.word.address();
+    if (wide) {
+      if (second) put(m.wide[address], joined(low, row));
+    } else if (kHasAttention && f.space == kOperandSpace) {
+      m.operands.write(address, row);
+    } else {
+      m.buffer.write(address, row);
+    }
+    low = row;
+    if (!wide || second) walk.next();
+    second = !second;
   }
-  counters.transfer += words * kBeats;
+  counters.transfer += rows * kBeats;
 }
 
-/// WriteHost in the compute process: unified buffer → stream.
+/// WriteHost in the compute process: on-chip buffer → stream.
 inline void write_host(const WriteHost &f, int batch, Stream<Word> &stored, const Memories &m,
                        Counters &counters) {
   WEFT_FUNCTION
   BufferWalk<WriteHost> walk;
   walk.begin(f, batch);
-  const Int<64> words = walk.count();
+  const Int<64> rows = walk.count() * rows_per_word(f);
+  const bool wide = kHasWide && f.space == kWideSpace;
+  bool second = false;
 write_host:
-  for (Int<64> i = 0; i < words; ++i) {
+  for (Int<64> i = 0; i < rows; ++i) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kBufferWords)
-    stored.write(m.buffer.read(walk.word.address()));
-    walk.next();
-  }
-  counters.transfer += words * kBeats;
-}
-
-/// Shifts that requantization knows; a table's others become the nearest of them.
-inline Int<8> legal_shift(Int<8> s) {
-  return s < kShiftLow ? Int<8>(kShiftLow) : s > kShiftHigh ? Int<8>(kShiftHigh) : s;
-}
-
-/// Puts byte plane `plane` of a parameter block in its place (host/weft/units/requant.py).
-inline void set_plane(ParameterWord &p, int plane, const Word &row) {
-  WEFT_INLINE
-lanes:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    const Int<32> byte = Int<32>(UInt<32>(row[c]) & 0xff);
-    const Int<32> placed =
-        Int<32>(UInt<32>(byte) << (8 * (plane < 8 ? plane & 3 : (plane - 9) & 3)));
-    if (plane < 4) {
-      p.bias[c] = plane == 0 ? placed : Int<32>(p.bias[c] | placed);
-    } else if (plane < 8) {
-      p.multiplier[c] = plane == 4 ? placed : Int<32>(p.multiplier[c] | placed);
-    } else if (plane == 8) {
-      p.shift[c] = legal_shift(row[c]);
-    } else if (plane < 13) {
-      p.negative_multiplier[c] = plane == 9 ? placed : Int<32>(p.negative_multiplier[c] | placed);
+    const int address = walk.word.address();
+    if (wide) {
+      stored.write(half(value_of(m.wide[address]), second));
     } else {
-      p.negative_shift[c] = legal_shift(row[c]);
+      stored.write(m.buffer.read(address));
     }
+    if (!wide || second) walk.next();
+    second = !second;
   }
-}
-
-/// SetTable: weight stream → parameters, taps or lookup.
-inline void set_table(const SetTable &f, Stream<TileWord> &weights, Memories &m,
-                      Counters &counters) {
-  WEFT_FUNCTION
-  const int planes = f.target == kParametersTable ? kParameterRows : 1;
-  const int rows = int(f.count) * planes;
-  int entry = int(f.index), plane = 0;
-  ParameterWord block;
-table:
-  for (int i = 0; i < rows; ++i) {
-    WEFT_PIPELINE
-    WEFT_TRIPCOUNT(kTapWords)
-    const Word row = narrowed(weights.read());
-    if (f.target == kParametersTable) {
-      set_plane(block, plane, row);
-      if (plane == kParameterRows - 1) m.parameters.write(entry, block);
-    } else if (f.target == kTapsTable) {
-      put(m.taps[entry], row);
-    } else {
-    lookup:
-      for (int c = 0; c < kCols; ++c) {
-        WEFT_UNROLL
-        m.lookup[c][entry] = row[c];
-      }
-    }
-    plane = plane == planes - 1 ? 0 : plane + 1;
-    if (plane == 0) ++entry;
-  }
-  counters.table += Int<64>(rows) * kBeats;
+  counters.transfer += rows * kBeats;
 }
 
 }  // namespace weft

@@ -1,7 +1,7 @@
 /// Lane-wise operations on the unified buffer: one word is read per clock, so one port serves.
 #pragma once
 #include "memories.hpp"
-#include "units/activate.hpp"
+#include "units/writer.hpp"
 #include "units/window.hpp"
 
 namespace weft {
@@ -118,7 +118,7 @@ clock:
     const Word factor = depthwise ? value_of(m.taps[walk.tap_word()]) : filled(0);
     vector_step(f, walk.step, valid, x, factor, sums);
     if (walk.last_step()) {
-      out.write(m.buffer, activate(sums, m.parameters.read(out.parameter()), a, m.lookup));
+      write_word(out, sums, m.parameters.read(out.parameter()), m);
       out.next();
     }
     walk.next();

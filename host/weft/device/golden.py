@@ -90,7 +90,7 @@ class Golden:
             counters[name] += clocks
         if kind is isa.ACTIVATE:
             return {**before, **fields}
-        return fields if kind in (isa.MAT_MUL, isa.VECTOR) else before
+        return fields if kind in (isa.MAT_MUL, isa.VECTOR, isa.ATTEND) else before
 
     def _loaded(self) -> tuple[Program, State]:
         if self._program is None or self._state is None:

@@ -2,13 +2,14 @@
 
 from weft import isa
 from weft.state import Clocks, Unit
-from weft.units import activate, decode, systolic, transfer, vector
+from weft.units import activate, attention, decode, systolic, transfer, vector
 
 UNITS: dict[str, Unit] = {
     u.name: u
     for u in (
         systolic.UNIT,
         vector.UNIT,
+        attention.UNIT,
         activate.UNIT,
         decode.UNIT,
         transfer.UNIT,

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from weft import isa, pack
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
-from weft.units import bf16, requant, window
+from weft.units import bf16, requant, rows, wide, window
+from weft.units.attention import WIDE
+from weft.units.wide import biased
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
@@ -23,23 +25,30 @@ def golden(state: State, f: Fields, batch: int) -> None:
     sums = state.sums
     _check(state, f, batch)
     assert sums is not None
+    state.pending = False
+    blocks = sums.blocks
+    if f["normalize"]:
+        blocks = rows.normalized_sums(state, blocks.astype(np.int64)).astype(np.int32)
+    if f["space"] == WIDE:
+        wide.golden(state, f, batch, blocks, (sums.out_h, sums.out_w))
+        return
     words = window.output_words(f, batch, sums.out_h, sums.out_w)
-    for block, values in enumerate(sums.blocks):
+    for block, values in enumerate(blocks):
         index = f["parameter"] + block * f["parameter_step"]
         codes = _codes(values, state.parameters[index], f)
         if f["lookup"] and (f["mode"] < isa.RAW_BYTE or f["mode"] == isa.FLOAT_CODE):
             lane = np.arange(state.overlay.lanes)
             codes = state.lookup[codes.astype(np.int64) + 128, lane]
-        _write(state, words + (block >> f["pack"]) * f["target_block"], codes, block, f["pack"])
-    state.pending = False
+        _write(state, words + (block >> f["pack"]) * f["target_block"], codes, block, f)
 
 
 def _write(
-    state: State, words: NDArray[np.int64], codes: NDArray[np.int8], block: int, log: int
+    state: State, words: NDArray[np.int64], codes: NDArray[np.int8], block: int, f: Fields
 ) -> None:
     """Codes to their words; packed ones to their part, of which the first clears the rest."""
+    log = f["pack"]
     if log == 0:
-        state.buffer[words] = codes
+        state.space(f["space"])[words] = codes
         return
     packed = pack.packed_codes(codes, 8 >> log)
     part = block & ((1 << log) - 1)
@@ -71,15 +80,10 @@ def _codes(sums: NDArray[np.int32], planes: NDArray[np.int8], f: Fields) -> NDAr
     """int8 codes [M, lanes] of int32 sums, with one block of parameters."""
     if f["mode"] >= isa.FLOAT_CODE:
         return _float_codes(sums, planes, f)
-    bias, multiplier, shift, negative_multiplier, negative_shift = requant.unpack_parameters(planes)
-    x = (sums.astype(np.int64) + bias).astype(np.uint32).astype(np.int32)
     if f["mode"] >= isa.RAW_BYTE:
+        x = biased(sums, requant.unpack_parameters(planes)[0])
         return (x >> (8 * (f["mode"] - isa.RAW_BYTE))).astype(np.uint8).view(np.int8)
-    mode = isa.MODES[f["mode"]]
-    y = requant.requantize(x, multiplier, shift, mode)
-    if (multiplier != negative_multiplier).any() or (shift != negative_shift).any():
-        y = np.where(x < 0, requant.requantize(x, negative_multiplier, negative_shift, mode), y)
-    y = y.astype(np.int64) + f["zero_point"]
+    y = wide.scaled(sums, planes, isa.MODES[f["mode"]]) + f["zero_point"]
     return np.clip(y, f["low"], f["high"]).astype(np.int8)
 
 
@@ -94,12 +98,15 @@ def _check(state: State, f: Fields, batch: int) -> None:
         raise FaultError(2, f"mode = {f['mode']} on an overlay without the bf16 engine")
     if f["pack"] and state.overlay.parts == 1:
         raise FaultError(2, f"pack = {f['pack']} on an overlay whose words have no parts")
-    last = int(window.output_words(f, batch, sums.out_h, sums.out_w)[-1])
-    last += ((len(sums.blocks) - 1) >> f["pack"]) * f["target_block"]
-    if last >= len(state.buffer):
-        raise FaultError(3, f"word {last} of {len(state.buffer)}")
-    for first_read, last_read in sums.sources:
-        if f["target"] <= last_read and first_read <= last:
+    if f["space"] or f["residual"] or f["maximum"] or f["normalize"]:
+        wide.check_output(state, f, sums)
+    last = window.output_words(f, batch, sums.out_h, sums.out_w)[-1]
+    last = int(last) + ((len(sums.blocks) - 1) >> f["pack"]) * f["target_block"]
+    if last >= len(state.space(f["space"])):
+        raise FaultError(3, f"word {last} of {len(state.space(f['space']))}")
+    wide.check_residual(state, f, batch, sums, last)
+    for space, first_read, last_read in sums.sources:
+        if space == f["space"] and f["target"] <= last_read and first_read <= last:
             raise FaultError(7, f"words {f['target']}..{last} and {first_read}..{last_read}")
     index = f["parameter"] + (len(sums.blocks) - 1) * f["parameter_step"]
     if index >= state.overlay.parameter_blocks:

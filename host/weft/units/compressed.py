@@ -26,7 +26,7 @@ def golden(state: State, f: Fields, batch: int) -> None:
     engine = _check(state, f, batch)
     state.need(f["rows"])
     sums, clocks = engine.run(state, f, batch)
-    sources = (window.source_range(f, batch),)
+    sources = ((0, *window.source_range(f, batch)),)
     state.sums = Sums(sums, f["out_h"], f["out_w"], sources, repeat=f["tiles"] == 1)
     state.pending, state.open_rows = True, 0
     least = least_clocks(f, batch)

@@ -131,7 +131,7 @@ def _hand_over(state: State, f: Fields, batch: int, sums: NDArray[np.int32]) -> 
     """Leaves sums to the Activate behind, or to the next MatMul."""
     state.sums = None
     if f["last"]:
-        sources = (window.source_range(f, batch),)
+        sources = ((0, *window.source_range(f, batch)),)
         state.sums = Sums(sums, f["out_h"], f["out_w"], sources, repeat=f["tiles"] == 1)
     else:
         state.partial[: sums.shape[1]] = sums[0]

@@ -6,69 +6,115 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import isa
-from weft.config import Overlay
+from weft.config import TABLE_METHOD, Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
 from weft.units import requant
+from weft.units.exponential import TABLE_WORDS, TableExponential
 
-PARAMETERS, TAPS, LOOKUP = range(3)
+PARAMETERS, TAPS, LOOKUP, SOFTMAX, NORM, WIDE = range(len(isa.TABLES))
+_ROWS = {PARAMETERS: isa.PARAMETER_ROWS, WIDE: 2}
+OPERAND_SPACE, WIDE_SPACE = 1, 2
 
 
-def table_rows(f: Fields) -> int:
+def table_rows(f: Fields, lanes: int) -> int:
     """Weight-stream rows that a SetTable takes."""
-    return f["count"] * (isa.PARAMETER_ROWS if f["target"] == PARAMETERS else 1)
+    if f["target"] in (SOFTMAX, NORM):
+        return -(-f["count"] * 4 // lanes)
+    return f["count"] * _ROWS.get(f["target"], 1)
 
 
 def rows_moved(f: Fields, batch: int) -> int:
     """Memory rows that ReadHost or WriteHost moves."""
-    return batch * f["chunks"] * f["words"]
+    return batch * f["chunks"] * f["words"] * (2 if f["space"] == WIDE_SPACE else 1)
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """A row takes `beats` clocks."""
     if "chunks" in f:
         return Clocks(ISSUE_CLOCKS, transfer=rows_moved(f, batch) * overlay.beats)
-    return Clocks(ISSUE_CLOCKS, table=table_rows(f) * overlay.beats)
+    return Clocks(ISSUE_CLOCKS, table=table_rows(f, overlay.lanes) * overlay.beats)
 
 
 def golden(state: State, f: Fields, batch: int) -> None:
     """SetTable."""
-    if f["target"] > LOOKUP or f["count"] == 0:
+    if f["target"] in (SOFTMAX, NORM):
+        _set_methods(state, f)
+        return
+    known = f["target"] in (PARAMETERS, TAPS, LOOKUP) or (f["target"] == WIDE and len(state.wide))
+    if not known or f["count"] == 0:
         raise FaultError(2, f"target = {f['target']}, count = {f['count']}")
-    table = (state.parameters, state.taps, state.lookup)[f["target"]]
+    tables = {PARAMETERS: state.parameters, TAPS: state.taps, LOOKUP: state.lookup}
+    table = tables.get(f["target"], state.wide)
     end = f["index"] + f["count"]
     if end > len(table):
         raise FaultError(5, f"{isa.TABLES[f['target']]} entry {end - 1} of {len(table)}")
-    rows = state.take(table_rows(f)).astype(np.int8).reshape((f["count"], *table.shape[1:]))
+    rows = state.take(table_rows(f, state.overlay.lanes)).astype(np.int8)
+    if f["target"] == WIDE:
+        table[f["index"] : end] = joined(rows)
+        return
+    rows = rows.reshape((f["count"], *table.shape[1:]))
     if f["target"] == PARAMETERS:
         rows = requant.legal_shifts(rows)
     table[f["index"] : end] = rows
 
 
+def _set_methods(state: State, f: Fields) -> None:
+    """Tables of a row unit, all of them at once."""
+    o = state.overlay
+    there = "attention" in o.units and TABLE_METHOD in o.softmax and f["target"] == SOFTMAX
+    if not there or f["count"] != TABLE_WORDS or f["index"]:
+        raise FaultError(2, f"target = {f['target']}, count = {f['count']}, index = {f['index']}")
+    rows = np.ascontiguousarray(state.take(table_rows(f, o.lanes)).astype(np.int8))
+    words = rows.reshape(-1).view("<i4")[: f["count"]]
+    state.softmax_table = TableExponential.of_words(words.tolist())
+
+
+def joined(rows: NDArray[np.int8]) -> NDArray[np.int16]:
+    """Words of int16 [n, lanes] of memory rows [2n, lanes]: low bytes, then high ones."""
+    low, high = rows[::2].view(np.uint8), rows[1::2]
+    return np.asarray(high.astype(np.int16) * 256 + low, np.int16)
+
+
+def halves(words: NDArray[np.int16]) -> NDArray[np.int8]:
+    """Memory rows [2n, lanes] of words of int16 [n, lanes]."""
+    rows = np.empty((2 * len(words), words.shape[1]), np.int8)
+    rows[::2] = (words & 0xFF).astype(np.uint8).view(np.int8)
+    rows[1::2] = (words >> 8).astype(np.int8)
+    return rows
+
+
 def golden_read(state: State, f: Fields, batch: int) -> None:
     """ReadHost."""
     memory, buffer = _addresses(state, f, batch)
-    state.buffer[buffer] = state.memory[memory]
+    found = state.memory[memory]
+    state.space(f["space"])[buffer] = joined(found) if f["space"] == WIDE_SPACE else found
     state.read[memory] = True
 
 
 def golden_write(state: State, f: Fields, batch: int) -> None:
     """WriteHost."""
+    if f["space"] == OPERAND_SPACE:
+        raise FaultError(2, "the operand buffer is not written to memory")
     memory, buffer = _addresses(state, f, batch)
-    state.memory[memory] = state.buffer[buffer]
+    found = state.space(f["space"])[buffer]
+    state.memory[memory] = halves(found) if f["space"] == WIDE_SPACE else found
     state.written[memory] = True
 
 
 def _addresses(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Memory rows and buffer words, in the order of the transfer."""
+    target = state.space(f["space"])
     if f["words"] == 0 or f["chunks"] == 0:
         raise FaultError(2, f"words = {f['words']}, chunks = {f['chunks']}")
-    if rows_moved(f, 1) > len(state.buffer):
-        raise FaultError(2, f"{rows_moved(f, 1)} words of a buffer of {len(state.buffer)}")
+    if f["words"] * f["chunks"] > len(target):
+        raise FaultError(2, f"{f['words'] * f['chunks']} words of a buffer of {len(target)}")
+    each = 2 if f["space"] == WIDE_SPACE else 1
     b, c, w = np.ogrid[:batch, : f["chunks"], : f["words"]]
+    row = np.ogrid[:batch, : f["chunks"], : f["words"] * each][2]
     buffer = f["buffer"] + b * f["buffer_sample"] + c * f["buffer_step"] + w
-    memory = f["memory"] + b * f["memory_sample"] + c * f["memory_step"] + w
-    if buffer[-1, -1, -1] >= len(state.buffer):
-        raise FaultError(3, f"word {buffer[-1, -1, -1]} of {len(state.buffer)}")
+    memory = f["memory"] + b * f["memory_sample"] + c * f["memory_step"] + row
+    if buffer[-1, -1, -1] >= len(target):
+        raise FaultError(3, f"word {buffer[-1, -1, -1]} of {len(target)}")
     if memory[-1, -1, -1] >= len(state.memory):
         raise FaultError(8, f"row {memory[-1, -1, -1]} of {len(state.memory)}")
     return np.asarray(memory, np.int64).reshape(-1), np.asarray(buffer, np.int64).reshape(-1)
@@ -81,5 +127,5 @@ UNIT = Unit(
     clocks,
     "weight stream → tables",
 )
-READ = Unit("read", (isa.READ_HOST,), golden_read, clocks, "memory → unified buffer")
-WRITE = Unit("write", (isa.WRITE_HOST,), golden_write, clocks, "unified buffer → memory")
+READ = Unit("read", (isa.READ_HOST,), golden_read, clocks, "memory → on-chip buffer")
+WRITE = Unit("write", (isa.WRITE_HOST,), golden_write, clocks, "on-chip buffer → memory")

@@ -35,9 +35,9 @@ def golden(state: State, f: Fields, batch: int) -> None:
     address, inside = window.walk(f, batch)
     address = (blocks * f["source_block"])[:, None, None] + np.where(inside, address, 0)
     x = state.buffer[address].astype(np.int32) - f["zero"]  # [blocks, taps, M, lanes]
-    sources = [window.source_range(f, batch)]
+    sources = [(0, *window.source_range(f, batch))]
     if f["operation"] in (ADD, MUL):
-        sources.append(second_range(f, batch))
+        sources.append((0, *second_range(f, batch)))
         y = state.buffer[_second(f, batch)].astype(np.int32) - f["second_zero"]
         if f["operation"] == ADD:
             total = x[:, 0] * f["scale"] + y * f["second_scale"]

@@ -1,0 +1,105 @@
+/// Rows of scores: masks and maxima as the epilogue makes them, exponentials and their sums as the
+/// array takes them, and the division that is left for the end: out = Σ e·v / Σ e, so that no
+/// probability is ever rounded to a fixed step (Dao et al., FlashAttention, NeurIPS 2022, divide
+/// once as well; here the row's maximum is known before its first exponential). Golden model:
+/// host/weft/units/rows.py.
+#pragma once
+#include "memories.hpp"
+
+namespace weft {
+
+constexpr int kMaskedScore = -32768;
+constexpr int kMostKeys = 1 << 15;  // of a row: sums of exponentials have 31 bits
+constexpr int kRowFraction = 16;    // fraction bits of sums that were divided
+
+/// Scores of tile `tile` of row `row`: those outside the mask are marked, the row's maximum is
+/// kept.
+inline WideWord keep_scores(const WideWord &scores, const Activate &f, int row, int tile,
+                            RowTable &rows) {
+  WEFT_INLINE
+  const int first = tile * kCols, from = row + int(f.left), to = row + int(f.right);
+  Int<16> maximum = tile == 0 ? Int<16>(kMaskedScore) : rows.maximum[row];
+  WideWord kept;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    const int key = first + c;
+    const bool seen = key < int(f.keys) && key >= from && key <= to;
+    kept[c] = seen ? scores[c] : Int<16>(kMaskedScore);
+    maximum = kept[c] > maximum ? kept[c] : maximum;
+  }
+  rows.maximum[row] = maximum;
+  return kept;
+}
+
+/// e^(x − maximum) of a word, 15 fraction bits; 0 where masked.
+inline SumWord exponentials(const WideWord &x, Int<16> maximum, int method,
+                            const SoftmaxMethods &by) {
+  WEFT_INLINE
+  SumWord e;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    const Int<32> below = Int<32>(Int<32>(x[c]) - Int<32>(maximum));
+    const Int<32> power = by.exponential(method, c, below);
+    e[c] = x[c] == kMaskedScore ? Int<32>(0) : power;
+  }
+  return e;
+}
+
+/// Exponentials as activations: 1.0 becomes `most`.
+inline Word exponential_codes(const SumWord &e, int most) {
+  WEFT_INLINE
+  Word codes;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    const Int<32> scaled = Int<32>(Int<32>(Int<17>(e[c]) * Int<8>(most)) + (1 << 14)) >> 15;
+    codes[c] = Int<8>(scaled > most ? Int<32>(most) : scaled);
+  }
+  return codes;
+}
+
+/// Exponentials as shares of their row's sum.
+inline Word share_codes(const SumWord &e, const Share &share, int most) {
+  WEFT_INLINE
+  Word codes;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    const Int<64> y = share.of(e[c]);
+    codes[c] = Int<8>(y < 0 ? Int<64>(0) : y > most ? Int<64>(most) : y);
+  }
+  return codes;
+}
+
+/// A row's sum with one more word of a fold of the first tile.
+template <typename Lanes> inline Int<32> row_sum(Int<32> before, const Lanes &more) {
+  WEFT_INLINE
+  Int<32> sum = before;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    sum = Int<32>(sum + Int<32>(more[c]));
+  }
+  return sum;
+}
+
+/// sums / total with kRowFraction fraction bits: one product with 1/w per lane, the total being
+/// w·2^k. A row without a key gives 0.
+inline SumWord normalized_sums(const SumWord &sums, Int<32> total, const SoftmaxMethods &by) {
+  WEFT_INLINE
+  const Normal n = normalized(UInt<64>(UInt<32>(total)));
+  const Int<32> factor = total == 0 ? Int<32>(0) : by.reciprocal(n.mantissa);
+  const int shift = total == 0 ? 1 : 30 - kRowFraction + 2 + n.exponent;  // 1 to 32
+  SumWord y;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    const Int<64> product = Int<64>(sums[c]) * Int<64>(factor);
+    y[c] = saturated<32>(rounded_wide(Int<64>(product * 4), shift));
+  }
+  return y;
+}
+
+}  // namespace weft

@@ -1,0 +1,114 @@
+"""Attend: a product whose both operands are on chip; golden model and clocks.
+
+Hardware: hls/weft/units/attention.hpp. The clocks are those of a MatMul of as many rows and folds;
+softmax takes none of its own, but for the pass that probabilities rounded to codes need.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft import isa
+from weft.config import Overlay
+from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
+from weft.units import exponential, rows, systolic
+from weft.units.exponential import Exponential, TableExponential
+
+UNIFIED, OPERAND, WIDE = range(len(isa.SPACES))
+
+
+def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
+    """Clocks of one Attend."""
+    folds = f["tiles"] * f["blocks"]
+    array = systolic.array_clocks(f["rows"], folds, overlay, bool(f["overlap"]), pace=1)
+    first = f["rows"] * f["blocks"] if f["normalized"] else 0
+    return Clocks(ISSUE_CLOCKS, array.matrix, array.weight_shift, array.drain, vector=first)
+
+
+def golden(state: State, f: Fields, batch: int) -> None:
+    """Attend: leaves sums [tiles, rows, lanes] for its Activate."""
+    sources = _check(state, f, batch)
+    x = _scores(state, f) if f["scores"] else _words(state.buffer, f)
+    w = _operand(state, f)  # [tiles, blocks · lanes, lanes]
+    k = w.shape[1]
+    product = x.reshape(len(x), k).astype(np.float64) @ w.transpose(1, 0, 2).reshape(k, -1)
+    sums = product.reshape(len(x), f["tiles"], -1).transpose(1, 0, 2).astype(np.int64)
+    wrapped = sums.astype(np.uint32).astype(np.int32)
+    divides = bool(f["scores"]) and not f["normalized"]
+    state.sums = Sums(
+        wrapped, 1, f["rows"], sources, attends=True, scored=bool(f["scores"]), divides=divides
+    )
+    state.pending, state.open_rows = True, 0
+
+
+def _words(memory: NDArray[np.int8] | NDArray[np.int16], f: Fields) -> NDArray[np.int64]:
+    """The input [rows, blocks, lanes]."""
+    row, block = np.ogrid[: f["rows"], : f["blocks"]]
+    address = f["source"] + row * f["source_col"] + block * f["source_block"]
+    return np.asarray(memory[address], np.int64)
+
+
+def _scores(state: State, f: Fields) -> NDArray[np.int64]:
+    """Activations [rows, blocks · lanes] made of scores; keeps the sums of their rows."""
+    n = f["rows"]
+    unit = _method(state, f)
+    e = rows.exponentials(_words(state.wide, f).reshape(n, -1), state.row_maximum[:n], unit)
+    if f["normalized"]:
+        state.row_sum[:n] = e.sum(1)
+        return np.clip(unit.shares(e, state.row_sum[:n, None]), 0, f["most"])
+    codes = rows.exponential_codes(e, f["most"])
+    state.row_sum[:n] = codes.sum(1)
+    return codes
+
+
+def _method(state: State, f: Fields) -> Exponential:
+    method = exponential.methods(state.overlay)[f["method"]]
+    if method is not None:
+        return method
+    table: TableExponential | None = state.softmax_table
+    return table or TableExponential.of_words([0] * exponential.TABLE_WORDS)
+
+
+def _operand(state: State, f: Fields) -> NDArray[np.int64]:
+    """Weights [tiles, blocks · lanes, lanes] from the operand buffer."""
+    lanes = state.overlay.lanes
+    tokens = (f["tiles"] if f["transposed"] else f["blocks"]) * lanes
+    others = f["blocks"] if f["transposed"] else f["tiles"]
+    block, token = np.ogrid[:others, :tokens]
+    found = state.operands[f["operand"] + block * f["operand_block"] + token].astype(np.int64)
+    if not f["transposed"]:
+        return np.asarray(found)
+    turned = found.transpose(1, 0, 2).reshape(f["tiles"], lanes, -1)  # [tiles, keys, channels]
+    return np.asarray(turned.transpose(0, 2, 1))
+
+
+def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], ...]:
+    """What is read, as (space, first, last). Raises FaultError."""
+    o = state.overlay
+    if "attention" not in o.units:
+        raise FaultError(1, f"overlay {o.name!r} has no unit attention")
+    if batch != 1 or min(f["rows"], f["blocks"], f["tiles"]) == 0:
+        raise FaultError(2, f"batch {batch}, {f['rows']} rows, {f['blocks']} × {f['tiles']} folds")
+    if f["scores"]:
+        if f["method"] >= len(o.softmax) or f["blocks"] * o.lanes > rows.MOST_KEYS:
+            raise FaultError(2, f"method {f['method']}, {f['blocks'] * o.lanes} keys")
+    elif f["normalized"]:
+        raise FaultError(2, "normalized, but the input is no scores")
+    last = f["source"] + (f["blocks"] - 1) * f["source_block"] + (f["rows"] - 1) * f["source_col"]
+    space = WIDE if f["scores"] else UNIFIED
+    if last >= len(state.space(space)):
+        raise FaultError(3, f"word {last} of {len(state.space(space))}")
+    tokens = (f["tiles"] if f["transposed"] else f["blocks"]) * o.lanes
+    others = f["blocks"] if f["transposed"] else f["tiles"]
+    end = f["operand"] + tokens - 1 + (others - 1) * f["operand_block"]
+    if end >= len(state.operands):
+        raise FaultError(3, f"word {end} of {len(state.operands)} of the operand buffer")
+    if f["rows"] > o.accumulator_rows:
+        raise FaultError(4, f"{f['rows']} of {o.accumulator_rows}")
+    if f["scores"] and f["rows"] != state.scores:
+        raise FaultError(6, f"{f['rows']} rows of scores, but maxima of {state.scores}")
+    return (space, f["source"], last), (OPERAND, f["operand"], end)
+
+
+UNIT = Unit("attention", (isa.ATTEND,), golden, clocks, "products of two operands on chip")

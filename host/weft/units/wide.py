@@ -1,0 +1,91 @@
+"""Results that go to the wide buffer: sums as int16, with what is added to them; scores.
+
+Golden model of hls/weft/units/writer.hpp.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft import isa
+from weft.state import FaultError, Fields, State, Sums
+from weft.units import requant, rows, window
+from weft.units.attention import WIDE
+
+LIMIT = (1 << 15) - 1  # -32768 marks a masked score
+_STEPS = ("sample", "block", "row", "col")
+
+
+def biased(sums: NDArray[np.int32], bias: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Sums and bias; wraps."""
+    return (sums.astype(np.int64) + bias).astype(np.uint32).astype(np.int32)
+
+
+def scaled(sums: NDArray[np.int32], planes: NDArray[np.int8], mode: str) -> NDArray[np.int64]:
+    """Requantized sums [M, lanes] by one block of parameters, before any clamp."""
+    bias, multiplier, shift, negative_multiplier, negative_shift = requant.unpack_parameters(planes)
+    x = biased(sums, bias)
+    y = requant.requantize(x, multiplier, shift, mode)
+    if (multiplier != negative_multiplier).any() or (shift != negative_shift).any():
+        y = np.where(x < 0, requant.requantize(x, negative_multiplier, negative_shift, mode), y)
+    return y.astype(np.int64)
+
+
+def golden(
+    state: State, f: Fields, batch: int, blocks: NDArray[np.int32], size: tuple[int, int]
+) -> None:
+    """Activate with space 2: one word of int16 per output position and channel block."""
+    mode = isa.MODES[f["mode"]]
+    index = f["parameter"] + np.arange(len(blocks)) * f["parameter_step"]
+    y = np.stack([scaled(b, state.parameters[i], mode) for b, i in zip(blocks, index, strict=True)])
+    step = np.arange(len(blocks))[:, None]
+    if f["residual"]:
+        added = state.wide[_residual_words(f, batch, size) + step * f["residual_block"]]
+        q, s = np.int32(f["residual_multiplier"]), f["residual_shift"]
+        s = min(max(s, requant.SHIFT_LOW), requant.SHIFT_HIGH)
+        y = y + requant.requantize(added.astype(np.int32), q, np.int8(s), "single_round")
+    y = np.clip(y, -LIMIT, LIMIT)
+    if f["maximum"]:
+        y = rows.keep_scores(state, f, y)
+        state.scores = size[1]
+    words = window.output_words(f, batch, *size) + step * f["target_block"]
+    state.wide[words] = y.astype(np.int16)
+
+
+def _residual_words(f: Fields, batch: int, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Words [M] that are added to channel block 0."""
+    same = {f"target_{step}": f[f"residual_{step}"] for step in _STEPS}
+    return window.output_words({**same, "target": f["residual_base"]}, batch, *size)
+
+
+def check_output(state: State, f: Fields, sums: Sums) -> None:
+    """Raises FaultError where an output can't go to its space, or what is asked of it there."""
+    is_wide = f["space"] == WIDE
+    if f["space"] and not len(state.space(f["space"])):
+        raise FaultError(2, f"space = {f['space']} on overlay {state.overlay.name!r}")
+    if f["space"] and (f["pack"] or (is_wide and f["lookup"])):
+        raise FaultError(2, f"pack = {f['pack']}, lookup = {f['lookup']}, space = {f['space']}")
+    if is_wide and f["mode"] >= len(isa.MODES):
+        raise FaultError(2, f"mode = {f['mode']} with words of int16")
+    if f["residual"] and (not is_wide or sums.scored):
+        raise FaultError(2, "residual, but no words of int16, or scores are read meanwhile")
+    if f["maximum"] and (not is_wide or not sums.attends):
+        raise FaultError(2, "maximum, but these are no scores")
+    if f["normalize"] and not sums.divides:
+        raise FaultError(2, "normalize, but there are no sums of exponentials")
+
+
+def check_residual(state: State, f: Fields, batch: int, sums: Sums, last: int) -> None:
+    """Raises FaultError for a residual outside the wide buffer, or under other outputs."""
+    if not f["residual"]:
+        return
+    words = _residual_words(f, batch, (sums.out_h, sums.out_w))
+    end = int(words[-1]) + (len(sums.blocks) - 1) * f["residual_block"]
+    if end >= len(state.wide):
+        raise FaultError(3, f"word {end} of {len(state.wide)} of the wide buffer")
+    in_place = f["residual_base"] == f["target"] and all(
+        f[f"residual_{step}"] == f[f"target_{step}"] for step in _STEPS
+    )
+    if not in_place and f["target"] <= end and f["residual_base"] <= last:
+        raise FaultError(7, f"words {f['target']}..{last} and {f['residual_base']}..{end}")
