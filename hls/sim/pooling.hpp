@@ -43,7 +43,7 @@ inline void pool(const Vector &f, const Activate &a, int batch, Memories &m) {
                                m.taps[kOperation == kDepthwise ? tap : 0], int(f.zero), sums.lane);
         }
       }
-      write_word(out, sums, p, m);
+      write_word(out, sums, p, added_word(out, m), m);
       out.next();
       walk.next_position();
     }

@@ -60,7 +60,7 @@ inline void put_tile(const MatMul &f, const std::int32_t *sums, int rows, Memori
       continue;
     }
     if (f.tiles == 1) put(m.finished[row], total);  // a further Activate may drain it again
-    write_word(out, total, p, m);
+    write_word(out, total, p, added_word(out, m), m);
     out.next();
   }
 }

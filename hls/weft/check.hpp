@@ -151,8 +151,8 @@ class Checker {
     pending_ = true;
   }
   static int weight_rows(const MatMul &f) {
-    const int engine = int(f.engine);
-    const bool whole = engine == kSystolicEngine || engine == kBf16Engine || engine == kNmEngine;
+    const int e = int(f.engine);
+    const bool whole = e == kSystolicEngine || e == kBf16Engine || e == kNmEngine;
     return whole ? 1 : precision_of(f).weight_rows();
   }
   /// Whether the gather engine takes the rows and reads its words from different banks.
@@ -267,7 +267,7 @@ class Checker {
     if (wide && f.mode > kFloatEven) return false;
     // The wide buffer has one read port: for scores, or for what is added.
     if (f.residual != 0 && (!wide || scored_)) return false;
-    if (f.maximum != 0 && (!wide || !attends_)) return false;
+    if (f.maximum != 0 && (!wide || !attends_ || scored_)) return false;
     return f.normalize == 0 || divides_;
   }
   /// Whether an output lies on what is still read.

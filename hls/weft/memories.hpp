@@ -172,33 +172,29 @@ struct OperandBuffer {
 
   void write(int address, const Word &word) {
     WEFT_INLINE
+    Int<8> lanes[kRows];
+    WEFT_HLS(ARRAY_PARTITION variable = lanes type = complete)
+    put(lanes, word);
   banks:
     for (int b = 0; b < kRows; ++b) {
       WEFT_UNROLL
-      bank[b][address] = word[(b - address) & (kRows - 1)];
+      bank[b][address] = lanes[(b - address) & (kRows - 1)];
     }
   }
-  /// Word `address`.
-  Word row(int address) const {
+  /// Word `address`; or, `turned`, lane `lane` of the words from there on. One element of each
+  /// bank.
+  Word read(int address, bool turned, int lane) const {
     WEFT_INLINE
-    return turned(address, 0, address);
-  }
-  /// Lane `lane` of the words from `address` on.
-  Word column(int address, int lane) const {
-    WEFT_INLINE
-    return turned(address, 1, address + lane);
-  }
-
- private:
-  /// One element of each bank, from the first one `turn` on; element i lies `step`·i words on.
-  Word turned(int address, int step, int turn) const {
-    WEFT_INLINE
-    Word found, word;
+    Int<8> found[kRows];
+    WEFT_HLS(ARRAY_PARTITION variable = found type = complete)
+    const int turn = address + (turned ? lane : 0);
   banks:
     for (int b = 0; b < kRows; ++b) {
       WEFT_UNROLL
-      found[b] = bank[b][address + step * ((b - turn) & (kRows - 1))];
+      const int words_on = (b - turn) & (kRows - 1);
+      found[b] = bank[b][address + (turned ? words_on : 0)];
     }
+    Word word;
   in_order:
     for (int i = 0; i < kRows; ++i) {
       WEFT_UNROLL
@@ -208,11 +204,22 @@ struct OperandBuffer {
   }
 };
 
-/// What attention knows of each row of scores.
+/// What attention knows of each row of scores: twice, as the array's input reads it in the same
+/// clock as the epilogue does, and a third access of a memory does not fit its two ports.
 constexpr int kAttentionRows = kHasAttention ? kAccumulatorRows : 1;
 struct RowTable {
-  Int<16> maximum[kAttentionRows];  // of the scores
-  Int<32> sum[kAttentionRows];      // of the exponentials
+  Int<16> maximum[2][kAttentionRows];  // of the scores
+  Int<32> sum[2][kAttentionRows];      // of the exponentials
+
+  void put_maximum(int row, Int<16> value) {
+    WEFT_INLINE
+    maximum[kByInput][row] = maximum[kByEpilogue][row] = value;
+  }
+  void put_sum(int row, Int<32> value) {
+    WEFT_INLINE
+    sum[kByInput][row] = sum[kByEpilogue][row] = value;
+  }
+  enum Reader { kByInput, kByEpilogue };
 };
 
 /// One read and one write port each is all that the II=1 loops need:
@@ -254,7 +261,10 @@ struct Memories {
   WEFT_HLS(ARRAY_RESHAPE variable = m.wide type = complete dim = 2)                           \
   WEFT_HLS(BIND_STORAGE variable = m.wide type = ram_s2p)                                     \
   WEFT_HLS(ARRAY_PARTITION variable = m.operands.bank type = complete dim = 1)                \
-  WEFT_HLS(BIND_STORAGE variable = m.operands.bank type = ram_s2p)
+  WEFT_HLS(BIND_STORAGE variable = m.operands.bank type = ram_s2p)                            \
+  WEFT_HLS(ARRAY_PARTITION variable = m.rows.maximum type = complete dim = 1)                 \
+  WEFT_HLS(ARRAY_PARTITION variable = m.rows.sum type = complete dim = 1)                     \
+  WEFT_PARTITION_SOFTMAX(m.softmax)
 
 /// Clocks by cause (weft.state.Clocks), counted where the loops run.
 struct Counters {

@@ -73,6 +73,14 @@ def _softmax(overlay: Overlay) -> dict[str, Any]:
     return {"softmax": found, "softmax_headers": sorted(set(headers))}
 
 
+_REGISTERS = {
+    "ShiftSegments<": "SHIFT_SEGMENTS",
+    "Segments<": "SEGMENTS",
+    "PolynomialExp<": "POLYNOMIAL",
+    "CordicExp<": "CORDIC",
+}
+
+
 @dataclass(frozen=True)
 class RowMethod:
     """A way to make exponentials by its number in instructions; a table's words are loaded."""
@@ -84,6 +92,26 @@ class RowMethod:
     reciprocal: str = ""
     exp_words: tuple[int, ...] = ()
     reciprocal_words: tuple[int, ...] = ()
+
+    @property
+    def per_lane(self) -> bool:
+        """Whether the exponential looks up in a memory, of which each lane then needs one."""
+        return "Lut<" in self.exp or "Pwl<" in self.exp
+
+    @property
+    def partition(self) -> str:
+        """The pragmas that the exponential needs."""
+        unit = f"unit.exp{self.index}"
+        if self.table:
+            where = "variable = unit.table.exp.value type = complete dim = 1"
+            return f"WEFT_HLS(ARRAY_PARTITION {where})"
+        if self.per_lane:
+            return f"WEFT_PARTITION_LANES({unit})"
+        line = ".power.line" if "LineExp<" in self.exp else ""
+        for part, macro in _REGISTERS.items():
+            if part in self.exp:
+                return f"WEFT_PARTITION_{macro}({unit}{line})"
+        return ""
 
 
 @dataclass(frozen=True)

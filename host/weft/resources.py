@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weft import engine_costs, isa, sparse_costs, storage
+from weft import attention_costs, engine_costs, isa, sparse_costs, storage
 from weft.config import Board, Overlay, load_board
 from weft.designs import Geometry
 from weft.errors import OverlayError
@@ -38,7 +38,6 @@ POINTERS = 7  # s_axilite: four of 64 bits, six scalars of 32
 PROGRAM_PORT_BITS = 32
 HLS_TO_ROUTED = (0.75, 0.81)  # LUT and FF: sums of HLS operators against routed kernels
 SYNTH_TO_ROUTED = (0.85, 1.0)
-URAM_FROM = 4096  # a memory of so many words takes UltraRAM where the part has it
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,7 @@ def units(g: Geometry, board: Board) -> dict[str, Resources]:
     return {
         "array": array(g.rows, g.cols, g.products_per_dsp),
         **other_engines(g),
+        **row_units(g, board),
         "accumulators": accumulators(g, board),
         "buffer": memory(g.buffer_words, g.rows * 8, board),
         "requantization": requantization(g),
@@ -193,6 +193,17 @@ def other_engines(g: Geometry) -> dict[str, Resources]:
     return {**made, "decoders": Resources(lut=g.cols * decoders)} if decoders else made
 
 
+def row_units(g: Geometry, board: Board) -> dict[str, Resources]:
+    """Attention and norms, with the wide buffer that both need; designs have none."""
+    there = set(getattr(g, "units", ())) & {"attention", "norm"}
+    made: dict[str, Resources] = {}
+    if there:
+        made["wide"] = Resources(*attention_costs.wide(g, board)).routed()
+    if "attention" in there:
+        made["attention"] = Resources(*attention_costs.attention(g)).routed()
+    return made
+
+
 def accumulators(g: Geometry, board: Board) -> Resources:
     """Two banks of int32 per column with an adder (hls/weft/units/matmul.hpp)."""
     bank = memory(g.accumulator_rows, 32, board)
@@ -203,7 +214,7 @@ def accumulators(g: Geometry, board: Board) -> Resources:
 
 def memory(depth: Any, width: Any, board: Board) -> Resources:
     """A large memory: UltraRAM if the part has it and the memory is deep, else block RAM."""
-    deep = (np.asarray(depth) >= URAM_FROM) & (board.uram > 0)
+    deep = (np.asarray(depth) >= storage.URAM_FROM) & (board.uram > 0)
     lut, bram = storage.ram(depth, width)
     return Resources(
         lut=np.where(deep, 0, lut),

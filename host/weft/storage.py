@@ -20,6 +20,7 @@ BRAM_SHAPES = (
     *((depth, width, 0.5) for depth, width in ((8192, 2), (16384, 1))),
 )
 URAM_DEPTH, URAM_WIDTH = 4096, 72
+URAM_FROM = 4096  # a memory of so many words takes UltraRAM where the part has it
 SMALL_BITS = 1024  # a RAM with fewer bits goes to LUTs (FINN's and fpgaConvNet's rule)
 SHALLOW = 64  # so does one that a single LUT per bit holds
 SHORT_FIFO = 32  # a FIFO of this depth is a shift register, one LUT per bit

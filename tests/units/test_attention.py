@@ -10,7 +10,10 @@ from tests import kernel
 
 from weft import isa
 from weft.config import Overlay
-from weft.units import requant
+from weft.device import open_device
+from weft.state import FaultError
+from weft.units import requant, transfer
+from weft.units.rows import MASKED
 
 UNITS = ("requant", "vector", "lookup", "attention")
 SMALL = Overlay(
@@ -111,3 +114,170 @@ def test_the_exact_form_computes_alike():
     q, k, v = heads(rng, NANO, 5, 7, 1)
     code, content, _ = attention_code(NANO, q, k, v, 0.2)
     kernel.check(code, content, forms=("exact", "functional"))
+
+
+def hgpipe_tables(rng):
+    """Tables of the shape that HG-PIPE's have: exponentials fall, reciprocals too."""
+    exp = np.sort(rng.integers(0, 1 << 15, 32))[::-1]
+    small, large = (np.sort(rng.integers(0, 1 << 12, 64))[::-1] for _ in range(2))
+    words = [3, 31, int(rng.integers(0, 6)), *exp]
+    words += [0, 63, 9, *small, 5, 63, 13, *large]
+    return np.array([*words, 63, 1 << 12, 13, 1 << 15, 16], np.int32)
+
+
+def set_softmax(code, words):
+    """SetTable of a row unit's tables."""
+    rows = -(-len(words) * 4 // code.overlay.lanes)
+    data = np.zeros(rows * code.overlay.lanes, np.int8)
+    data[: 4 * len(words)] = words.astype("<i4").view(np.int8)
+    code.feed(data)
+    return code.add(isa.SET_TABLE, target=3, index=0, count=len(words))
+
+
+@given(seed=st.integers(0, 1 << 30))
+@kernel.examples(15)
+def test_table_softmax_is_normalized_before_the_product(seed):
+    rng = np.random.default_rng(seed)
+    m, n = rng.integers(1, 12), rng.integers(1, 25)
+    q, k, v = heads(rng, SMALL, m, n, 1)
+    code, content, target = attention_code(SMALL, q, k, v, 2.0**-7)
+    tables = hgpipe_tables(rng)
+    if rng.integers(3) == 0:  # whatever a program brings, no index leaves its table
+        tables = rng.integers(-(1 << 31), 1 << 31, len(tables)).astype(np.int32)
+    head = set_softmax(kernel.Code(SMALL, weights=list(code.weights)), tables)
+    code.words[:0], code.weights = head.words, head.weights
+    attend, last = code.words[-2], code.words[-1]
+    names = [f.name for f in isa.ATTEND.fields]
+    attend[1 + names.index("normalized")], attend[1 + names.index("method")] = 1, 2
+    attend[1 + names.index("most")] = int(rng.integers(1, 128))
+    last[1 + [f.name for f in isa.ACTIVATE.fields].index("normalize")] = 0
+    kernel.check(code, content)
+
+
+@pytest.mark.parametrize("method", [0, 1])
+def test_probabilities_as_codes(method):
+    rng = np.random.default_rng(method)
+    q, k, v = heads(rng, SMALL, 9, 20, 2)
+    code, content, target = attention_code(SMALL, q, k, v, 0.05)
+    names = [f.name for f in isa.ATTEND.fields]
+    for name, value in (("normalized", 1), ("method", method)):
+        code.words[-2][1 + names.index(name)] = value
+    last = [f.name for f in isa.ACTIVATE.fields]
+    code.words[-1][1 + last.index("normalize")] = 0
+    code.words[-1][1 + last.index("parameter")] = 0  # 0.05 of 128 · the result
+    words = kernel.check(code, content)
+    found = words[target : target + 18].reshape(2, 9, -1).transpose(1, 0, 2).reshape(9, -1)
+    expected = np.clip(oracle(q, k, v, 0.05, 20) * 128 * 0.05, -128, 127)
+    assert np.abs(found - expected).max() <= 20 * 127 * 0.5 * 0.05  # half a code per key, at most
+
+
+@pytest.mark.parametrize("o", OVERLAYS, ids=lambda o: o.name)
+@given(seed=st.integers(0, 1 << 30))
+@kernel.examples(15)
+def test_products_add_to_the_wide_buffer(o, seed):
+    """Activate to int16 words, with a residual that is scaled: in place, or from elsewhere."""
+    rng = np.random.default_rng(seed)
+    m, tiles, mode = int(rng.integers(1, 9)), int(rng.integers(1, 3)), int(rng.integers(0, 3))
+    x, w = kernel.codes(rng, m, o.lanes), kernel.codes(rng, tiles, o.lanes, o.lanes)
+    wide = rng.integers(-(1 << 15), 1 << 15, (o.wide_words, o.lanes)).astype(np.int16)
+    code = kernel.Code(o)
+    kernel.set_parameters(code, kernel.parameters(rng, tiles * o.lanes, mode))
+    code.feed(w)
+    strides = kernel.strides("source", (1, 1, m))
+    code.add(
+        isa.MAT_MUL, **kernel.simple_window(1, m), **strides, blocks=1, tiles=tiles, first=1,
+        last=1, overlap=1,
+    )  # fmt: skip
+    base = 5 if rng.integers(2) else 5 + tiles * m + int(rng.integers(0, 9))
+    where = {"_block": m, "_row": 0, "_col": 1, "_sample": 0}
+    q, s = (int(v) for v in requant.encode(np.float64(rng.uniform(0.001, 2)), "single_round"))
+    target = {f"target{k}": v for k, v in where.items()}
+    added = {f"residual{k}": v for k, v in where.items()}
+    code.add(
+        isa.ACTIVATE, target=5, **target, **added, residual_base=base, space=2, residual=1,
+        residual_multiplier=q, residual_shift=s, mode=mode, parameter_step=1,
+    )  # fmt: skip
+    words = kernel.check(code, x, wide=wide)
+    found = transfer.joined(words[o.buffer_words :])
+    untouched = np.ones(o.wide_words, bool)
+    untouched[5 : 5 + tiles * m] = False
+    np.testing.assert_array_equal(found[untouched], wide[untouched])
+
+
+def attend(**fields):
+    """A legal Attend on SMALL, with some fields changed."""
+    plain = {"source_col": 1, "rows": 4, "blocks": 1, "tiles": 1, "transposed": 1, "overlap": 1}
+    return isa.ATTEND.encode(**plain | fields)
+
+
+def activate(**fields):
+    return isa.ACTIVATE.encode(**{"target": 64, "target_col": 1, "high": 127} | fields)
+
+
+SCORES = (attend(), activate(space=2, maximum=1, keys=8, left=-8, right=8))
+BAD = {
+    "no rows": (2, [attend(rows=0)]),
+    "normalized without scores": (2, [attend(normalized=1)]),
+    "a source outside": (3, [attend(source=510)]),
+    "a stationary operand outside": (3, [attend(operand=249)]),
+    "its last block outside": (3, [attend(blocks=2, operand_block=249)]),
+    "too many rows": (4, [attend(rows=65)]),
+    "scores without maxima": (6, [attend(scores=1)]),
+    "maxima of other rows": (6, [*SCORES, attend(scores=1, rows=3)]),
+    "a method that is not there": (2, [*SCORES, attend(scores=1, method=3)]),
+    "too many keys": (2, [*SCORES, attend(scores=1, blocks=4097)]),
+    "no Activate": (6, [attend(), attend()]),
+    "maximum of what is no score": (2, [attend(), activate(maximum=1)]),
+    "division without exponentials": (2, [attend(), activate(normalize=1)]),
+    "residual in codes": (2, [attend(), activate(residual=1)]),
+    "residual beside scores": (2, [*SCORES, attend(scores=1), activate(space=2, residual=1)]),
+    "lookup in the wide buffer": (2, [attend(), activate(space=2, lookup=1)]),
+    "raw bytes in the wide buffer": (2, [attend(), activate(space=2, mode=4)]),
+    "no such space": (2, [attend(), activate(space=3)]),
+    "a target outside the wide buffer": (3, [attend(), activate(space=2, target=510)]),
+    "a residual outside": (3, [attend(), activate(space=2, residual=1, residual_base=512)]),
+    "an output on its keys": (7, [attend(), activate(space=1, target=7)]),
+    "an output on its scores": (7, [*SCORES, attend(scores=1, source=64), activate(space=2, target=67)]),
+    "a residual that is overwritten": (
+        7, [attend(), activate(space=2, residual=1, residual_base=65, residual_col=1)],
+    ),
+    "operands to memory": (2, [isa.WRITE_HOST.encode(words=1, chunks=1, space=1)]),
+    "a wide word past memory": (
+        8, [isa.READ_HOST.encode(memory=3071, words=1, chunks=1, space=2)],
+    ),
+    "half a softmax table": (2, [isa.SET_TABLE.encode(target=3, count=9)]),
+    "norm tables that are not there": (2, [isa.SET_TABLE.encode(target=4, count=9)]),
+    "wide words outside": (5, [isa.SET_TABLE.encode(target=5, index=511, count=2)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_instructions_end_alike_everywhere(name):
+    status, words = BAD[name]
+    code = kernel.Code(SMALL, words=list(words))
+    for device, options in (("golden", {}), ("csim", {"form": "functional"})):
+        opened = open_device(device, **options)
+        opened.load(code.program(memory_rows=3072))
+        with pytest.raises(FaultError) as caught:
+            opened.run(0, 1)
+        assert caught.value.status == status, device
+        opened.close()
+
+
+def test_an_overlay_without_attention_knows_no_attend():
+    plain = kernel.OVERLAYS["8x8"]
+    code = kernel.Code(plain, words=[attend()])
+    for device, options in (("golden", {}), ("csim", {"form": "functional"})):
+        opened = open_device(device, **options)
+        opened.load(code.program())
+        with pytest.raises(FaultError) as caught:
+            opened.run(0, 1)
+        assert caught.value.status == 1, device
+
+
+def test_masked_rows_give_zeros():
+    rng = np.random.default_rng(3)
+    q, k, v = heads(rng, SMALL, 6, 9, 1)
+    code, content, target = attention_code(SMALL, q, k, v, 0.1, keys=0)
+    assert not kernel.check(code, content)[target : target + 6].any()
+    assert MASKED == -(1 << 15)

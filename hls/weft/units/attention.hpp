@@ -54,29 +54,60 @@ template <bool kThere> struct Attention {
     const int words = turned ? tile * kRows : block * kRows + row;
     const int blocks = (turned ? block : tile) * int(f.operand_block);
     const int address = int(f.operand) + words + blocks;
-    return widened(turned ? m.operands.column(address, row) : m.operands.row(address));
+    return widened(m.operands.read(address, turned, row));
   }
   void next_tile() {
     const bool wraps = block == int(f.blocks) - 1;
     block = wraps ? 0 : block + 1;
     if (wraps) ++tile;
   }
-  /// The activations of row `row`, from the scores at `address`; adds up the first tile's.
-  Word activations(Memories &m, int row, int address) const {
+  bool takes_scores() const { return on && f.scores != 0; }
+  /// The activations of row `row`, from its scores; adds up the first tile's.
+  Word activations(RowTable &rows, const SoftmaxMethods &by, int row,
+                   const WideWord &scores) const {
     WEFT_INLINE
     const int method = int(f.method), most = int(f.most);
-    const SumWord e =
-        exponentials(value_of(m.wide[address]), m.rows.maximum[row], method, m.softmax);
-    const Int<32> before = folds == 0 ? Int<32>(0) : m.rows.sum[row];
-    if (f.normalized != 0) return share_codes(e, m.softmax.share(method, m.rows.sum[row]), most);
+    const Int<32> sum = rows.sum[RowTable::kByInput][row];
+    const SumWord e = exponentials(scores, rows.maximum[RowTable::kByInput][row], method, by);
+    if (f.normalized != 0) return share_codes(e, by.share(method, sum), most);
     const Word codes = exponential_codes(e, most);
-    if (folds < int(f.blocks)) m.rows.sum[row] = row_sum(before, codes);
+    if (folds < int(f.blocks)) rows.put_sum(row, row_sum(folds == 0 ? Int<32>(0) : sum, codes));
     return codes;
   }
   void next_fold() {
     if (folds < int(f.blocks)) ++folds;
   }
 };
+
+/// Weights of an Attend, a row per clock, in place of the stream's.
+template <typename Cell, bool kThere>
+inline void take_operands(const Cell &cell, Attention<kThere> &attention, int row, bool last,
+                          const Memories &m, ArrayInput<Cell> &in) {
+  WEFT_INLINE
+  TileWord rows[kActivationWords] = {};
+  rows[0] = attention.weights(m, row);
+  in.weight_row = row;
+columns:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    in.weights[c] = cell.weight(rows, c);
+  }
+  if (last) attention.next_tile();
+}
+
+/// Activations of an Attend that are made of scores.
+template <typename Cell, bool kThere>
+inline void take_scores(const Cell &cell, const Attention<kThere> &attention, int row,
+                        const WideWord &scores, Memories &m, ArrayInput<Cell> &in) {
+  WEFT_INLINE
+  Word words[kActivationWords] = {};
+  words[0] = attention.activations(m.rows, m.softmax, row, scores);
+lanes:
+  for (int r = 0; r < kRows; ++r) {
+    WEFT_UNROLL
+    in.activations[r] = cell.activation(words, r);
+  }
+}
 
 /// The sums of exponentials, in a pass of their own, where probabilities are wanted rounded.
 inline void sum_rows(const Attend &f, Memories &m, Counters &counters) {
@@ -91,8 +122,10 @@ blocks:
       WEFT_TRIPCOUNT(kAccumulatorRows)
       const int address = int(f.source) + k * int(f.source_block) + row * int(f.source_col);
       const SumWord e =
-          exponentials(value_of(m.wide[address]), m.rows.maximum[row], int(f.method), m.softmax);
-      m.rows.sum[row] = row_sum(k == 0 ? Int<32>(0) : m.rows.sum[row], e);
+          exponentials(value_of(m.wide[address]), m.rows.maximum[RowTable::kByInput][row],
+                       int(f.method), m.softmax);
+      const Int<32> before = m.rows.sum[RowTable::kByInput][row];
+      m.rows.put_sum(row, row_sum(k == 0 ? Int<32>(0) : before, e));
       ++clocks;
     }
   }

@@ -103,10 +103,11 @@ struct Drain {
     ready = 0;
     row = 0;
   }
-  void step(bool finished, Memories &m) {
+  bool due() const { return ((ready >> (kDrainLag - 1)) & 1) != 0; }
+  void step(bool finished, const WideWord &added, Memories &m) {
     WEFT_INLINE
-    if (((ready >> (kDrainLag - 1)) & 1) != 0) {
-      write_word(out, value_of(m.finished[row]), m.parameters.read(out.parameter()), m);
+    if (due()) {
+      write_word(out, value_of(m.finished[row]), m.parameters.read(out.parameter()), added, m);
       out.next();
       row = row == rows - 1 ? 0 : row + 1;
     }
@@ -155,34 +156,16 @@ lanes:
   }
 }
 
-/// Weights of an Attend, a row per clock, in place of the stream's.
-template <typename Cell, bool kThere>
-inline void take_operands(const Cell &cell, Attention<kThere> &attention, int row, bool last,
-                          const Memories &m, ArrayInput<Cell> &in) {
+/// The one word of the wide buffer that a clock reads: scores for the array, or what the epilogue
+/// adds; Checker lets no instruction want both.
+template <bool kThere>
+inline WideWord wide_of_clock(const Attention<kThere> &attention, const Walk<MatMul> &walk,
+                              bool enters, const Drain &drain, const Memories &m) {
   WEFT_INLINE
-  TileWord rows[kActivationWords] = {};
-  rows[0] = attention.weights(m, row);
-  in.weight_row = row;
-columns:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    in.weights[c] = cell.weight(rows, c);
-  }
-  if (last) attention.next_tile();
-}
-
-/// Activations of an Attend that are made of scores.
-template <typename Cell, bool kThere>
-inline void take_scores(const Cell &cell, const Attention<kThere> &attention,
-                        const Walk<MatMul> &walk, int row, Memories &m, ArrayInput<Cell> &in) {
-  WEFT_INLINE
-  Word words[kActivationWords] = {};
-  words[0] = attention.activations(m, row, walk.address());
-lanes:
-  for (int r = 0; r < kRows; ++r) {
-    WEFT_UNROLL
-    in.activations[r] = cell.activation(words, r);
-  }
+  const bool scores = kThere && attention.takes_scores();
+  const bool adds = drain.due() && drain.out.f.residual != 0;
+  const int score = enters ? walk.address() : 0, added = adds ? drain.out.added.address() : 0;
+  return value_of(m.wide[!kHasWide ? 0 : scores ? score : added]);
 }
 
 /// The clocks of one MatMul or Attend, all stages at once.
@@ -212,6 +195,8 @@ clock:
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
     ArrayInput<Cell> in = no_input<Cell>();
+    WideWord wide = {};
+    if (kHasWide) wide = wide_of_clock(attention, walk, clocks.input.busy(), drain, m);
     if (clocks.weights.busy()) {
       const bool last = clocks.weights.last_row();
       if (Attends<Cell>::value && attention.on) {
@@ -221,8 +206,8 @@ clock:
       }
     }
     if (clocks.input.busy()) {
-      if (Attends<Cell>::value && attention.on && attention.f.scores != 0) {
-        take_scores(cell, attention, walk, clocks.input.row(), m, in);
+      if (Attends<Cell>::value && attention.takes_scores()) {
+        take_scores(cell, attention, clocks.input.row(), wide, m, in);
       } else {
         take_words(cell, walk, m, pad, in);
       }
@@ -240,7 +225,7 @@ clock:
       finished = accumulator.finishes(f);
       if (clocks.output.last_row()) accumulator.next_fold();
     }
-    drain.step(finished, m);
+    drain.step(finished, wide, m);
     if (t < clocks.total) count_clock(clocks, f, counters);
     clocks.weights.tick();
     clocks.input.tick();

@@ -18,7 +18,7 @@ inline WideWord keep_scores(const WideWord &scores, const Activate &f, int row, 
                             RowTable &rows) {
   WEFT_INLINE
   const int first = tile * kCols, from = row + int(f.left), to = row + int(f.right);
-  Int<16> maximum = tile == 0 ? Int<16>(kMaskedScore) : rows.maximum[row];
+  Int<16> maximum = tile == 0 ? Int<16>(kMaskedScore) : rows.maximum[RowTable::kByEpilogue][row];
   WideWord kept;
 lanes:
   for (int c = 0; c < kCols; ++c) {
@@ -28,7 +28,7 @@ lanes:
     kept[c] = seen ? scores[c] : Int<16>(kMaskedScore);
     maximum = kept[c] > maximum ? kept[c] : maximum;
   }
-  rows.maximum[row] = maximum;
+  rows.put_maximum(row, maximum);
   return kept;
 }
 

@@ -118,7 +118,7 @@ clock:
     const Word factor = depthwise ? value_of(m.taps[walk.tap_word()]) : filled(0);
     vector_step(f, walk.step, valid, x, factor, sums);
     if (walk.last_step()) {
-      write_word(out, sums, m.parameters.read(out.parameter()), m);
+      write_word(out, sums, m.parameters.read(out.parameter()), added_word(out, m), m);
       out.next();
     }
     walk.next();

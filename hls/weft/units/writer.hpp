@@ -51,12 +51,17 @@ struct Writer {
   }
 };
 
+/// What is added to the sums of the present position.
+inline WideWord added_word(const Writer &out, const Memories &m) {
+  WEFT_INLINE
+  WideWord none = {};
+  return kHasWide && out.f.residual != 0 ? value_of(m.wide[out.added.address()]) : none;
+}
+
 /// Sums, and what is added to them, as int16.
-inline WideWord wide_word(const SumWord &sums, const Writer &out, const Memories &m) {
+inline WideWord wide_word(const SumWord &sums, const Writer &out, const WideWord &added) {
   WEFT_INLINE
   const bool adds = out.f.residual != 0;
-  WideWord added = {};
-  if (adds) added = value_of(m.wide[out.added.address()]);
   const Int<32> multiplier = out.f.residual_multiplier,
                 shift = clamped(Int<32>(out.f.residual_shift), kShiftLow, kShiftHigh);
   WideWord word;
@@ -71,16 +76,19 @@ lanes:
   return word;
 }
 
-/// One word of sums, requantized, to where it goes.
-inline void write_word(const Writer &out, const SumWord &raw, const ParameterWord &p, Memories &m) {
+/// One word of sums, requantized, to where it goes; `added` is the word that Activate.residual
+/// names.
+inline void write_word(const Writer &out, const SumWord &raw, const ParameterWord &p,
+                       const WideWord &added, Memories &m) {
   WEFT_INLINE
   const Activate &f = out.f;
   const bool divides = kHasAttention && f.normalize != 0;
-  const SumWord sums = divides ? normalized_sums(raw, m.rows.sum[out.at.x], m.softmax) : raw;
+  const Int<32> total = divides ? m.rows.sum[RowTable::kByEpilogue][out.at.x] : Int<32>(0);
+  const SumWord sums = divides ? normalized_sums(raw, total, m.softmax) : raw;
   SumWord whole;
   const Word codes = activate(sums, p, f, m.lookup, whole);
   if (kHasWide && f.space == kWideSpace) {
-    WideWord word = wide_word(whole, out, m);
+    WideWord word = wide_word(whole, out, added);
     if (kHasAttention && f.maximum != 0) word = keep_scores(word, f, out.at.x, out.tile, m.rows);
     put(m.wide[out.address()], word);
   } else if (kHasAttention && f.space == kOperandSpace) {
@@ -101,7 +109,8 @@ drain:
   for (int row = 0; row < rows; ++row) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
-    write_word(out, value_of(m.finished[row]), m.parameters.read(out.parameter()), m);
+    write_word(out, value_of(m.finished[row]), m.parameters.read(out.parameter()),
+               added_word(out, m), m);
     out.next();
   }
   return rows;

@@ -70,7 +70,7 @@ def check_output(state: State, f: Fields, sums: Sums) -> None:
         raise FaultError(2, f"mode = {f['mode']} with words of int16")
     if f["residual"] and (not is_wide or sums.scored):
         raise FaultError(2, "residual, but no words of int16, or scores are read meanwhile")
-    if f["maximum"] and (not is_wide or not sums.attends):
+    if f["maximum"] and (not is_wide or not sums.attends or sums.scored):
         raise FaultError(2, "maximum, but these are no scores")
     if f["normalize"] and not sums.divides:
         raise FaultError(2, "normalize, but there are no sums of exponentials")
