@@ -23,6 +23,7 @@ from weft import (
     samples,
     shapes,
     tflite_resize,
+    transformer_ops,
 )
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
@@ -309,6 +310,7 @@ OPS: dict[str, OpSpec] = {
         *_quantizers(),
         *_others(),
         *_integers(),
+        *(OpSpec(*spec) for spec in transformer_ops.SPECS),
         *(OpSpec(n, infer, run, c, d, dtype=t) for n, infer, run, c, t, d in fixed_ops.SPECS),
     )
 }

@@ -57,8 +57,12 @@ def softplus(x: Array) -> Array:
 
 
 def erf(x: Array) -> Array:
-    """The error function, from C's in double precision."""
-    return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), np.float64).astype(x.dtype)
+    """The error function in double precision: scipy's where it is installed, else C's."""
+    try:
+        from scipy.special import erf as function
+    except ImportError:  # a board; fifty times slower
+        function = np.frompyfunc(math.erf, 1, 1)
+    return np.asarray(function(np.asarray(x, np.float64)), np.float64).astype(x.dtype)
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:
