@@ -34,8 +34,6 @@ def lower_attention(ctx: Context, node: Node) -> Stage:
     """Multi-head attention, with fewer heads of keys and values, masks and a constant bias."""
     if key_of(node) in ctx.refused:
         raise HostOnlyError(ctx.refused[key_of(node)])
-    if "attention" not in ctx.overlay.units:
-        raise HostOnlyError(f"overlay {ctx.overlay.name!r} has no unit attention")
     q, k, v = (ctx.value(name) for name in node.inputs[:3])
     y, heads = ctx.quant(node.outputs[0]), int(node.attrs["heads"])
     shared = int(node.attrs.get("kv_heads") or heads)

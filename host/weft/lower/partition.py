@@ -59,6 +59,9 @@ LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
 }
 
 
+UNITS = {"Attention": "attention", "LayerNorm": "norm", "RMSNorm": "norm"}  # that overlays may lack
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a node runs, on what, and why there."""
@@ -158,6 +161,9 @@ def _check(context: Context, node: Node) -> None:
     """Raises HostOnlyError for what no lowering takes."""
     if "opset" in node.attrs:
         raise HostOnlyError(f"{node.op} has no accelerator form")
+    unit = UNITS.get(node.op)
+    if unit and unit not in context.overlay.units:
+        raise HostOnlyError(f"overlay {context.overlay.name!r} has no unit {unit}")
     check_activation(node.attrs.get("activation"))
     for name in coded(context.graph, node):
         context.quant(name)
