@@ -8,7 +8,7 @@ Loading a file never executes anything in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,8 @@ class Program:
     `batch` is the largest number of samples of one run; `weights` [rows, lanes] is weight memory;
     `memory_rows` is the size of activation memory; `regions` maps the tensors that cross between
     host and accelerator to their place in it. `model` are the bytes of the quantized graph it was
-    compiled from (`weft.graph_file`), None in files of older versions.
+    compiled from (`weft.graph_file`), None in files of older versions. `assets` is what the host
+    needs around it, by name: of a text encoder the tokenizer and embedding tables (`weft.text`).
     """
 
     name: str
@@ -151,6 +152,7 @@ class Program:
     outputs: tuple[TensorInfo, ...]
     notes: Mapping[str, Any]
     model: NDArray[np.uint8] | None = None
+    assets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def overlay_digest(self) -> str:

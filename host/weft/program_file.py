@@ -36,6 +36,7 @@ from weft.program import (
 )
 
 FORMAT = "weft-program-1"
+ASSET = "asset."  # how the names of blobs that are assets begin
 
 
 def save(program: Program, path: str | Path) -> None:
@@ -60,6 +61,7 @@ def save(program: Program, path: str | Path) -> None:
     }
     if program.model is not None:
         blobs["model"] = program.model
+    blobs |= {ASSET + name: np.ascontiguousarray(a) for name, a in program.assets.items()}
     with replacing(path) as temporary:
         try:
             save_file(blobs, str(temporary), {"weft": json.dumps(manifest)})
@@ -183,6 +185,7 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
         outputs=tuple(_info(entry) for entry in manifest["outputs"]),
         notes=manifest["notes"],
         model=_blob(blobs, "model", np.uint8, 1) if "model" in blobs else None,
+        assets={n.removeprefix(ASSET): b for n, b in blobs.items() if n.startswith(ASSET)},
     )
     return program.verify()
 
