@@ -161,10 +161,11 @@ class Program:
     `batch` is the largest number of samples of one run; `weights` [rows, lanes] is weight memory;
     `memory_rows` is the size of activation memory; `regions` maps the tensors that cross between
     host and accelerator to their place in it. `model` are the bytes of the quantized graph it was
-    compiled from (`weft.graph_file`), None in files of older versions. `tokens` names, for tensors
-    whose dimension 1 counts the tokens of an input, that input; `rules` are what a run with fewer
-    of them changes (`weft.tokens`). `lengths` is the input, if there is one, that holds how many
-    tokens of a sample there are: each runs with as many (`weft.padding`).
+    compiled from (`weft.graph_file`), None in files of older versions. `assets` is what the host
+    needs around it, by name: of a text encoder the tokenizer and embedding tables (`weft.text`).
+    `tokens` names, for tensors whose dimension 1 counts the tokens of an input, that input; `rules`
+    are what a run with fewer of them changes (`weft.tokens`). `lengths` is the input, if there is
+    one, that holds how many tokens of a sample there are: each runs with as many (`weft.padding`).
     """
 
     name: str
@@ -182,6 +183,7 @@ class Program:
     tokens: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     lengths: str = ""
+    assets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def overlay_digest(self) -> str:

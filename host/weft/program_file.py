@@ -37,6 +37,7 @@ from weft.program import (
 )
 
 FORMAT = "weft-program-1"
+ASSET = "asset."  # how the names of blobs that are assets begin
 
 
 def save(program: Program, path: str | Path) -> None:
@@ -64,6 +65,7 @@ def save(program: Program, path: str | Path) -> None:
     }
     if program.model is not None:
         blobs["model"] = program.model
+    blobs |= {ASSET + name: np.ascontiguousarray(a) for name, a in program.assets.items()}
     with replacing(path) as temporary:
         try:
             save_file(blobs, str(temporary), {"weft": json.dumps(manifest)})
@@ -190,6 +192,7 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
         tokens={str(name): str(root) for name, root in manifest.get("tokens", {}).items()},
         rules=tuple(_rule(entry) for entry in manifest.get("rules", ())),
         lengths=str(manifest.get("lengths", "")),
+        assets={n.removeprefix(ASSET): b for n, b in blobs.items() if n.startswith(ASSET)},
     )
     return program.verify()
 

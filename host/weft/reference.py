@@ -157,7 +157,8 @@ def spatial_pads(pads: Sequence[int]) -> list[tuple[int, int]]:
 
 def linear(node: Node, inputs: Arrays) -> Arrays:
     """x [..., K] · w [K, N] + bias [N]."""
-    y = inputs[0] @ inputs[1]
+    x, w = inputs[:2]
+    y = (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])  # one product, not n
     if len(inputs) > 2:
         y = y + inputs[2]
     return [activate(y, node.attrs.get("activation"), axis=-1)]
