@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from encoders import Net, encoder, samples
 
 from weft import activation, ops
 from weft.graph import Graph, Quant
+from weft.passes.even import even_out
 from weft.passes.quantize import quantize, simulate
 from weft.passes.stream import narrowed, stream, with_copies
 
@@ -38,10 +40,37 @@ def test_norms_behind_give_int8_to_products_and_int16_to_residuals() -> None:
     graph = quantize(encoder(post=True), samples(encoder(post=True)))
     kinds = formats(graph)
     assert kinds["LayerNorm"] == ["int16"] * 3
-    assert kinds["Identity"] == ["int8"] * 2
+    assert kinds["Mul"] == ["int8"] * 2
     for node in graph:
         if node.op == "Linear":
             assert graph[node.inputs[0]].quant.format == "int8"
+
+
+@pytest.mark.parametrize("post", [False, True])
+def test_channels_behind_norms_become_even(post: bool) -> None:
+    """gamma makes a channel 50 times as large as the others; the function stays."""
+    graph = encoder(post=post, layers=2)
+    tensors = dict(graph.tensors)
+    for node in graph:
+        if node.op == "LayerNorm":
+            gamma = tensors[node.inputs[1]]
+            data = gamma.data.copy()
+            data[5] *= 50
+            tensors[gamma.name] = replace(gamma, data=data)
+    graph = graph.replace(tensors=tensors)
+    feeds = samples(graph, count=4)
+    copied = with_copies(graph, stream(graph))
+    evened = even_out(copied, [feeds])
+    (name,) = graph.outputs
+    exact = ops.evaluate(graph, feeds)[name]
+    np.testing.assert_allclose(ops.evaluate(evened, feeds)[name], exact, rtol=1e-3, atol=1e-3)
+    spread = []
+    for g in (copied, evened):
+        read = [n.inputs[0] for n in g if n.name == "linear20"]  # behind the last norms
+        x = ops.evaluate(g, feeds, keep=read)[read[0]]
+        largest = np.abs(x).reshape(-1, x.shape[-1]).max(0)
+        spread.append(float(largest.max() / np.median(largest)))
+    assert spread[1] < 0.3 * spread[0]
 
 
 def test_a_network_without_norms_has_no_int16() -> None:

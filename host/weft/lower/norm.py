@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from weft.activation import limits
 from weft.config import TABLE_METHOD
@@ -77,9 +77,11 @@ def _epsilon(node: Node, x: Quant, elements: int) -> int:
     return epsilon
 
 
-def parameters(ctx: Context, node: Node, y: Quant, elements: int, codes: Quant) -> Epilogue:
+def parameters(
+    ctx: Context, node: Node, y: Quant, elements: int, codes: Quant, factor: ArrayLike = 1.0
+) -> Epilogue:
     """gamma, beta and shift of a norm, for int16 of `y`'s scale (or as fine as int8 wants it),
-    and the requantization of those to `codes`.
+    and the requantization of those, times a factor per channel, to `codes`.
     """
     gamma = _constant(ctx, node, 1, elements, 1.0)
     beta = _constant(ctx, node, 2, elements, 0.0)
@@ -88,8 +90,8 @@ def parameters(ctx: Context, node: Node, y: Quant, elements: int, codes: Quant) 
     if y is codes:  # nobody sees the int16: they are as fine as the range of the codes allows
         scale *= max(codes.zero_point - low, high - codes.zero_point) / 32767
     multiplier, bias, shift = _fixed(gamma / (scale * (1 << NORM_FRACTION)), beta / scale)
-    factor = float(scaling(node, scale, 1.0, codes).scale)
-    q, s = requant.encode(factor, "single_round")
+    values = scaling(node.with_attrs(requant="single_round"), scale, factor, codes)
+    q, s = requant.encode(np.broadcast_to(values.scale, (elements,)), "single_round")
     rows = requant.pack_parameters(bias, multiplier, shift, q, s, ctx.lanes)
     return Epilogue(rows, 0, codes.zero_point, low, high)
 
@@ -139,7 +141,10 @@ def copy_of_norm(ctx: Context, node: Node, stages: Mapping[str, Stage]) -> tuple
     y, codes = ctx.quant(root), ctx.quant(out)
     (op,) = stage.ops
     assert isinstance(op, NormOp), "what keeps int16 is a norm"
-    done = parameters(ctx, norm, y, op.elements, codes)
+    factor = 1.0 if node.op == "Identity" else ctx.constant(node.inputs[1])
+    if factor is None or np.size(factor) not in (1, op.elements):
+        raise HostOnlyError("a factor that is not one number per channel")
+    done = parameters(ctx, norm, y, op.elements, codes, factor)
     value = ctx.values[name]
     ctx.values[out] = Value(out, replace(value.layout, bits=8), codes)
     ctx.maps[out] = ctx.map_of(ctx.values[out].layout, out)

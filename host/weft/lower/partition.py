@@ -33,7 +33,7 @@ from weft.lower.stage import HostOnlyError, Stage
 from weft.lower.tokens import token_axes
 from weft.lower.vector import lower_binary, lower_pool
 from weft.passes.placement import coded
-from weft.passes.stream import reads_wide
+from weft.passes.stream import copies, reads_wide
 
 LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "Conv": lower_conv,
@@ -129,7 +129,7 @@ def _place(found: Partition, node: Node) -> Placement:
         _check(context, node)
         if node.op == "Add" and context.is_wide(node.outputs[0]):
             return _residual(found, node)
-        if node.op in RELABELS:
+        if _requantizes(context, node):
             return _copy(found, node)
         merged = _merge(found, node)
         if merged is not None:
@@ -201,8 +201,8 @@ def _merge(found: Partition, node: Node) -> Placement | None:
 
 
 def _requantizes(context: Context, node: Node) -> bool:
-    """Whether a node in RELABELS gives other codes: int8 of what is int16."""
-    if node.op != "Identity" or context.graph[node.outputs[0]].quant is None:
+    """Whether a node gives int8 of what is int16."""
+    if not copies(context.graph, node) or context.graph[node.outputs[0]].quant is None:
         return False
     return context.is_wide(node.inputs[0]) and not context.is_wide(node.outputs[0])
 

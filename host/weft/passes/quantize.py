@@ -18,6 +18,7 @@ from weft.errors import UsageError, unknown
 from weft.formats import int8
 from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes.choices import Choice, activation_formats, choices, layers
+from weft.passes.even import STRENGTH, even_out
 from weft.passes.placement import FOLLOWS, accelerated, coded, quantized_roots
 from weft.passes.ranges import BATCH, Progress, check_data, feeds, ranges
 from weft.passes.stream import reads_wide, stream, with_copies
@@ -81,7 +82,7 @@ def quantize(
     `activations` what the inputs of layers are (`weft.activation`), all else stays int8;
     `weight_method` how weights are rounded (`weft.quantization.methods`). A `plan` says it layer by
     layer, `keep_first_last` leaves the first and the last layer at int8. `equalize`, `smooth`
-    (SmoothQuant's strength) and `correct_bias` apply the method of that name.
+    (SmoothQuant's strength; 0.5 behind norms) and `correct_bias` apply the method of that name.
 
     A channel whose bias or sums would not fit int32 gets a larger weight scale, and a depthwise
     convolution int8 weights where it can't take the format; the node's attribute "notes" says so.
@@ -106,6 +107,9 @@ def quantize(
     graph = prepare(graph, data, options)
     wide = stream(graph)
     graph = with_copies(graph, wide)
+    if wide:
+        strength = STRENGTH if options.smooth is None else options.smooth
+        graph = even_out(graph, feeds(graph, data), strength)
     roots = quantized_roots(graph)
     formats = activation_formats(graph, roots, chosen)
     formats |= {roots[name]: activation.WIDE for name in wide if name in roots}

@@ -59,9 +59,17 @@ def reads_wide(graph: Graph, node: Node, wide: Collection[str]) -> bool:
         return True
     if node.op in ("Conv", "Linear"):
         return node.inputs[0] not in wide
-    if node.op == "Identity":
-        return node.inputs[0] in wide  # it may be a copy
+    if copies(graph, node):
+        return node.inputs[0] in wide
     return (node.op in MOVES or node.op == "Add") and all(name in wide for name in moving)
+
+
+def copies(graph: Graph, node: Node) -> bool:
+    """Whether a node may give int8 of int16: as they are, or times a factor per channel."""
+    if node.op == "Identity":
+        return True
+    factor = graph[node.inputs[1]] if node.op == "Mul" and len(node.inputs) == 2 else None
+    return factor is not None and factor.data is not None and factor.data.ndim == 1
 
 
 def with_copies(graph: Graph, wide: Collection[str]) -> Graph:
