@@ -153,7 +153,9 @@ def _gather(node: Node, inputs: list[Array]) -> list[Array]:
 
 
 def _concat(node: Node, inputs: list[Array]) -> list[Array]:
-    return [np.concatenate(inputs, axis=node.attrs["axis"])]
+    axis = node.attrs["axis"]
+    parts = reference.stacked(inputs) if axis % inputs[0].ndim else inputs
+    return [np.concatenate(parts, axis=axis)]
 
 
 def _slice(node: Node, inputs: list[Array]) -> list[Array]:

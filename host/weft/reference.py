@@ -333,6 +333,12 @@ def slices(node: Node, rank: int) -> tuple[slice, ...]:
     return tuple(index)
 
 
+def stacked(inputs: Arrays) -> Arrays:
+    """The inputs with as many samples each: a constant counts for all."""
+    count = max(len(a) for a in inputs)
+    return [a if len(a) == count else np.broadcast_to(a, (count, *a.shape[1:])) for a in inputs]
+
+
 def pad(node: Node, inputs: Arrays) -> Arrays:
     """Pads every axis; mode constant, or numpy's edge, reflect and wrap."""
     pads = node.attrs["pads"]
