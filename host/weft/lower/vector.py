@@ -15,20 +15,9 @@ from weft.lower.context import Context
 from weft.lower.conv import window_of
 from weft.lower.epilogue import Scaling, epilogue, scaling
 from weft.lower.function import lower_constant
+from weft.lower.geometry import HERE, Rect, Target, Value, Window, plain_window
 from weft.lower.layout import kept, ranked, spatial_letters
-from weft.lower.stage import (
-    HERE,
-    Epilogue,
-    HostOnlyError,
-    Rect,
-    Second,
-    Stage,
-    Target,
-    Value,
-    VectorOp,
-    Window,
-    plain_window,
-)
+from weft.lower.stage import Epilogue, HostOnlyError, Second, Stage, VectorOp
 from weft.pack import extents
 from weft.passes.fuse import same_quant
 from weft.program import Layout
