@@ -11,6 +11,7 @@
 #include "units/matmul.hpp"
 #define WEFT_MATMUL matmul  // the functional simulation puts its own here (sim/functional.hpp)
 #define WEFT_VECTOR vector
+#define WEFT_NORM normalize
 #endif
 
 namespace weft {
@@ -208,7 +209,7 @@ compute:
     } else if (opcode == kVector) {
       WEFT_VECTOR(Vector::decode(words), Activate::decode(next), batch, m, counters);
     } else if (kHasNorm && opcode == kNorm) {
-      normalize(Norm::decode(words), m, counters);
+      WEFT_NORM(Norm::decode(words), m, counters);
     } else if (opcode == kActivate) {
       drain_again(Activate::decode(words), batch, out_h, out_w, m, counters);
     } else {
