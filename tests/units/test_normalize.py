@@ -1,6 +1,7 @@
 """Norm: golden against real norms and HG-PIPE's formulas, every simulation against golden."""
 
 import math
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests import kernel
 
-from weft import isa
+from weft import build, codegen, isa
 from weft.config import Overlay
 from weft.errors import OverlayError, UsageError
+from weft.lint import lint
 from weft.nonlinear import method
 from weft.state import FaultError
 from weft.units import requant, root
@@ -101,7 +103,7 @@ def layout(rng, rows, blocks, o):
     return {"source_col": 1, "source_block": rows, "target_col": blocks, "target_block": 1}
 
 
-def build(rng, o, rows, elements, number, x=None, **fields):
+def one_norm(rng, o, rows, elements, number, x=None, **fields):
     """A program of one Norm, and the wide buffer that it finds."""
     blocks = -(-elements // o.lanes)
     table = o.norm[number] == "table"
@@ -125,14 +127,14 @@ def test_every_form_equals_golden(o, seed):
     rng = np.random.default_rng(seed)
     elements = int(rng.integers(1, 60))
     rows = int(rng.integers(1, min(64, 450 // -(-elements // o.lanes))))
-    code, wide, _ = build(rng, o, rows, elements, int(rng.integers(len(o.norm))))
+    code, wide, _ = one_norm(rng, o, rows, elements, int(rng.integers(len(o.norm))))
     kernel.check(code, wide=wide)
 
 
 def test_the_exact_form_computes_alike():
     for number in range(3):
         rng = np.random.default_rng(number)
-        code, wide, _ = build(rng, NANO, 5, 10, number, keep=1, rms=0)
+        code, wide, _ = one_norm(rng, NANO, 5, 10, number, keep=1, rms=0)
         kernel.check(code, wide=wide, forms=("exact", "functional"))
 
 
@@ -236,7 +238,7 @@ def test_the_longest_row_and_the_widest_values():
     o = replace(SMALL, name="8x8nl", parameter_blocks=512, norm=("pwl",))
     for x in (np.full((1, 4096), -(1 << 15)), np.tile([-(1 << 15), (1 << 15) - 1], (1, 2048))):
         first = {"source": 0, "target": 0}
-        code, wide, f = build(np.random.default_rng(0), o, 1, 4096, 0, x, keep=1, **first)
+        code, wide, f = one_norm(np.random.default_rng(0), o, 1, 4096, 0, x, keep=1, **first)
         kernel.check(code, wide=wide)
         assert f["blocks"] == 512
 
@@ -311,6 +313,25 @@ def test_an_overlay_names_only_methods_that_are_hardware():
 
 
 def test_clocks_are_two_per_word():
-    code, wide, _ = build(np.random.default_rng(1), SMALL, 7, 30, 0)
+    code, wide, _ = one_norm(np.random.default_rng(1), SMALL, 7, 30, 0)
     _, result = kernel.run(code, wide=wide)
     assert dict(result.counters)["vector"] == 2 * 7 * math.ceil(30 / 8)
+
+
+EVERY = replace(SMALL, norm=("pwl", "ibert", "table", "nnlut", "pwl2", "lut", "shift", "dlc"))
+
+
+def test_the_hardware_of_every_method_is_clean():
+    found = lint(EVERY)
+    ours = [f for f in found if f.file.rpartition("/")[2] in ("normalize.hpp", "root.hpp")]
+    assert [str(f) for f in ours] == []
+
+
+@pytest.mark.parametrize("form", ["cycle", "functional", "exact"])
+def test_every_method_compiles_without_warnings(form, tmp_path):
+    for header, content in codegen.headers(EVERY).items():
+        (tmp_path / header).write_text(content)
+    command = build.command_line(build.find_compiler(), form, tmp_path, tmp_path / "out")
+    command = [*command, "-fsyntax-only", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
