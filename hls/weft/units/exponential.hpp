@@ -31,7 +31,8 @@ struct Share {
   }
 };
 
-constexpr int kShareBits = 7;  // of a probability that is an activation
+constexpr int kMostEntry = (1 << 17) - 1;  // of a table
+constexpr int kShareBits = 7;              // of a probability that is an activation
 
 /// x/sum with kShareBits fraction bits, rounded, by 1/w where the sum is w·2^k.
 template <typename Reciprocal> inline Share share_of(const Reciprocal &reciprocal, Int<32> sum) {
@@ -76,8 +77,8 @@ struct TableExponential {
 
   template <typename Source> void load(Source &from) {
     exp.load(from);
-    small.load_within(from);
-    large.load_within(from);
+    small.load_within(from, -kMostEntry - 1, kMostEntry);
+    large.load_within(from, -kMostEntry - 1, kMostEntry);
     small_bound = from.next();
     small_nudge = from.next();
     small_shift = Int<8>(clamped(from.next(), 0, 62));

@@ -40,15 +40,13 @@ template <int kEntries> struct Lut {
 
   template <typename Source> void load(Source &from) {
     index.load(from);
-    load_entries(from);
-  }
-  template <typename Source> void load_within(Source &from) {
-    index.load_within(from, kEntries);
-    load_entries(from);
-  }
-  template <typename Source> void load_entries(Source &from) {
   entries:
     for (int i = 0; i < kEntries; ++i) value[i] = Int<18>(from.next());
+  }
+  template <typename Source> void load_within(Source &from, Int<32> least, Int<32> most) {
+    index.load_within(from, kEntries);
+  entries_within:
+    for (int i = 0; i < kEntries; ++i) value[i] = Int<18>(clamped(from.next(), least, most));
   }
   Int<32> operator()(Int<32> x) const {
     WEFT_INLINE

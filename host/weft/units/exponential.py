@@ -15,7 +15,7 @@ import numpy as np
 
 from weft.config import TABLE_METHOD, Overlay
 from weft.units.fixed import ONE, Codes, Unit, codes, normalized
-from weft.units.table import Lut, TableIndex
+from weft.units.table import VALUE_LIMIT, Lut, TableIndex
 from weft.units.table_ops import TableSoftmax
 
 SHARE_BITS = 7  # of a probability that is an activation
@@ -73,10 +73,13 @@ class TableExponential:
         Whatever the words say, no index leaves its table.
         """
         w = list(map(int, words))
-        exp = _lut(w[: 3 + TABLE_ENTRIES], (0, ONE))
+        exp = lut_within(w[: 3 + TABLE_ENTRIES], 0, ONE)
         rest = w[3 + TABLE_ENTRIES :]
         size = 3 + TABLE_RECIPROCALS
-        small, large = _lut(rest[:size]), _lut(rest[size : 2 * size])
+        small, large = (
+            lut_within(part, -VALUE_LIMIT, VALUE_LIMIT - 1)
+            for part in (rest[:size], rest[size : 2 * size])
+        )
         bound, *outs = rest[2 * size :]
         shifts = [min(max(s, 0), 62) for s in outs[1::2]]
         nudges = outs[::2]
@@ -98,17 +101,15 @@ class TableExponential:
         return np.asarray((e * factor + nudge) >> shift)
 
 
-def _lut(words: Sequence[int], limits: tuple[int, int] | None = None) -> Lut:
-    """A table from its words: bias, bound, shift, then entries of 18 bits."""
+def lut_within(words: Sequence[int], least: int, most: int) -> Lut:
+    """A table of bias, bound, shift, entries, as a program loads it, moved inside its limits."""
     bias, bound, shift, *entries = words
     index = TableIndex(
         min(max(bias, -(1 << 29)), 1 << 29),
         min(max(bound, 0), len(entries) - 1),
         min(max(shift, 0), 23),
     )
-    value = codes(entries)
-    value = np.clip(value, *limits) if limits else ((value + (1 << 17)) & 0x3FFFF) - (1 << 17)
-    return Lut(index, value[: index.bound + 1])
+    return Lut(index, np.clip(codes(entries), least, most)[: index.bound + 1])
 
 
 @cache
