@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,18 @@ from encoders import FEW, LANES16, LANES32, Net, compiled, cut, encoder, samples
 import weft
 from weft import isa, ops
 from weft.config import Overlay
+from weft.demo import MODELS, load_data
 from weft.device.golden import Golden
+from weft.frontend import transformers_folder
 from weft.graph import Graph
 from weft.inspection import inspect
 from weft.lower import lower, preflight
-from weft.passes.quantize import simulate
+from weft.passes.fuse import fuse
+from weft.passes.quantize import quantize, simulate
 from weft.program import AcceleratorSegment, HostSegment, Program
 from weft.runtime import Session
 
+FOLDERS = Path(__file__).resolve().parents[1] / "data" / "transformers"
 UNITS = (*LANES16.units, "norm")
 ENCODER16 = replace(LANES16, name="enc16", units=UNITS)
 ENCODER32 = replace(LANES32, name="enc32", units=UNITS)
@@ -165,6 +170,45 @@ def test_patches_of_an_image_get_their_positions() -> None:
     exact = ops.evaluate(net.graph(y), feeds)[y]
     error = np.abs(run(program, feeds) - exact)
     assert error.max() <= np.abs(simulate(graph, feeds)[y] - exact).max() + 2.0**-8
+    assert weft.check(program, feeds, "csim").equal
+
+
+def test_a_vision_transformer_runs_in_one_segment() -> None:
+    """Digits: patches by a convolution, positions, two blocks, the mean of all tokens."""
+    data = load_data()
+    program = weft.compile(MODELS / "vit_digits.onnx", ENCODER16, calibration=data.calibration)
+    assert [type(s) for s in program.segments] == [AcceleratorSegment]
+    assert weft.check(program, data.images[:4], "csim").equal
+    graph = weft.load_model(MODELS / "vit_digits.onnx")
+    exact = ops.evaluate(graph, {graph.inputs[0]: data.images})[graph.outputs[0]]
+    with weft.open(program, "csim") as session:
+        found = session.run(data.images)
+    right = [(y.argmax(-1) == data.labels).mean() for y in (exact, found)]
+    assert right[1] >= right[0] - 0.01
+
+
+@pytest.mark.parametrize("name", ["bert", "bert_masked_lm", "distilbert", "roberta"])
+def test_text_encoders_run_in_one_segment_without_their_padding(name: str) -> None:
+    graph = fuse(transformers_folder.load(FOLDERS / name, padding=True))
+    x, keys = graph.inputs
+    rng = np.random.default_rng(0)
+    tokens, width = graph[x].shape[1:]
+    counts = np.array([[tokens], [3], [tokens - 1]])
+    feeds = {x: rng.normal(size=(3, tokens, width)).astype(np.float32), keys: counts}
+    quantized = quantize(graph, feeds)
+    program = lower(quantized, ENCODER16)
+    assert [type(s) for s in program.segments] == [AcceleratorSegment]
+    assert program.lengths == keys
+    there = np.arange(tokens) < counts
+    (out,) = graph.outputs
+    exact = ops.evaluate(graph, feeds)[out][there]
+
+    def error(y: Any) -> float:
+        return float(np.sqrt(np.square(y[there] - exact).mean() / np.square(exact).mean()))
+
+    found = run(program, feeds)
+    assert not found[~there].any()
+    assert error(found) <= 1.1 * error(simulate(quantized, feeds)[out]) + 1 / 254
     assert weft.check(program, feeds, "csim").equal
 
 
