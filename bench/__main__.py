@@ -32,6 +32,7 @@ GROUPS = (
     "sparsity",
     "qat",
     "nonlinear",
+    "hgpipe",
     "designs",
     "sparse_packing",
     "importing",

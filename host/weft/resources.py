@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weft import engine_costs, isa, sparse_costs, storage
+from weft import engine_costs, isa, norm_costs, sparse_costs, storage
 from weft.config import Board, Overlay, load_board
 from weft.designs import Geometry
 from weft.errors import OverlayError
@@ -119,6 +119,7 @@ def units(g: Geometry, board: Board) -> dict[str, Resources]:
     return {
         "array": array(g.rows, g.cols, g.products_per_dsp),
         **other_engines(g),
+        **norms(g),
         "accumulators": accumulators(g, board),
         "buffer": memory(g.buffer_words, g.rows * 8, board),
         "requantization": requantization(g),
@@ -191,6 +192,13 @@ def other_engines(g: Geometry) -> dict[str, Resources]:
         made[name] = Resources(*sparse_costs.COSTS[name](g))
     decoders = engine_costs.decoders(getattr(g, "formats", ()), getattr(g, "weight_bits", 8))
     return {**made, "decoders": Resources(lut=g.cols * decoders)} if decoders else made
+
+
+def norms(g: Geometry) -> dict[str, Resources]:
+    """The unit Norm, where there is one; designs have none."""
+    if "norm" not in getattr(g, "units", ()):
+        return {}
+    return {"norm": Resources(*norm_costs.norm(g)).routed()}
 
 
 def accumulators(g: Geometry, board: Board) -> Resources:

@@ -152,6 +152,20 @@ def test_a_fit_adds_up_and_says_what_is_tight():
     assert fit.as_dict()["total"]["dsp"] == 796
 
 
+def test_norms_cost_by_method_and_lane():
+    edge = replace(load_overlay("edge"), units=("requant", "vector", "lookup", "norm"))
+    by = {
+        name: resources.norms(replace(edge, wide_words=1024, norm=name))["norm"].as_dict()
+        for name in (("pwl",), ("pwl", "table"), ("table",), ("ibert",), ("nnlut",))
+    }
+    assert by["pwl", "table"]["dsp"] > max(by[("pwl",)]["dsp"], by[("table",)]["dsp"])
+    assert by[("ibert",)]["lut"] > 4 * by[("pwl",)]["lut"]  # a divider per Newton step
+    assert by[("pwl",)]["dsp"] == 32 * 7 + 8 + 1  # a lane's products, n·squares and sum², a line
+    assert not resources.norms(load_overlay("edge"))
+    half = resources.norms(replace(edge, rows=16, cols=16, norm=("pwl",)))["norm"].as_dict()
+    assert half["lut"] < by[("pwl",)]["lut"]
+
+
 def test_the_shell_of_a_card_is_not_for_us():
     board = load_board("Alveo-U55C")
     assert resources.available(board).lut == board.lut - board.shell_lut

@@ -109,8 +109,7 @@ lanes:
     const Int<64> high = Int<64>(UInt<64>(Int<64>(p.negative_multiplier[c])) << 32);
     const Int<64> bias = Int<64>(high + Int<64>(UInt<32>(p.bias[c])));
     const Int<32> from = c < left ? Int<32>(x[c]) : row.offset;
-    y[c] = table_normal(Int<16>(from), row, p.multiplier[c], bias,
-                        p.shift[c] < 0 ? 0 : int(p.shift[c]));
+    y[c] = table_normal(Int<16>(from), row, p.multiplier[c], bias);
   }
   return y;
 }

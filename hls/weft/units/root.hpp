@@ -8,7 +8,8 @@
 namespace weft {
 
 /// How z follows from a row: (n·x − offset)·factor / 2^(5 + exponent); I-BERT's LayerNorm, whose
-/// exponent is sqrt(n); or a table's (x − offset)·factor.
+/// exponent is sqrt(n); or a table's (x − offset)·factor, and
+/// the shift behind it.
 enum RootKind { kRootKind, kIntegerKind, kTableKind };
 
 struct NormRow {
@@ -67,15 +68,16 @@ inline Int<32> integer_normal(Int<16> x, const NormRow &row) {
 /// HG-PIPE's LayerNorm (units/table_ops.hpp), whatever a program loads: entries, shifts and what
 /// they are looked up with are moved inside their limits.
 struct TableRoot {
-  static constexpr int kEntries = 128, kWords = 3 + kEntries + 2;
+  static constexpr int kEntries = 128, kWords = 3 + kEntries + 3;
   Lut<kEntries> rsqrt;
   Int<32> multiplier;
-  Int<8> mean_shift;
+  Int<8> mean_shift, out_shift;
 
   template <typename Source> void load(Source &from) {
     rsqrt.load_within(from, 0, 65535);
     multiplier = from.next();
     mean_shift = Int<8>(clamped(from.next(), 1, 62));
+    out_shift = Int<8>(clamped(from.next(), 0, 62));
   }
   NormRow row(const Sums &sums, bool, int elements, Int<64>) const {
     WEFT_INLINE
@@ -85,18 +87,17 @@ struct TableRoot {
     const Int<64> squares = Int<64>(mean * mean * Int<64>(elements));
     const Int<64> power = Int<64>(Int<64>(sums.squares - cross) + squares);
     const Int<64> most = Int<64>(1) << 30;
-    return {Int<32>(mean), rsqrt(Int<32>(power > most ? most : power)), 0};
+    return {Int<32>(mean), rsqrt(Int<32>(power > most ? most : power)), Int<16>(out_shift)};
   }
 };
 
-/// ((x − mean)·factor·weight + bias) >> shift; the weight has 18 bits, the sum wraps in 64.
-inline Int<16> table_normal(Int<16> x, const NormRow &row, Int<32> weight, Int<64> bias,
-                            int shift) {
+/// ((x − mean)·factor·weight + bias) >> exponent; the weight has 18 bits, the sum wraps in 64.
+inline Int<16> table_normal(Int<16> x, const NormRow &row, Int<32> weight, Int<64> bias) {
   WEFT_INLINE
   const Int<64> scaled = Int<64>(Int<18>(Int<32>(x) - row.offset)) * Int<64>(Int<18>(row.factor));
   const Int<64> w = Int<64>(Int<32>(Int<32>(UInt<32>(weight) << 14) >> 14));
   const Int<64> y = Int<64>(UInt<64>(Int<64>(scaled * w)) + UInt<64>(bias));
-  return Int<16>(saturated<16>(Int<64>(y >> shift)));
+  return Int<16>(saturated<16>(Int<64>(y >> int(row.exponent))));
 }
 
 }  // namespace weft

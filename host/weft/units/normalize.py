@@ -7,7 +7,6 @@ per clock in each. Lanes beyond the row's elements count in no statistics, and t
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
@@ -39,7 +38,7 @@ def golden(state: State, f: Fields, batch: int) -> None:
     wide_bias, wide_weight = bias.astype(np.int64), weight.astype(np.int64)
     if method is None:
         high = q.astype(np.int64) << 32
-        y = _by_table(state, x, wide_weight, high + (wide_bias & 0xFFFFFFFF), shift)
+        y = _by_table(state, x, wide_weight, high + (wide_bias & 0xFFFFFFFF))
         scaled = y
     else:
         epsilon = f["epsilon_high"] << 32 | f["epsilon_low"]
@@ -58,12 +57,12 @@ def _padded(z: Codes, width: int) -> Codes:
     return np.pad(z, ((0, 0), (0, width - z.shape[1])))
 
 
-def _by_table(state: State, x: Codes, weight: Codes, bias: Codes, shift: NDArray[np.int8]) -> Codes:
+def _by_table(state: State, x: Codes, weight: Codes, bias: Codes) -> Codes:
     """y [rows, blocks · lanes] as int16."""
     table: TableRoot = state.norm_table or TableRoot.of_words([0] * TABLE_WORDS)
-    n, right = x.shape[1], np.maximum(shift.astype(np.int64), 0)
-    beyond = np.broadcast_to(bias[n:] >> right[n:], (len(x), len(bias) - n))
-    y = np.concatenate([table(x, weight[:n], bias[:n], right[:n]), beyond], axis=1)
+    n = x.shape[1]
+    beyond = np.broadcast_to(bias[n:] >> table.out_shift, (len(x), len(bias) - n))
+    y = np.concatenate([table(x, weight[:n], bias[:n]), beyond], axis=1)
     return np.asarray(np.clip(y, -_MOST - 1, _MOST))
 
 

@@ -20,7 +20,7 @@ from weft.units.norm import INorm, Norm
 from weft.units.table import Lut
 
 TABLE_ENTRIES = 128
-TABLE_WORDS = 3 + TABLE_ENTRIES + 2
+TABLE_WORDS = 3 + TABLE_ENTRIES + 3
 _WEIGHT_BITS = 18
 _MOST_POWER = 1 << 30
 
@@ -48,14 +48,20 @@ class TableRoot:
     rsqrt: Lut
     multiplier: int
     mean_shift: int
+    out_shift: int
 
     @staticmethod
     def of_words(words: Sequence[int]) -> TableRoot:
-        """From index, entries, multiplier and shift of the mean; all moved inside their limits."""
-        *table, multiplier, mean_shift = map(int, words)
-        return TableRoot(lut_within(table, 0, 65535), multiplier, min(max(mean_shift, 1), 62))
+        """The inverse of TableNorm.words: index, entries, multiplier and shift of the mean, shift.
 
-    def __call__(self, x: Codes, weight: Codes, bias: Codes, shift: Codes) -> Codes:
+        All are moved inside their limits.
+        """
+        *table, multiplier, mean_shift, out_shift = map(int, words)
+        rsqrt = lut_within(table, 0, 65535)
+        shifts = min(max(mean_shift, 1), 62), min(max(out_shift, 0), 62)
+        return TableRoot(rsqrt, multiplier, *shifts)
+
+    def __call__(self, x: Codes, weight: Codes, bias: Codes) -> Codes:
         """y [rows, n] before it is saturated; the sum wraps in 64 bits."""
         total = x.sum(-1, keepdims=True)
         mean = np.clip(rounded(total * self.multiplier, self.mean_shift), -(1 << 15), (1 << 15) - 1)
@@ -63,7 +69,7 @@ class TableRoot:
         power = np.minimum((d * d).sum(-1, keepdims=True), _MOST_POWER)
         half = 1 << (_WEIGHT_BITS - 1)
         w = ((weight + half) & (2 * half - 1)) - half
-        return np.asarray((d * self.rsqrt(power) * w + bias) >> shift)
+        return np.asarray((d * self.rsqrt(power) * w + bias) >> self.out_shift)
 
 
 @cache
