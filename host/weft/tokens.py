@@ -32,7 +32,8 @@ Counts = Mapping[str, int]
 def most_tokens(program: Program) -> dict[str, int]:
     """The inputs whose tokens may be fewer, with the numbers that the program was compiled for."""
     names = set(program.tokens.values())
-    return {info.name: info.shape[1] for info in program.inputs if info.name in names}
+    found = [info for info in program.inputs if info.name in names and len(info.shape) > 1]
+    return {info.name: info.shape[1] for info in found}
 
 
 def at_tokens(program: Program, tokens: int | Counts) -> Program:
@@ -183,7 +184,20 @@ def check_rules(program: Program) -> None:
         value = rule.value(most[rule.input])
         if value < 1 or (rule.field and fields.get(rule.field) != value):
             raise ProgramError(f"{where}: {kind.name}.{rule.field} is not {value}")
+    _check_tensors(program, most)
+
+
+def _check_tensors(program: Program, most: Counts) -> None:
+    """Raises ProgramError for tensors and layers that do not have the tokens of what they name."""
+    shapes = {info.name: info.shape for info in (*program.inputs, *program.outputs)}
+    for segment in program.segments:
+        if isinstance(segment, HostSegment):
+            shapes |= {t.name: t.shape for t in segment.graph.tensors.values() if t.data is None}
     for name, root in program.tokens.items():
-        region = program.regions.get(name)
-        if root not in most or (region and region.layout.height != most[root]):
+        region, shape = program.regions.get(name), shapes.get(name)
+        right = root in most and (region is None or region.layout.height == most[root])
+        if not right or (shape is not None and shape[1:2] != (most[root],)):
             raise ProgramError(f"tensor {name!r} does not count the tokens of input {root!r}")
+    for layer in program.layers:
+        if not set(layer.tokens) <= set(most):
+            raise ProgramError(f"layer {layer.name!r}: tokens of {', '.join(layer.tokens)}")

@@ -152,6 +152,20 @@ def test_rules_that_could_reach_further_are_refused(change: dict[str, Any]) -> N
         replace(program, rules=rules).verify()
 
 
+def test_tensors_and_layers_without_such_tokens_are_refused() -> None:
+    _, program = compiled(attention_net(tokens=40), LANES16)
+    layer = replace(program.layers[0], tokens=("z",))
+    with pytest.raises(ProgramError, match="tokens of z"):
+        replace(program, layers=(layer, *program.layers[1:])).verify()
+    info = replace(program.outputs[0], shape=(1,))
+    with pytest.raises(ProgramError, match="does not count"):
+        replace(program, outputs=(info,)).verify()
+    with pytest.raises(ProgramError, match="does not count"):
+        replace(program, tokens={**program.tokens, "linear0": "z"}, rules=()).verify()
+    with pytest.raises(ProgramError, match="no input"):
+        replace(program, lengths="keys").verify()
+
+
 def test_tokens_that_an_operator_mixes_are_fixed() -> None:
     net = Net()
     x = net.input("x", 16, 32)

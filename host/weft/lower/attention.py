@@ -21,10 +21,10 @@ from weft.lower.layout import kept
 from weft.lower.norm import method_of
 from weft.lower.stage import AttentionOp, HostOnlyError, Stage
 from weft.nonlinear.build import SCORE_FRACTION
-from weft.program import Layout
 
 SCORES = "/scores"  # behind a tensor's name: the map that its scores lie in
 KEYS = 4  # input: how many keys of a sample are there
+TOKENS = ((), ("h",), ("w",), ("h", "w"))  # dimensions that run over a map's positions in order
 UNLIMITED = 32767
 NORMALIZED = 16  # fraction bits of sums that are divided by their row's sum
 LOWEST_SCORE = -32767.0  # a finite one, in codes: masked positions have their own
@@ -41,7 +41,7 @@ def lower_attention(ctx: Context, node: Node) -> Stage:
         raise HostOnlyError("a number of keys per sample, where the number of tokens is fixed")
     _check_operands(ctx, node, (q, k, v))
     widths = _widths(ctx, (q, k, v), heads, shared)
-    queries, keys = q.layout.height, k.layout.height
+    queries, keys = (value.layout.height * value.layout.width for value in (q, k))
     scale = float(node.attrs.get("scale") or 1 / math.sqrt(widths[0] * ctx.lanes))
     least, most = _window(node)
     plain = node.with_attrs(activation=None, requant="single_round")
@@ -60,7 +60,7 @@ def lower_attention(ctx: Context, node: Node) -> Stage:
         bias,
         heads if bias and ctx.maps[bias].height == heads * queries else 1,
     )  # fmt: skip
-    layout = Layout(heads * widths[1] * ctx.lanes, queries, 1, q.layout.dims)
+    layout = replace(q.layout, channels=heads * widths[1] * ctx.lanes)
     rows = min(queries, ctx.overlay.accumulator_rows)
     ctx.maps[name] = Map(-(-keys // ctx.lanes), rows, 1, space=WIDE)
     _check_capacity(ctx, op)
@@ -79,13 +79,9 @@ def _check_operands(ctx: Context, node: Node, values: tuple[Value, ...]) -> None
             raise HostOnlyError(f"attention of {name!r}, whose zero point is not 0")
         if value.quant.format != "int8" or layout.bits != 8:
             raise HostOnlyError(f"attention of {name!r}, which is {value.quant.format}")
-        tokens, channels = (kept(layout, axis) for axis in (1, 2))
-        if (
-            len(layout.dims) != 3
-            or layout.width != 1
-            or not (tokens in ((), ("h",)) and channels in ((), ("c",)))
-        ):
-            raise HostOnlyError(f"attention of {name!r}, whose tokens are not rows of the map")
+        letters = [kept(layout, axis) for axis in range(len(layout.dims))]
+        if len(letters) != 3 or letters[1] not in TOKENS or letters[2] not in ((), ("c",)):
+            raise HostOnlyError(f"attention of {name!r}, whose tokens are no positions of the map")
     query, *rest = node.inputs[:3]
     if ctx.maps[values[0].root].space != UNIFIED:
         raise HostOnlyError(f"queries {query!r} that are keys or values, too")
@@ -155,5 +151,5 @@ def _check_capacity(ctx: Context, op: AttentionOp) -> None:
                 f"attention to {op.keys} tokens takes {name} = {need}; overlay "
                 f"{overlay.name!r} has {getattr(overlay, name)}"
             )
-    if max(op.keys, ctx.maps[op.query].height) >= UNLIMITED:
+    if max(op.keys, op.window.out_h * op.window.out_w) >= UNLIMITED:
         raise HostOnlyError(f"attention to {op.keys} tokens: fewer than {UNLIMITED} can be masked")

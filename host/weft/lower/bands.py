@@ -44,7 +44,8 @@ def _band(context: Context, stage: Stage, rows: tuple[int, int]) -> Band:
     needs = union(_needs(stage, rows))
     whole = {name: (0, context.maps[name].height) for name in stage.scratch}
     scores = {op.scratch for op in stage.ops if isinstance(op, AttentionOp)}
-    whole |= {name: (0, min(rows[1] - rows[0], context.maps[name].height)) for name in scores}
+    positions = (rows[1] - rows[0]) * context.maps[stage.target].width
+    whole |= {name: (0, min(positions, context.maps[name].height)) for name in scores}
     places: dict[str, Place] = {}
     used = [0, 0, 0]
     for name, (low, high) in {**needs, **whole, **dict.fromkeys(stage.targets, rows)}.items():

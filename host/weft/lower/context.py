@@ -34,7 +34,7 @@ class Context:
     `constants` hold int16 words of the wide buffer that the weight stream brings. `refused` are
     Attention nodes that run on the host, and why; `tokens` names for tensors what their second
     dimension counts, where a run may have less of it, and `fixed` are the names for which it may
-    not.
+    not. `quants` are of outputs that something else is added to before they become codes.
     """
 
     graph: Graph
@@ -43,6 +43,7 @@ class Context:
     tokens: Mapping[str, str] = field(default_factory=dict)
     fixed: set[str] = field(default_factory=set)
     constants: dict[str, Array] = field(default_factory=dict)
+    quants: dict[str, Quant] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     maps: dict[str, Map] = field(default_factory=dict)
     hosted: set[str] = field(default_factory=set)
@@ -59,6 +60,8 @@ class Context:
 
     def quant(self, name: str) -> Quant:
         """Quantization of an activation. Raises HostOnlyError if it has none."""
+        if name in self.quants:
+            return self.quants[name]
         tensor = self.graph[name]
         if tensor.quant is None:
             raise HostOnlyError(f"{name!r} is not quantized")

@@ -21,7 +21,7 @@ from weft.units.norm import MOST_ELEMENTS, NORM_FRACTION
 
 CODES = "/codes"  # behind a tensor's name: int8 that the norm writes and nobody reads
 LARGEST_SHIFT = 30
-EPSILON_BITS = 64
+EPSILON_BITS = 62
 
 
 def lower_norm(ctx: Context, node: Node) -> Stage:
@@ -106,7 +106,7 @@ def _fixed(
     with np.errstate(divide="ignore"):
         room = np.floor(np.log2(32767 / np.abs(gamma)))
         room = np.minimum(room, np.floor(np.log2((2.0**31 - 1) / np.abs(beta))))
-    if (room < 0).any():
+    if (room < 1).any():
         raise HostOnlyError("a norm whose output scale is too small for its factors")
     shift = np.minimum(room, LARGEST_SHIFT).astype(np.int64)
     codes = [np.rint(np.ldexp(v, shift)).astype(np.int64) for v in (gamma, beta)]

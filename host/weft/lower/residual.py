@@ -11,7 +11,7 @@ from weft.graph import Node, Quant
 from weft.lower.context import Context, key_of
 from weft.lower.conv import lower_conv, lower_linear
 from weft.lower.geometry import WIDE, Map, Value
-from weft.lower.layout import kept
+from weft.lower.layout import RELABELS, kept
 from weft.lower.stage import HostOnlyError, MatrixOp, Residual, Stage
 from weft.pack import Packer, joined
 from weft.program import Layout, Region
@@ -26,52 +26,63 @@ def lower_residual(ctx: Context, node: Node, stages: Mapping[str, Stage]) -> tup
 
     Raises HostOnlyError where neither operand is the output of a Linear or Conv for this alone.
     """
-    layer, other = _operands(ctx, node, stages)
-    old, out = stages[layer.outputs[0]], node.outputs[0]
-    value = ctx.values[old.target]
-    added = _added(ctx, other, value)
-    made = _again(ctx, old, replace(layer, outputs=(out,)))
-    y = ctx.quant(out)
+    layer, name, other = _operands(ctx, node, stages)
+    old, out, y = stages[layer.outputs[0]], node.outputs[0], ctx.quant(node.outputs[0])
+    like = ctx.values[name]
+    added = _added(ctx, other, like)
+    made = _again(ctx, old, layer, y)
+    del ctx.values[made.target], ctx.maps[made.target]
+    ctx.values[out] = Value(out, replace(like.layout, bits=16), y)
+    ctx.maps[out] = ctx.map_of(like.layout, out)
     q, s = requant.encode(float(np.float32(added.quant.scale)) / float(np.float32(y.scale)), MODE)
     residual = Residual(added.root, int(q), int(s))
     ops = tuple(replace(op, residual=residual) for op in made.ops if isinstance(op, MatrixOp))
     nodes = (*old.nodes, key_of(node))
     constant = (added.root,) if added.root in ctx.constants else ()
-    stage = replace(made, ops=ops, nodes=nodes, scratch=(*made.scratch, *constant))
+    scratch = (*made.scratch, *constant)
+    stage = replace(made, target=out, ops=ops, nodes=nodes, scratch=scratch)
     if not constant and ctx.maps[added.root].words == ctx.maps[out].words:
         stage = replace(stage, over=added.root)
     return stage, old.target
 
 
-def _again(ctx: Context, old: Stage, layer: Node) -> Stage:
-    """The stage of a layer that writes something else. Raises HostOnlyError, leaving all as it was,
+def _again(ctx: Context, old: Stage, layer: Node, y: Quant) -> Stage:
+    """The stage of a layer that writes codes of `y`. Raises HostOnlyError, leaving all as it was,
     where it can't.
     """
     if not all(isinstance(op, MatrixOp) for op in old.ops):
         raise HostOnlyError("an addition of int16 to a depthwise convolution")
     known = dict(ctx.values), dict(ctx.maps), dict(ctx.unfolds)
     _undo(ctx, old)
+    ctx.quants[old.target] = y
     try:
         return LAYERS[layer.op](ctx, layer)
     except HostOnlyError:
         ctx.values, ctx.maps, ctx.unfolds = known
+        del ctx.quants[old.target]
         raise
 
 
-def _operands(ctx: Context, node: Node, stages: Mapping[str, Stage]) -> tuple[Node, str]:
-    """The layer that the addition joins, and the other operand: the later layer, if there are two.
-
-    Raises HostOnlyError if there is none.
+def _operands(ctx: Context, node: Node, stages: Mapping[str, Stage]) -> tuple[Node, str, str]:
+    """The layer that the addition joins, its output as the addition reads it, and the other
+    operand: the later layer, if there are two. Raises HostOnlyError if there is none.
     """
     producers = ctx.graph.producers()
-    for name, other in (node.inputs[:2][::-1], node.inputs[:2]):
+    for operand, other in (node.inputs[:2][::-1], node.inputs[:2]):
+        name = operand
+        while _alone(ctx, name) and name in producers and producers[name].op in RELABELS:
+            name = producers[name].inputs[0]
         layer = producers.get(name)
         fits = layer is not None and layer.op in LAYERS and not layer.attrs.get("activation")
-        alone = len(ctx.consumers.get(name, [])) == 1 and name not in ctx.graph.outputs
-        if fits and alone and name in stages and name != other:
+        if fits and _alone(ctx, name) and name in stages and operand != other:
             assert layer is not None, "it fits"
-            return layer, other
+            return layer, operand, other
     raise HostOnlyError("an addition of int16 neither of which is the output of a layer")
+
+
+def _alone(ctx: Context, name: str) -> bool:
+    """Whether one node reads a tensor, and nobody outside."""
+    return len(ctx.consumers.get(name, [])) == 1 and name not in ctx.graph.outputs
 
 
 def _undo(ctx: Context, old: Stage) -> None:

@@ -35,35 +35,36 @@ class _Part:
 def norm(
     emitter: Emitter, op: NormOp, rows: tuple[int, int], places: Mapping[str, Place], target: Place
 ) -> None:
-    """Rows of a norm: one instruction."""
-    source, width = places[op.source], op.window.width
-    done, blocks = op.epilogue, len(op.epilogue.rows) // isa.PARAMETER_ROWS
+    """Rows of a norm: an instruction for as many as statistics are kept of."""
+    source, width, done = places[op.source], op.window.width, op.epilogue
+    blocks = len(done.rows) // isa.PARAMETER_ROWS
     parameter = emitter.epilogue(done, 0, blocks)
-    count = (rows[1] - rows[0]) * width
-    symbol = emitter.symbol(op.source)
-    emitter.put(
-        isa.NORM.encode(
-            source=source.at(0, rows[0]),
-            source_block=source.block,
-            source_col=1,
-            rows=count,
-            blocks=blocks,
-            elements=op.elements,
-            method=op.method,
-            rms=int(op.rms),
-            keep=int(op.keep),
-            target=target.at(op.target.block0, op.target.y0 + rows[0], op.target.x0),
-            target_block=target.block,
-            target_col=1,
-            parameter=parameter,
-            zero_point=done.zero_point,
-            low=done.low,
-            high=done.high,
-            epsilon_low=op.epsilon & 0xFFFFFFFF,
-            epsilon_high=op.epsilon >> 32,
-        ),
-        (Rule(0, 0, "rows", symbol, rows[0], count),) if symbol else (),
-    )
+    symbol, limit = emitter.symbol(op.source), emitter.context.overlay.accumulator_rows
+    for first, last in even(rows[0] * width, rows[1] * width, limit):
+        rule = Rule(0, 0, "rows", symbol, first, last - first)
+        emitter.put(
+            isa.NORM.encode(
+                source=source.at(0, 0, first),
+                source_block=source.block,
+                source_col=1,
+                rows=last - first,
+                blocks=blocks,
+                elements=op.elements,
+                method=op.method,
+                rms=int(op.rms),
+                keep=int(op.keep),
+                target=target.at(op.target.block0, op.target.y0, op.target.x0 + first),
+                target_block=target.block,
+                target_col=1,
+                parameter=parameter,
+                zero_point=done.zero_point,
+                low=done.low,
+                high=done.high,
+                epsilon_low=op.epsilon & 0xFFFFFFFF,
+                epsilon_high=op.epsilon >> 32,
+            ),
+            (rule,) if symbol else (),
+        )
 
 
 def attention(
@@ -84,9 +85,9 @@ def _parts(emitter: Emitter, op: AttentionOp, rows: tuple[int, int], most: int) 
     """Parts of the queries. Tiles of keys that are masked for all of them are left out; where
     queries and keys may be fewer independently, only those behind the last one that counts.
     """
-    lanes = emitter.context.lanes
+    lanes, width = emitter.context.lanes, op.window.width
     queries, keys = emitter.symbol(op.query), emitter.symbol(op.key)
-    for first, last in even(*rows, most):
+    for first, last in even(rows[0] * width, rows[1] * width, most):
         low = max(0, min(first + op.least, op.keys - 1)) // lanes if queries == keys else 0
         high = max(1, min(op.keys, last + op.most))
         tiles = -(-high // lanes) - low
@@ -115,7 +116,7 @@ def _scores(
     block = head // op.group * op.query_blocks
     emitter.put(
         isa.ATTEND.encode(
-            source=query.at(head * op.query_blocks, part.first),
+            source=query.at(head * op.query_blocks, 0, part.first),
             source_block=query.block,
             source_col=1,
             rows=part.last - part.first,
@@ -157,7 +158,8 @@ def _bias(op: AttentionOp, part: _Part, head: int, places: Mapping[str, Place]) 
     if not op.bias:
         return {}
     place = places[op.bias]
-    row = part.first + (head * (op.window.height) if op.biases > 1 else 0)
+    queries = op.window.height * op.window.width
+    row = part.first + (head * queries if op.biases > 1 else 0)
     return {
         "residual": 1,
         "residual_base": place.at(part.tile, row),
@@ -200,7 +202,7 @@ def _values(
     done = op.epilogue
     emitter.put(
         isa.ACTIVATE.encode(
-            target=target.at(out, op.target.y0 + part.first, op.target.x0),
+            target=target.at(out, op.target.y0, op.target.x0 + part.first),
             target_block=target.block,
             target_col=1,
             normalize=1,
