@@ -16,9 +16,10 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests"))  # the networks that tests judge, too
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "host")]  # networks that tests judge, too
 GROUPS = (
     "cycles",
+    "attention",
     "gemm",
     "networks",
     "packing",
@@ -31,6 +32,7 @@ GROUPS = (
     "sparsity",
     "qat",
     "nonlinear",
+    "hgpipe",
     "designs",
     "sparse_packing",
     "importing",

@@ -131,7 +131,7 @@ def kind_of(cpp: str) -> str:
         return TABLE_NORM
     if "oftmax<" in cpp or cpp.startswith("Softermax<"):
         return SOFTMAX
-    return NORM if cpp.startswith(("Norm<", "INorm")) else ELEMENT
+    return NORM if cpp.startswith(("RootNorm<", "INorm")) else ELEMENT
 
 
 def _types() -> tuple[str, ...]:

@@ -9,6 +9,7 @@
 #include "sim/eie.hpp"
 #include "sim/gather.hpp"
 #include "sim/nm_tile.hpp"
+#include "sim/norms.hpp"
 #include "sim/operands.hpp"
 #include "sim/pooling.hpp"
 #include "sim/snap.hpp"
@@ -225,3 +226,4 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
 
 #define WEFT_MATMUL functional::matmul
 #define WEFT_VECTOR functional::vector
+#define WEFT_NORM functional::normalize

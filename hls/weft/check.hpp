@@ -1,7 +1,7 @@
 /// Checks every instruction before it is dispatched: a bad one ends the run with a status, so no
 /// process ever sees an address outside its memory or waits for data that does not come.
 #pragma once
-#include "check_ranges.hpp"
+#include "check_norm.hpp"
 #include "status.hpp"
 #include "units/bf16.hpp"
 #include "units/decode.hpp"
@@ -66,7 +66,8 @@ class Checker {
       return Activate::legal(words) ? activate(Activate::decode(words)) : kBadField;
     if (opcode == kVector) return Vector::legal(words) ? vector(Vector::decode(words)) : kBadField;
     if (opcode == kAttend) return Attend::legal(words) ? attend(Attend::decode(words)) : kBadField;
-    if (opcode == kNorm) return kBadOpcode;
+    if (opcode == kNorm)
+      return Norm::legal(words) ? check_norm(Norm::decode(words), limits_.batch) : kBadField;
     return stream_rows_ == 0 ? kDone : kBadStream;
   }
 
@@ -112,7 +113,9 @@ class Checker {
     return stream_rows_ >= 0;
   }
   Status set_table(const SetTable &f) {
-    if (f.target == kSoftmaxTable || f.target == kNormTable) return methods(f);
+    const int words = method_words(f);
+    if (words != 0 && (int(f.count) != words || f.index != 0)) return kBadField;
+    if (words != 0) return takes(method_rows(f)) ? kDone : kBadStream;
     const int wide = kHasWide ? kWideWords : 0;
     const int size = f.target == kParametersTable ? kParameterBlocks
                      : f.target == kTapsTable     ? kTapWords
@@ -122,12 +125,6 @@ class Checker {
     if (size == 0 || f.count == 0) return kBadField;
     if (int(f.index) + int(f.count) > size) return kBadTable;
     return takes(Int<64>(f.count) * rows_per_entry(f)) ? kDone : kBadStream;
-  }
-  /// Tables of a row unit: all of them at once.
-  Status methods(const SetTable &f) {
-    const int words = f.target == kSoftmaxTable && kHasTableSoftmax ? TableExponential::kWords : 0;
-    if (words == 0 || int(f.count) != words || f.index != 0) return kBadField;
-    return takes((Int<64>(f.count) * 4 + kRows - 1) / kRows) ? kDone : kBadStream;
   }
   /// Sizes of a window and the words it can touch.
   template <typename Windowed> Status window(const Windowed &f, Range &source) const {

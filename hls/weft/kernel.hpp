@@ -5,11 +5,13 @@
 #pragma once
 #include "check.hpp"
 #include "units/decode.hpp"
+#include "units/normalize.hpp"
 #include "units/set_table.hpp"
 #ifndef WEFT_MATMUL
 #include "units/matmul.hpp"
 #define WEFT_MATMUL matmul  // the functional simulation puts its own here (sim/functional.hpp)
 #define WEFT_VECTOR vector
+#define WEFT_NORM normalize
 #endif
 
 namespace weft {
@@ -171,6 +173,7 @@ inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<Tile
   if (fresh) {
     counters.clear();
     if (kHasAttention) m.softmax.begin();  // while the first rows are on their way from memory
+    if (kHasNorm) m.norms.begin();
   }
   Fault fault;
   fault.begin();
@@ -205,6 +208,8 @@ compute:
       WEFT_MATMUL(f, Activate::decode(next), batch, m, tiles, counters, fault, by, attends);
     } else if (opcode == kVector) {
       WEFT_VECTOR(Vector::decode(words), Activate::decode(next), batch, m, counters);
+    } else if (kHasNorm && opcode == kNorm) {
+      WEFT_NORM(Norm::decode(words), m, counters);
     } else if (opcode == kActivate) {
       drain_again(Activate::decode(words), batch, out_h, out_w, m, counters);
     } else {

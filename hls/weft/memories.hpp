@@ -2,6 +2,7 @@
 #pragma once
 #include "config.hpp"
 #include "isa.hpp"
+#include "norm_methods.hpp"
 #include "softmax_methods.hpp"
 #include "types.hpp"
 
@@ -222,6 +223,9 @@ struct RowTable {
   enum Reader { kByInput, kByEpilogue };
 };
 
+/// Rows of a norm between its two passes.
+constexpr int kNormRows = kHasNorm ? kAccumulatorRows : 1;
+
 /// One read and one write port each is all that the II=1 loops need:
 /// - `buffer` is read by the window walk and written by the epilogue;
 /// - `partial` is read and written by the accumulators, one row per clock;
@@ -240,6 +244,8 @@ struct Memories {
   OperandBuffer operands;
   RowTable rows;
   SoftmaxMethods softmax;
+  NormMethods norms;
+  NormRow norm_rows[kNormRows];
 };
 
 // Words that are read whole become one wide RAM (RESHAPE packs the lanes of a row side by side);
@@ -264,7 +270,8 @@ struct Memories {
   WEFT_HLS(BIND_STORAGE variable = m.operands.bank type = ram_s2p)                            \
   WEFT_HLS(ARRAY_PARTITION variable = m.rows.maximum type = complete dim = 1)                 \
   WEFT_HLS(ARRAY_PARTITION variable = m.rows.sum type = complete dim = 1)                     \
-  WEFT_PARTITION_SOFTMAX(m.softmax)
+  WEFT_PARTITION_SOFTMAX(m.softmax)                                                           \
+  WEFT_PARTITION_NORMS(m.norms)
 
 /// Clocks by cause (weft.state.Clocks), counted where the loops run.
 struct Counters {

@@ -1,5 +1,8 @@
 """What activations can be: int8 codes, fewer of them, or numbers that bf16 holds.
 
+`int16` is for the residual stream of transformers (`weft.passes.stream`) and is not chosen by name:
+what products read has at most 8 bits.
+
 A narrow activation is still a byte in the buffer. `intN` and `uintN` use fewer of the 256 codes,
 with a zero point as int8 has one; the grids of flint, powers of two, E2M1, ternary and binary are
 symmetric (binary01 is 0 and 1), and their codes are the grid's integers: real = scale * q. bf16
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 INTEGERS = ("int8", *(f"{kind}{n}" for kind in ("int", "uint") for n in range(7, 1, -1)))
 GRIDS = ("flint4", "pot4", "e2m1", "ternary", "binary", "binary01")
 REAL = "bf16"
+WIDE = "int16"
+HEADROOM = 1.25  # of int16, for what calibration has not seen: it costs a third of a bit
 ACTIVATIONS = (*INTEGERS, *GRIDS, REAL)
 
 
@@ -38,7 +43,7 @@ def check(name: str) -> str:
 
 def bits(name: str) -> int:
     """How many bits tell the codes apart."""
-    if name == REAL:
+    if name in (REAL, WIDE):
         return 16
     return {"ternary": 2, "binary": 1, "binary01": 1}.get(name) or int(
         name[-1] if name != "e2m1" else 4
@@ -50,6 +55,8 @@ def limits(name: str) -> tuple[int, int]:
     if name in GRIDS:
         grid = values(name)
         return int(grid[0]), int(grid[-1])
+    if name == WIDE:
+        return -32767, 32767
     unsigned, n = name.startswith("u"), bits(name)
     return (0, 2**n - 1) if unsigned else (-(2 ** (n - 1)), 2 ** (n - 1) - 1)
 
@@ -79,7 +86,9 @@ def affine(low: float, high: float, name: str = "int8", symmetric: bool = False)
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     if low == high:
         return replace(quant, zero_point=0, format=name)
-    if name in GRIDS or symmetric:
+    if name == WIDE:
+        scale, zero = HEADROOM * max(-low, high) / most, 0
+    elif name in GRIDS or symmetric:
         scale, zero = max(-low / max(-least, 1), high / most), 0
         if name in GRIDS or least == 0:
             scale = max(-low, high) / most
@@ -99,7 +108,10 @@ def _zero_point(low: float, scale: float, least: int, most: int) -> int:
 
 
 def to_codes(x: Array, quant: Quant) -> Array:
-    """Nearest codes of `x`: int8, saturating, ties as the format has them; float32 for bf16."""
+    """Nearest codes of `x`: int8, saturating, ties as the format has them.
+
+    They are float32 for bf16, int16 for int16.
+    """
     real = np.asarray(x, np.float32)
     if quant.format in GRIDS or quant.format == REAL:
         from weft.formats import parse
@@ -109,7 +121,7 @@ def to_codes(x: Array, quant: Quant) -> Array:
     low, high = limits(quant.format)
     with np.errstate(over="ignore"):  # clipped
         q = np.rint(real / quant.scale) + np.float32(quant.zero_point)
-    return np.asarray(np.clip(q, low, high), np.int8)
+    return np.asarray(np.clip(q, low, high), np.int16 if quant.format == WIDE else np.int8)
 
 
 def largest_operand(quant: Quant) -> int:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from weft import isa
-from weft.config import TABLE_METHOD, Overlay, data_root
+from weft.config import INTEGER_METHOD, TABLE_METHOD, Overlay, data_root
 from weft.errors import MissingDependency
 from weft.state import ISSUE_CLOCKS
 
@@ -27,8 +27,9 @@ def headers(overlay: Overlay) -> dict[str, str]:
         "issue_clocks": ISSUE_CLOCKS,
         **_decoders(overlay),
         **_softmax(overlay),
+        **_norm(overlay),
     }
-    names = ("config.hpp", "isa.hpp", "decoders.hpp", "softmax_methods.hpp")
+    names = ("config.hpp", "isa.hpp", "decoders.hpp", "softmax_methods.hpp", "norm_methods.hpp")
     return {name: render(f"hls/templates/{name}.j2", facts) for name in names}
 
 
@@ -71,6 +72,70 @@ def _softmax(overlay: Overlay) -> dict[str, Any]:
         found.append(RowMethod(index, name, False, exp.cpp, reciprocal.cpp, *words))
         headers += [*exp.headers, *reciprocal.headers]
     return {"softmax": found, "softmax_headers": sorted(set(headers))}
+
+
+def _norm(overlay: Overlay) -> dict[str, Any]:
+    """What hls/templates/norm_methods.hpp.j2 needs to know of the overlay's norms."""
+    from weft.nonlinear import method
+
+    found: list[NormMethod] = []
+    headers: list[str] = []
+    for index, name in enumerate(overlay.norm if "norm" in overlay.units else ()):
+        if name == TABLE_METHOD:
+            found.append(NormMethod(index, name, "TableRoot"))
+        elif name == INTEGER_METHOD:
+            found.append(NormMethod(index, name, "IntegerRoot"))
+        else:
+            rsqrt = method("rsqrt", name)
+            words = tuple(rsqrt.unit.words())
+            found.append(NormMethod(index, name, f"MantissaRoot<{rsqrt.cpp}>", words))
+            headers += rsqrt.headers
+    return {"norm": found, "norm_headers": sorted(set(headers))}
+
+
+_ROOT_REGISTERS = {
+    "<ShiftSegments<": "SHIFT_SEGMENTS",
+    "<Segments<": "SEGMENTS",
+    "<PolynomialRsqrt<": "POLYNOMIAL_RSQRT",
+}
+
+
+@dataclass(frozen=True)
+class NormMethod:
+    """A way to make a norm's root by its number in instructions."""
+
+    index: int
+    name: str
+    cpp: str
+    words: tuple[int, ...] = ()
+
+    @property
+    def table(self) -> bool:
+        """Whether a program loads its words."""
+        return self.name == TABLE_METHOD
+
+    @property
+    def integer(self) -> bool:
+        """Whether it is I-BERT's."""
+        return self.name == INTEGER_METHOD
+
+    @property
+    def kind(self) -> str:
+        """How z follows from a row (hls/weft/units/root.hpp)."""
+        return "kTableKind" if self.table else "kIntegerKind" if self.integer else "kRootKind"
+
+    @property
+    def member(self) -> str:
+        """Its name in the generated struct."""
+        return "table" if self.table else f"root{self.index}"
+
+    @property
+    def partition(self) -> str:
+        """The pragmas that a root by compared lines needs; a table looks up once per clock."""
+        for part, macro in _ROOT_REGISTERS.items():
+            if part in self.cpp:
+                return f"WEFT_PARTITION_{macro}(unit.{self.member}.norm.rsqrt)"
+        return ""
 
 
 _REGISTERS = {

@@ -7,16 +7,22 @@ word that differs names the layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from weft import isa
-from weft.program import AcceleratorSegment, Program, Rows, Segment
+from weft import isa, padding
+from weft.graph import Array
+from weft.pack import joined
+from weft.program import AcceleratorSegment, Program, Segment
 from weft.runtime import Arrays, Progress, Session, open
+from weft.tokens import most_tokens
+
+OPERAND, WIDE = isa.SPACES.index("operand"), isa.SPACES.index("wide")
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Probe:
-    """A layer's output in the added memory: first row, and words [samples, tiles, out_h, out_w]."""
+    """A layer's output in the added memory: first row, and words [samples, tiles, out_h, out_w].
+
+    Wide words, of int16, take two rows each.
+    """
 
     row: int
     segment: int
@@ -59,11 +68,12 @@ class Probe:
     tiles: int
     out_h: int
     out_w: int
+    wide: bool = False
 
     @property
     def words(self) -> int:
-        """Words per sample."""
-        return self.tiles * self.out_h * self.out_w
+        """Rows of memory per sample."""
+        return self.tiles * self.out_h * self.out_w * (2 if self.wide else 1)
 
 
 def check(
@@ -79,25 +89,60 @@ def check(
     Raises what `Session.run` raises; a difference is a result, not an error.
     """
     with open(program, device, **options) as plain:
-        program = plain.program
-        probed, probes = instrument(program)
-        layers = len({probe.layer for probe in probes})
         values = plain.checked(inputs)
         samples = len(next(iter(values.values())))
-        with open(probed, "golden") as golden, open(probed, device, **options) as other:
-            for start in range(0, samples, program.batch):
-                part = {n: x[start : start + program.batch] for n, x in values.items()}
-                count = min(program.batch, samples - start)
-                expected = golden.run(part)
-                actual = other.run(part)
-                found = _probed_difference(golden, other, probes, count, start)
-                found = found or _output_difference(program, expected, actual, start)
-                found = found or _output_difference(program, expected, plain.run(part), start)
-                if progress:
-                    progress(start + count, samples)
-                if found:
-                    return Report(False, start + count, layers, found)
+        done = layers = 0
+        for program, rows, part in _alike(plain.program, values):
+            with open(program, device, **options) as same:
+                for count, layers, found in _compared(program, part, same, device, options):
+                    done += count
+                    if progress:
+                        progress(done, samples)
+                    if found:
+                        found = replace(found, sample=int(rows[found.sample]))
+                        return Report(False, done, layers, found)
     return Report(True, samples, layers, None)
+
+
+def _alike(
+    program: Program, values: Mapping[str, Array]
+) -> Iterator[tuple[Program, NDArray[np.int64], Mapping[str, Array]]]:
+    """Programs for the numbers of tokens that samples have, which samples those are, and they."""
+    every = np.arange(len(next(iter(values.values()))))
+    if not program.tokens:
+        yield program, every, values
+        return
+    padded = padding.of(program, values, None)
+    for rows in padded.groups() if padded else [every]:
+        part = padded.taken(values, rows) if padded else values
+        counts = {name: part[name].shape[1] for name in most_tokens(program)}
+        own = program.at_tokens(counts)
+        inputs = tuple(info for info in own.inputs if info.name != own.lengths)
+        own = replace(own, inputs=inputs, lengths="", tokens={}, rules=())
+        yield own, rows, {info.name: part[info.name] for info in inputs}
+
+
+def _compared(
+    program: Program,
+    values: Mapping[str, Array],
+    plain: Session,
+    device: str,
+    options: Mapping[str, Any],
+) -> Iterator[tuple[int, int, Difference | None]]:
+    """(samples, layers, the first difference) for one device run after the other."""
+    probed, probes = instrument(program)
+    layers = len({probe.layer for probe in probes})
+    samples = len(next(iter(values.values())))
+    with open(probed, "golden") as golden, open(probed, device, **options) as other:
+        for start in range(0, samples, program.batch):
+            part = {n: x[start : start + program.batch] for n, x in values.items()}
+            count = min(program.batch, samples - start)
+            expected = golden.run(part)
+            actual = other.run(part)
+            found = _probed_difference(golden, other, probes, count, start)
+            found = found or _output_difference(program, expected, actual, start)
+            found = found or _output_difference(program, expected, plain.run(part), start)
+            yield count, layers, found
 
 
 def instrument(program: Program) -> tuple[Program, list[Probe]]:
@@ -129,11 +174,14 @@ def _with_copies(
             code += waiting
             waiting = []
         code.append((words, layer))
-        if kind in (isa.MAT_MUL, isa.VECTOR):
+        if kind in (isa.MAT_MUL, isa.VECTOR, isa.ATTEND):
             window = fields
-        elif kind is isa.ACTIVATE:
-            tiles = window.get("tiles", window["blocks"])
-            probe = Probe(row, number, layer, tiles, window["out_h"], window["out_w"])
+        elif kind is isa.NORM or (kind is isa.ACTIVATE and fields["space"] != OPERAND):
+            own = fields if kind is isa.NORM else window
+            tiles = own.get("tiles", own["blocks"])
+            wide = fields.get("space") == WIDE
+            height, width = own.get("out_h", 1), own.get("out_w", own.get("rows", 1))
+            probe = Probe(row, number, layer, tiles, height, width, wide)
             probes.append(probe)
             waiting += [(copy, layer) for copy in _copies(fields, probe)]
             row += probe.words * batch
@@ -143,22 +191,24 @@ def _with_copies(
 
 
 def _copies(activate: dict[str, int], probe: Probe) -> Iterator[isa.Words]:
-    """WriteHosts from where an Activate wrote to the probe's rows."""
-    a, plane = activate, probe.out_h * probe.out_w
+    """WriteHosts from where an Activate (or a Norm) wrote to the probe's rows."""
+    a, each = {"target_sample": 0, "target_row": 0, "space": 0} | activate, 2 if probe.wide else 1
+    plane = probe.out_h * probe.out_w
     samples = {"memory_sample": probe.words, "buffer_sample": a["target_sample"]}
+    samples["space"] = a["space"]
     if plane == 1:
         yield isa.WRITE_HOST.encode(
             memory=probe.row,
             buffer=a["target"],
             words=1,
             chunks=probe.tiles,
-            memory_step=1,
+            memory_step=each,
             buffer_step=a["target_block"],
             **samples,
         )
         return
     for tile in range(probe.tiles):
-        memory = probe.row + tile * plane
+        memory = probe.row + tile * plane * each
         buffer = a["target"] + tile * a["target_block"]
         if a["target_col"] == 1:
             yield isa.WRITE_HOST.encode(
@@ -166,18 +216,18 @@ def _copies(activate: dict[str, int], probe: Probe) -> Iterator[isa.Words]:
                 buffer=buffer,
                 words=probe.out_w,
                 chunks=probe.out_h,
-                memory_step=probe.out_w,
+                memory_step=probe.out_w * each,
                 buffer_step=a["target_row"],
                 **samples,
             )
             continue
         for y in range(probe.out_h):
             yield isa.WRITE_HOST.encode(
-                memory=memory + y * probe.out_w,
+                memory=memory + y * probe.out_w * each,
                 buffer=buffer + y * a["target_row"],
                 words=1,
                 chunks=probe.out_w,
-                memory_step=1,
+                memory_step=each,
                 buffer_step=a["target_col"],
                 **samples,
             )
@@ -200,10 +250,12 @@ def _probed_difference(
 
 
 def _locate(
-    probe: Probe, layer: str, op: str, expected: Rows, actual: Rows, start: int
+    probe: Probe, layer: str, op: str, expected: Array, actual: Array, start: int
 ) -> Difference:
     lanes = expected.shape[1]
     shape = (-1, probe.tiles, probe.out_h, probe.out_w, lanes)
+    if probe.wide:
+        expected, actual = joined(expected), joined(actual)
     expected, actual = expected.reshape(shape), actual.reshape(shape)
     places = np.argwhere(expected != actual)
     sample, tile, y, x, lane = (int(i) for i in places[0])

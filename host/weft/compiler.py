@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_REQUANT = "single_round"  # of float models
 
 Progress = Callable[[str], None]
-Calibration = Array | Mapping[str, Array] | str | Path
+Calibration = Array | Mapping[str, Array] | Sequence[str] | str | Path
 
 
 def load_model(
@@ -31,21 +32,25 @@ def load_model(
     *,
     requant: str | None = None,
     example_inputs: Any = None,
+    tokens: int | None = None,
 ) -> Graph:
-    """The fused graph of an ONNX or TFLite file, a PyTorch module, or a Graph.
+    """The fused graph of an ONNX or TFLite file, a folder of the transformers library, a PyTorch
+    module, or a Graph.
 
     `shapes` gives the shape, batch dimension included, of inputs that the file leaves open;
     `requant` says whose int8 kernels a TFLite model follows: float_even LiteRT's interpreter (the
     default), double_round TFLite's reference kernels; `example_inputs` are what a module is traced
-    with. Raises ModelError, ShapeError, UnsupportedError; UsageError for another `requant` of an
-    int8 TFLite model.
+    with; `tokens` is the longest sentence of a text encoder's folder. Raises ModelError,
+    ShapeError, UnsupportedError; UsageError for another `requant` of an int8 TFLite model.
     """
     from weft.passes.fuse import fuse
 
     if not isinstance(model, Graph):
         from weft.frontend import sources
 
-        model = sources.load(model, shapes, requant=requant, example_inputs=example_inputs)
+        model = sources.load(
+            model, shapes, requant=requant, example_inputs=example_inputs, tokens=tokens
+        )
     return fuse(model)
 
 
@@ -77,20 +82,24 @@ def compile(
     permute: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     example_inputs: Any = None,
+    tokens: int | None = None,
     export_qdq: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Program:
-    """The program of a model on an overlay: a file, a Graph, or a PyTorch module.
+    """The program of a model on an overlay: a file, a folder of the transformers library, a Graph,
+    or a PyTorch module.
 
     A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
-    them by input name, or the path of an .npz file); `calibrator` names how ranges follow from
+    them by input name, or the path of an .npz file; of a text encoder lines of text, or the path of
+    a .txt file); `calibrator` names how ranges follow from
     them, `requant` the rounding (single_round if None), `symmetric` asks for zero points of 0,
     `dynamic` for ranges that need no data. A model that is quantized already keeps its scales and
     rounds as its own runtime does;
     `requant="double_round"` makes an int8 TFLite model round as TFLite's reference kernels.
     `batch` is how many samples a device run holds (as many as fit, if None). A PyTorch module is
-    traced with `example_inputs`. `export_qdq` names an ONNX file that gets the quantized network
-    in QDQ form. `progress` hears the name of each stage.
+    traced with `example_inputs`; `tokens` is the longest sentence of a text encoder (128, or what
+    the model can), whose tokenizer and embeddings the program then holds. `export_qdq` names an
+    ONNX file that gets the quantized network in QDQ form. `progress` hears the name of each stage.
 
     `weights`, `activations` and `weight_method` choose number formats and how weights are rounded,
     `plan` (a Plan or its file) the exceptions layer by layer; these and the rest are the
@@ -106,10 +115,11 @@ def compile(
     from weft.passes.quantize import quantize
     from weft.plan import read
 
-    tell = progress or (lambda stage: None)
+    tell = progress or _silent
     tell("loading the model")
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
-    graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs)
+    graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs, tokens=tokens)
+    calibration = _embedded(model, graph, calibration)
     chosen = None if plan is None else read(plan)
     graph = _pruned(graph, chosen, sparsity, criterion, permute, calibration, tell)
     if not is_quantized(graph):
@@ -140,7 +150,58 @@ def compile(
 
         write(graph, export_qdq)
     tell(f"lowering to overlay {hardware.name}")
-    return lower(graph, hardware, batch=batch).keeping(graph)
+    return _with_assets(lower(graph, hardware, batch=batch).keeping(graph), model)
+
+
+def _silent(stage: str) -> None:
+    """Hears the stages where nobody wants to know."""
+
+
+def _text_folder(model: Any) -> bool:
+    from weft.frontend import transformers_folder
+
+    named = isinstance(model, (str, Path)) and Path(model).is_dir()
+    return named and transformers_folder.is_text(model)
+
+
+def _embedded(model: Any, graph: Graph, calibration: Calibration | None) -> Calibration | None:
+    """Calibration data of a text encoder, where they are lines, as inputs of its graph."""
+    lines = calibration
+    if isinstance(lines, (str, Path)):
+        if Path(lines).suffix != ".txt":
+            return calibration
+        lines = read_lines(lines)
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        return calibration
+    if not _text_folder(model):
+        raise UsageError(
+            f"lines of text calibrate text encoders; model {graph.name!r} takes arrays, as .npz"
+        )
+    from weft.text.encoder import calibration as inputs
+
+    return inputs(model, lines, graph[graph.inputs[0]].shape[1])
+
+
+def _with_assets(program: Program, model: Any) -> Program:
+    """The program with what the host needs around it; a text encoder's tokenizer and tables."""
+    if not (_text_folder(model) and (Path(model) / "tokenizer.json").is_file()):
+        return program
+    from weft.text.assets import assets_of
+
+    return replace(program, assets=assets_of(model).arrays())
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a UTF-8 text file. Raises InputError for one that is none, or empty."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a text file ({error})") from None
+    if not lines:
+        raise InputError(f"{path}: no lines")
+    return lines
 
 
 def _pruned(

@@ -50,6 +50,7 @@ OVERLAY_LIMITS = {
     "wide_words": (0, 1 << 20),
     "operand_words": (0, 1 << 20),
 }
+INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
 UNITS = ("requant", "vector", "lookup", "attention", "norm")
 
@@ -204,8 +205,13 @@ class Overlay:
                 f"overlay {self.name!r}: {len(methods)} methods for unit {unit}; it takes 1 to 8"
             )
         for name in methods:
-            if name != TABLE_METHOD:
-                method("exp" if unit == "attention" else "rsqrt", name)
+            if name == TABLE_METHOD:
+                continue
+            if not method("exp" if unit == "attention" else "rsqrt", name).cpp:
+                raise OverlayError(
+                    f"overlay {self.name!r}: method {name} of unit {unit} is no hardware; "
+                    "`weft units list` names those that are"
+                )
 
     def _check_sparse(self) -> None:
         """Raises OverlayError for sizes that an engine of sparse weights can't have."""

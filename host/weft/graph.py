@@ -24,10 +24,10 @@ class Quant:
     """Affine quantization: real = scale * (q - zero_point).
 
     Activations: int8, `scale` of shape (), one zero point in -128..127 (uint8 models are moved
-    by -128 when they are imported); other formats use fewer codes, or are real (bf16). Weights:
-    symmetric (zero point 0), `scale` of shape () or (channels,) along `axis`; constants hold in
-    `Tensor.data` what the array multiplies with: integers, or float32 numbers that bf16 holds
-    exactly.
+    by -128 when they are imported); other formats use fewer codes, are int16 (the residual stream
+    of transformers), or real (bf16). Weights: symmetric (zero point 0), `scale` of shape () or
+    (channels,) along `axis`; constants hold in `Tensor.data` what the array multiplies with:
+    integers, or float32 numbers that bf16 holds exactly.
 
     `format` names how they are stored (`weft.formats`). Formats with a scale of their own per
     group of input channels keep its bytes in `groups`, uint8 [N, *taps, groups], asymmetric ones
@@ -45,7 +45,7 @@ class Quant:
     def quantize(self, x: Array) -> Array:
         """Nearest codes of `x` (ties to even, saturating); for per-tensor quantization.
 
-        int8, of formats with fewer codes only theirs (`weft.activation`); float32 for bf16.
+        int8, of formats with fewer codes only theirs (`weft.activation`); int16, float32 for bf16.
         """
         if self.format != "int8":
             from weft.activation import to_codes

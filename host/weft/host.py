@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weft import ops, samples
+from weft import activation, ops, samples
 from weft.graph import Array, Graph, Node
 
 Values = dict[str, Array]
@@ -63,11 +63,13 @@ class HostRunner:
 
 
 def _limits(graph: Graph, name: str) -> Limits | None:
-    """Real values of the codes -128 and 127 of a quantized tensor."""
+    """Real values of the smallest and the largest code of a quantized tensor."""
     quant = graph[name].quant
     if quant is None:
         return None
-    low, high = quant.dequantize(np.array([-128, 127], np.int8))
+    wide = quant.format == activation.WIDE
+    ends = activation.limits(quant.format) if wide else (-128, 127)
+    low, high = quant.dequantize(np.array(ends))
     return low, high
 
 

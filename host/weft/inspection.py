@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from weft import lower, workload
+from weft.activation import WIDE
 from weft.compiler import is_quantized, load_model
 from weft.config import Board, Overlay, load_board, load_overlay, overlay_names
 from weft.errors import WeftError
@@ -186,9 +187,11 @@ def _weights(node: Node) -> tuple[str, ...]:
 
 def _macs(graph: Graph, node: Node) -> int:
     """Multiply-accumulates of one sample; 0 for what is no matrix product."""
-    if node.op not in (*WEIGHTED, "MatMul"):
+    if node.op not in (*WEIGHTED, "MatMul", "Attention"):
         return 0
     x, y = graph[node.inputs[0]].shape, graph[node.outputs[0]].shape
+    if node.op == "Attention":
+        return x[1] * graph[node.inputs[1]].shape[1] * (x[-1] + y[-1])
     if node.op == "MatMul":
         return prod(y) * x[-1]
     positions = {"Conv": y[2:], "ConvTranspose": x[2:], "Linear": y[:-1]}.get(node.op, x[1:2])
@@ -208,7 +211,8 @@ def advice(place: Placement) -> str:
 def _node_precision(graph: Graph, node: Node) -> str:
     """The numbers that a node works on: "int8", "int8, weights per channel", "float32"."""
     out = graph[node.outputs[0]]
-    kind = "int8" if out.quant is not None else out.dtype
+    wide = out.quant is not None and out.quant.format == WIDE
+    kind = WIDE if wide else "int8" if out.quant is not None else out.dtype
     weights = graph[node.inputs[1]].quant if node.op in ("Conv", "Linear") else None
     if out.quant is None or weights is None:
         return kind
@@ -260,7 +264,9 @@ def _nbytes(graph: Graph, name: str) -> int:
     if tensor.data is not None:
         return int(tensor.data.nbytes)
     sizes = {"bool": 1, "int8": 1, "uint8": 1, "int64": 8, "int16": 2}
-    return tensor.size * (1 if tensor.quant is not None else sizes.get(tensor.dtype, 4))
+    if tensor.quant is not None:
+        return tensor.size * (2 if tensor.quant.format == WIDE else 1)
+    return tensor.size * sizes.get(tensor.dtype, 4)
 
 
 def _estimates(graph: Graph, chosen: Overlay, basis: str) -> tuple[OverlayEstimate, ...]:

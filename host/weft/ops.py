@@ -23,6 +23,7 @@ from weft import (
     samples,
     shapes,
     tflite_resize,
+    transformer_ops,
 )
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
@@ -152,7 +153,9 @@ def _gather(node: Node, inputs: list[Array]) -> list[Array]:
 
 
 def _concat(node: Node, inputs: list[Array]) -> list[Array]:
-    return [np.concatenate(inputs, axis=node.attrs["axis"])]
+    axis = node.attrs["axis"]
+    parts = reference.stacked(inputs) if axis % inputs[0].ndim else inputs
+    return [np.concatenate(parts, axis=axis)]
 
 
 def _slice(node: Node, inputs: list[Array]) -> list[Array]:
@@ -309,6 +312,7 @@ OPS: dict[str, OpSpec] = {
         *_quantizers(),
         *_others(),
         *_integers(),
+        *(OpSpec(*spec) for spec in transformer_ops.SPECS),
         *(OpSpec(n, infer, run, c, d, dtype=t) for n, infer, run, c, t, d in fixed_ops.SPECS),
     )
 }

@@ -32,7 +32,8 @@ def packed_codes(codes: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
     return packed.view(np.int8)
 
 
-_FLOAT, _CODES = np.dtype(np.float32), np.dtype(np.int8)
+_FLOAT = np.dtype(np.float32)
+Codes = NDArray[np.int8] | NDArray[np.int16]
 # Arrays, not numbers: numpy takes them as they are.
 _LOW, _HIGH = np.asarray(-128, np.float32), np.asarray(127, np.float32)
 
@@ -81,11 +82,12 @@ class Packer:
         innermost = letters == tuple(c for c in ("h", "w", "c") if size[c] > 1)
         full = layout.channels == self._blocks * self.lanes
         plain = self._blocks == 1 or layout.height * layout.width == 1
-        assert layout.bits == 8, "what crosses to the host has a byte per code"
+        assert layout.bits in (8, 16), "what crosses to the host has a byte or two per code"
+        self._kind = np.dtype(np.int8 if layout.bits == 8 else np.int16)
         self._direct = innermost and full and plain and self.region.unfold is None
 
     def pack(self, x: Array) -> Rows:
-        """Rows [n·words, lanes] of samples `x` [n, ...]: real values, or codes if int8.
+        """Rows [n·words, lanes] of samples `x` [n, ...]: real values, or codes of their dtype.
 
         Raises ShapeError if a sample has another number of elements than the region.
         """
@@ -96,7 +98,12 @@ class Packer:
                 f"{self._elements} ({self._shape[0]} channels × {self._shape[1]} × "
                 f"{self._shape[2]})"
             )
-        codes = x if x.dtype == _CODES else self._quantize(x)
+        codes = x if x.dtype == self._kind else self._quantize(x)
+        words = self._words(codes, n)
+        return split(words) if self._kind.itemsize > 1 else np.asarray(words, np.int8)
+
+    def _words(self, codes: Codes, n: int) -> Codes:
+        """Words [n·words, lanes] of the codes of n samples."""
         if self._direct:
             return codes.reshape(-1, self.lanes)
         chw = codes.reshape((n, *self._sizes)).transpose(self._axes)
@@ -104,29 +111,30 @@ class Packer:
             return self._unfolded(chw)
         channels, height, width = self._shape
         if self._blocks == 1:
-            rows = np.zeros((n, height, width, self.lanes), np.int8)
+            rows = np.zeros((n, height, width, self.lanes), self._kind)
             rows[..., :channels] = chw.transpose(0, 2, 3, 1)
             return rows.reshape(-1, self.lanes)
-        rows = np.zeros((n, self._blocks, height, width, self.lanes), np.int8)
+        rows = np.zeros((n, self._blocks, height, width, self.lanes), self._kind)
         for block in range(self._blocks):
             part = chw[:, block * self.lanes : (block + 1) * self.lanes]
             rows[:, block, :, :, : part.shape[1]] = part.transpose(0, 2, 3, 1)
         return rows.reshape(-1, self.lanes)
 
-    def unpack(self, rows: Rows, n: int, shape: Shape) -> NDArray[np.int8]:
+    def unpack(self, rows: Rows, n: int, shape: Shape) -> Codes:
         """Codes [n, *shape[1:]] of the samples in `rows` [n·words, lanes]."""
+        words: Codes = rows if self._kind.itemsize == 1 else joined(rows)
         if self._direct:
-            return rows.reshape((n, *shape[1:]))
+            return words.reshape((n, *shape[1:]))
         channels, height, width = self._shape
         if self._blocks == 1:
-            nhwc = rows.reshape(n, height, width, self.lanes)[..., :channels]
+            nhwc = words.reshape(n, height, width, self.lanes)[..., :channels]
             chw = nhwc.transpose(0, 3, 1, 2)
         else:
-            blocks = rows.reshape(n, self._blocks, height, width, self.lanes)
+            blocks = words.reshape(n, self._blocks, height, width, self.lanes)
             chw = blocks.transpose(0, 1, 4, 2, 3).reshape(n, -1, height, width)[:, :channels]
         return chw.transpose(self._back).reshape((n, *shape[1:]))
 
-    def _quantize(self, x: Array) -> NDArray[np.int8]:
+    def _quantize(self, x: Array) -> Codes:
         """What `Quant.quantize` gives, with fewer temporaries."""
         if self.region.quant.format != "int8":
             return self.region.quant.quantize(x)
@@ -140,7 +148,7 @@ class Packer:
         codes: NDArray[np.int8] = q.astype(np.int8)
         return codes
 
-    def _unfolded(self, chw: NDArray[np.int8]) -> Rows:
+    def _unfolded(self, chw: Codes) -> Rows:
         """Gathers the taps of a shallow convolution into lanes (see `Unfold`)."""
         u = self.region.unfold
         assert u is not None
@@ -175,10 +183,23 @@ def _copy_inside(target: Array, source: Array, pad_y: int, pad_x: int) -> None:
 
 
 def pack(x: Array, region: Region, lanes: int) -> Rows:
-    """Rows [n·words, lanes] of samples `x` [n, ...] for `region`: real values, or int8 codes."""
+    """Rows [n·words, lanes] of samples `x` [n, ...] for `region`: real values, or codes."""
     return Packer(region, lanes).pack(x)
 
 
-def unpack(rows: Rows, region: Region, n: int, shape: Shape, lanes: int = 0) -> NDArray[np.int8]:
+def split(words: Codes) -> Rows:
+    """Rows [2n, lanes] of int16 words [n, lanes]: the low bytes of a word, then its high bytes."""
+    planes = words.astype("<i2").view(np.int8).reshape(*words.shape, 2)
+    return planes.transpose(0, 2, 1).reshape(-1, words.shape[-1])
+
+
+def joined(rows: Rows) -> NDArray[np.int16]:
+    """int16 words [n, lanes] of rows [2n, lanes]: the inverse of `split`."""
+    planes = rows.reshape(-1, 2, rows.shape[-1]).transpose(0, 2, 1)
+    words = np.ascontiguousarray(planes).view("<i2")[..., 0]
+    return words.astype(np.int16)
+
+
+def unpack(rows: Rows, region: Region, n: int, shape: Shape, lanes: int = 0) -> Codes:
     """Codes [n, *shape[1:]] of the rows of `region`; multiply out with `region.quant`."""
     return Packer(region, lanes or rows.shape[-1]).unpack(rows, n, shape)

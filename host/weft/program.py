@@ -8,7 +8,7 @@ Loading a file never executes anything in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class Layout:
 
     Word (block, y, x) is at index (block·height + y)·width + x of the sample; its lane l holds
     channel block·lanes + l, or 0 past the last channel. Codes of fewer than 8 `bits` share a byte,
-    the lower channel in the low bits, so a block has more channels. `dims` says what the tensor's
+    the lower channel in the low bits, so a block has more channels; codes of 16 bits take two rows
+    of memory per word, low bytes then high bytes. `dims` says what the tensor's
     own dimensions are made of, the batch dimension first and empty: NCHW is ((), ("c",), ("h",),
     ("w",)); after a flatten ((), ("c", "h", "w")); NHWC ((), ("h",), ("w",), ("c",)). Fewer dims
     than the tensor has describe it flattened: an image that lies as a vector is ((), ("c",)).
@@ -43,11 +44,11 @@ class Layout:
 
     def blocks(self, lanes: int) -> int:
         """Channel blocks."""
-        return -(-self.channels // (lanes * 8 // self.bits))
+        return -(-self.channels // (lanes * 8 // min(self.bits, 8)))
 
     def words(self, lanes: int) -> int:
-        """Words per sample."""
-        return self.blocks(lanes) * self.height * self.width
+        """Rows of memory per sample."""
+        return self.blocks(lanes) * self.height * self.width * max(1, self.bits // 8)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Layer:
     """What the reports say of one layer: its node, operator, engine, work and weights.
 
     `data_clocks`: clocks per sample, as predicted, that depend on the zeros in the data; `sparsity`
-    tells what its zeros save, or why it runs dense.
+    tells what its zeros save, or why it runs dense. `tokens` are the inputs whose numbers of tokens
+    its multiplications are in proportion to.
     """
 
     name: str
@@ -106,6 +108,29 @@ class Layer:
     weight_bytes: int = 0
     data_clocks: int = 0
     sparsity: str = ""
+    tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A field of an instruction that depends on the number of tokens of an input.
+
+    value = ⌈min(most, tokens − offset) / unit⌉ · scale. Where one of its values is below 1, the
+    instruction is left out; a rule with the name "" says no more than that.
+    """
+
+    segment: int
+    instruction: int
+    field: str
+    input: str
+    offset: int = 0
+    most: int = (1 << 31) - 1
+    unit: int = 1
+    scale: int = 1
+
+    def value(self, tokens: int) -> int:
+        """The field's value."""
+        return -(-min(self.most, tokens - self.offset) // self.unit) * self.scale
 
 
 @dataclass(frozen=True)
@@ -136,7 +161,11 @@ class Program:
     `batch` is the largest number of samples of one run; `weights` [rows, lanes] is weight memory;
     `memory_rows` is the size of activation memory; `regions` maps the tensors that cross between
     host and accelerator to their place in it. `model` are the bytes of the quantized graph it was
-    compiled from (`weft.graph_file`), None in files of older versions.
+    compiled from (`weft.graph_file`), None in files of older versions. `assets` is what the host
+    needs around it, by name: of a text encoder the tokenizer and embedding tables (`weft.text`).
+    `tokens` names, for tensors whose dimension 1 counts the tokens of an input, that input; `rules`
+    are what a run with fewer of them changes (`weft.tokens`). `lengths` is the input, if there is
+    one, that holds how many tokens of a sample there are: each runs with as many (`weft.padding`).
     """
 
     name: str
@@ -151,6 +180,10 @@ class Program:
     outputs: tuple[TensorInfo, ...]
     notes: Mapping[str, Any]
     model: NDArray[np.uint8] | None = None
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    lengths: str = ""
+    assets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def overlay_digest(self) -> str:
@@ -212,7 +245,17 @@ class Program:
         for number, segment in enumerate(self.segments):
             if isinstance(segment, AcceleratorSegment):
                 self._verify_segment(number, segment)
+        if self.tokens or self.rules or self.lengths:
+            from weft.tokens import check_rules
+
+            check_rules(self)
         return self
+
+    def at_tokens(self, tokens: int | Mapping[str, int]) -> Program:
+        """The program of shorter sequences, which shares the weights; see `weft.tokens`."""
+        from weft.tokens import at_tokens
+
+        return at_tokens(self, tokens)
 
     def _verify_segment(self, number: int, segment: AcceleratorSegment) -> None:
         kinds = [isa.decode(words)[0] for words in segment.words]

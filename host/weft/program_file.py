@@ -30,12 +30,14 @@ from weft.program import (
     Layout,
     Program,
     Region,
+    Rule,
     Segment,
     TensorInfo,
     Unfold,
 )
 
 FORMAT = "weft-program-1"
+ASSET = "asset."  # how the names of blobs that are assets begin
 
 
 def save(program: Program, path: str | Path) -> None:
@@ -57,9 +59,13 @@ def save(program: Program, path: str | Path) -> None:
         "regions": {name: _plain(region) for name, region in program.regions.items()},
         "segments": [_segment(s, i, blobs) for i, s in enumerate(program.segments)],
         "notes": dict(program.notes),
+        "tokens": dict(program.tokens),
+        "lengths": program.lengths,
+        "rules": [list(asdict(rule).values()) for rule in program.rules],
     }
     if program.model is not None:
         blobs["model"] = program.model
+    blobs |= {ASSET + name: np.ascontiguousarray(a) for name, a in program.assets.items()}
     with replacing(path) as temporary:
         try:
             save_file(blobs, str(temporary), {"weft": json.dumps(manifest)})
@@ -161,7 +167,7 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
     if manifest.get("format") != FORMAT:
         raise ProgramError(f"format {manifest.get('format')!r}, this weft reads {FORMAT!r}")
     facts = manifest["overlay"]
-    for key in ("engines", "formats", "units"):
+    for key in ("engines", "formats", "units", "softmax", "norm"):
         facts[key] = tuple(facts[key])
     facts["boards"] = tuple(facts.get("boards", ()))
     overlay = Overlay(**facts).verify()
@@ -175,7 +181,7 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
         overlay=overlay,
         batch=int(manifest["batch"]),
         segments=tuple(_load_segment(s, i, blobs) for i, s in enumerate(manifest["segments"])),
-        layers=tuple(Layer(**layer) for layer in manifest["layers"]),
+        layers=tuple(_layer(layer) for layer in manifest["layers"]),
         weights=_blob(blobs, "weights", np.int8, 2),
         regions={name: _region(entry) for name, entry in manifest["regions"].items()},
         memory_rows=int(manifest["memory_rows"]),
@@ -183,6 +189,10 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
         outputs=tuple(_info(entry) for entry in manifest["outputs"]),
         notes=manifest["notes"],
         model=_blob(blobs, "model", np.uint8, 1) if "model" in blobs else None,
+        tokens={str(name): str(root) for name, root in manifest.get("tokens", {}).items()},
+        rules=tuple(_rule(entry) for entry in manifest.get("rules", ())),
+        lengths=str(manifest.get("lengths", "")),
+        assets={n.removeprefix(ASSET): b for n, b in blobs.items() if n.startswith(ASSET)},
     )
     return program.verify()
 
@@ -197,6 +207,15 @@ def _blob(blobs: dict[str, Array], name: str, dtype: Any, ndim: int) -> Array:
             f"expected {np.dtype(dtype)} with {ndim}"
         )
     return blob
+
+
+def _layer(entry: dict[str, Any]) -> Layer:
+    return Layer(**{**entry, "tokens": tuple(map(str, entry.get("tokens", ())))})
+
+
+def _rule(entry: list[Any]) -> Rule:
+    segment, instruction, name, root, *numbers = entry
+    return Rule(int(segment), int(instruction), str(name), str(root), *map(int, numbers))
 
 
 def _info(entry: dict[str, Any]) -> TensorInfo:
@@ -218,8 +237,8 @@ def _region(entry: dict[str, Any]) -> Region:
     unfold = Unfold(**entry["unfold"]) if entry["unfold"] else None
     channels, height, width = (int(layout[name]) for name in ("channels", "height", "width"))
     bits = int(layout.get("bits", 8))
-    if bits not in (1, 2, 4, 8):
-        raise ProgramError(f"codes of {bits} bits; there are 1, 2, 4 and 8")
+    if bits not in (1, 2, 4, 8, 16):
+        raise ProgramError(f"codes of {bits} bits; there are 1, 2, 4, 8 and 16")
     place = Layout(channels, height, width, dims, bits)
     return Region(int(entry["row"]), place, _quant(entry["quant"]), unfold)
 

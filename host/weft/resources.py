@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weft import attention_costs, engine_costs, isa, sparse_costs, storage
+from weft import attention_costs, engine_costs, isa, norm_costs, sparse_costs, storage
 from weft.config import Board, Overlay, load_board
 from weft.designs import Geometry
 from weft.errors import OverlayError
@@ -196,12 +196,14 @@ def other_engines(g: Geometry) -> dict[str, Resources]:
 def row_units(g: Geometry, board: Board) -> dict[str, Resources]:
     """Attention and norms, with the wide buffer that both need; designs have none."""
     there = set(getattr(g, "units", ())) & {"attention", "norm"}
-    made: dict[str, Resources] = {}
+    made: dict[str, tuple[Any, ...]] = {}
     if there:
-        made["wide"] = Resources(*attention_costs.wide(g, board)).routed()
+        made["wide"] = attention_costs.wide(g, board)
     if "attention" in there:
-        made["attention"] = Resources(*attention_costs.attention(g)).routed()
-    return made
+        made["attention"] = attention_costs.attention(g)
+    if "norm" in there:
+        made["norm"] = norm_costs.norm(g)
+    return {name: Resources(*amounts).routed() for name, amounts in made.items()}
 
 
 def accumulators(g: Geometry, board: Board) -> Resources:

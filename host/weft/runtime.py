@@ -11,72 +11,27 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weft import padding
 from weft.device.base import Device, RunResult
 from weft.errors import DeviceError, InputError, UsageError
 from weft.graph import Array, Shape
 from weft.host import HostRunner
+from weft.inputs import check_input
 from weft.pack import Packer
-from weft.program import HostSegment, Program, TensorInfo
+from weft.program import HostSegment, Program
+from weft.run import Run as Run
+from weft.tokens import most_tokens
 
 if TYPE_CHECKING:
-    from weft.estimate import Estimate
+    pass
 
 Arrays = Array | Mapping[str, Array]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one `Session.run` took.
-
-    `cycles` are the device's clocks, `device_s` the seconds it took for them, `wall_s` all of the
-    run's seconds, `counters` the cycles by cause. `macs`, `bytes` and `layers` follow from the
-    program and the number of samples.
-    """
-
-    program: Program
-    samples: int
-    cycles: int
-    wall_s: float
-    device_s: float
-    counters: Mapping[str, int]
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of the model itself, without padding."""
-        return self.samples * sum(layer.macs for layer in self.program.layers)
-
-    @cached_property
-    def _chunks(self) -> list[tuple[int, Estimate]]:
-        """(how many, estimate of one) for the full chunks and for the rest."""
-        from weft.estimate import estimate
-
-        full, rest = divmod(self.samples, self.program.batch)
-        sizes = [(full, self.program.batch)] * bool(full) + [(1, rest)] * bool(rest)
-        return [(count, estimate(self.program, batch=size)) for count, size in sizes]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes between memory and the accelerator."""
-        return sum(count * chunk.bytes for count, chunk in self._chunks)
-
-    @property
-    def layers(self) -> list[dict[str, Any]]:
-        """One row per layer: name, op, engine, macs, cycles, bytes, utilization of the array."""
-        from weft.report import layer_rows
-
-        return layer_rows(self._chunks)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        keys = ("samples", "cycles", "wall_s", "device_s", "macs", "bytes", "layers")
-        return {key: getattr(self, key) for key in keys} | {"counters": dict(self.counters)}
 
 
 @dataclass
@@ -86,7 +41,7 @@ class _OnDevice:
     device: Device
     segment: int
     inputs: list[tuple[str, int, Packer]]
-    outputs: list[tuple[str, int, Packer, Shape, Array]]
+    outputs: list[tuple[str, int, Packer, Shape, Array | None]]
 
     def run(
         self, values: dict[str, Array], samples: int, timeout_s: float | None, took: list[RunResult]
@@ -97,7 +52,10 @@ class _OnDevice:
         took.append(device.run(self.segment, samples, timeout_s))
         for name, row, packer, shape, reals in self.outputs:
             codes = packer.unpack(device.read(row, samples * packer.words), samples, shape)
-            values[name] = reals.take(codes.view(np.uint8))
+            if reals is None:
+                values[name] = packer.region.quant.dequantize(codes)
+            else:
+                values[name] = reals.take(codes.view(np.uint8))
 
 
 @dataclass
@@ -112,7 +70,11 @@ class _OnHost:
         self.runner.run(values, samples)
 
 
-def _steps(program: Program, device: Device) -> list[_OnDevice | _OnHost]:
+Steps = list[_OnDevice | _OnHost]
+Ran = tuple[dict[str, Array], list[RunResult], tuple[tuple[Program, int], ...]]
+
+
+def _steps(program: Program, device: Device) -> Steps:
     """The segments with all that is known of them before the first sample.
 
     A tensor is written where a segment first reads it, and read back where the host or the caller
@@ -126,7 +88,7 @@ def _steps(program: Program, device: Device) -> list[_OnDevice | _OnHost]:
             wanted.update(segment.graph.inputs)
             shapes |= {name: segment.graph[name].shape for name in segment.graph.inputs}
     resident: set[str] = set()
-    steps: list[_OnDevice | _OnHost] = []
+    steps: Steps = []
     for number, segment in enumerate(program.segments):
         if isinstance(segment, HostSegment):
             steps.append(_OnHost(HostRunner(segment.graph)))
@@ -141,7 +103,8 @@ def _steps(program: Program, device: Device) -> list[_OnDevice | _OnHost]:
                 region = program.regions[name]
                 packer = Packer(region, lanes)
                 codes = np.arange(256, dtype=np.uint8).view(np.int8)
-                reals = region.quant.dequantize(codes)
+                wide = region.layout.bits > 8
+                reals = None if wide else region.quant.dequantize(codes)
                 step.outputs.append((name, region.row, packer, shapes[name], reals))
         resident.update(segment.inputs, segment.outputs)
         steps.append(step)
@@ -164,13 +127,17 @@ class Session:
         self._stale = False
         self._inputs = {info.name: info for info in program.inputs}
         self._outputs = tuple(info.name for info in program.outputs)
+        self._most = most_tokens(program)
+        self._known: dict[tuple[int, ...], tuple[Program, Steps]] = {}
         device.load(program)
+        self._loaded = program
         self._steps = _steps(program, device)
 
     def run(
         self,
         inputs: Arrays,
         *,
+        mask: Array | None = None,
         timeout_s: float | None = None,
         detail: bool = False,
         progress: Progress | None = None,
@@ -178,34 +145,35 @@ class Session:
         """Outputs for `inputs`: an array for an array, a dict by name for a dict.
 
         An array [n, ...] will do where the program has one input; the answer is an array if it
-        has one output, too. With `detail`, (outputs, Run). `timeout_s` limits each device run
-        (the session's own if None). `progress` hears (samples done, samples in all).
+        has one output, too. Inputs [n, tokens, ...] of transformers may have fewer tokens than the
+        program was compiled for, and outputs then do (`Program.at_tokens`). `mask` [n, tokens],
+        true for those of a sample that are there, leaves out the others: they are not computed, and
+        what outputs say of them is 0. With `detail`, (outputs, Run). `timeout_s` limits each device
+        run (the session's own if None). `progress` hears (samples done, samples in all).
 
         Raises InputError for wrong names, shapes, dtypes or values that are not finite,
         UsageError for a limit that is not positive, DeviceTimeout and DeviceError.
         """
         start = time.perf_counter()
-        values = self.checked(inputs)
+        values = self.checked(inputs, mask is not None)
         samples = len(next(iter(values.values())))
         limit = self.timeout_s if timeout_s is None else _checked_limit(timeout_s)
+        padded = padding.of(self.program, values, mask)
         with self._lock:
             if not self._open:
                 raise DeviceError("the session is closed; open another one: weft.open(program)")
-            if self._stale:
-                self.device.load(self.program)
-            self._stale = True  # until the run is through: an aborted one leaves a device half-way
-            if samples <= self.program.batch:
-                results, parts = self._chunk(values, samples, limit)
+            if padded is None:
+                results, parts, groups = self._alike(values, samples, limit, progress)
             else:
-                results, parts = self._chunks(values, samples, limit, progress)
-            self._stale = False
+                results, parts, groups = self._padded(padded, values, limit, progress)
             took = Run(
-                self.program,
+                groups[0][0] if groups else self.program,
                 samples,
                 sum(p.cycles for p in parts),
                 time.perf_counter() - start,
                 sum(p.wall_s for p in parts),
                 _total(parts),
+                groups,
             )
             self.last = took
         answer: Any = results
@@ -226,6 +194,57 @@ class Session:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _alike(
+        self,
+        values: dict[str, Array],
+        samples: int,
+        timeout_s: float | None,
+        progress: Progress | None,
+    ) -> Ran:
+        """Samples with equally many tokens."""
+        program, self._steps = self._of(values)
+        if self._stale or program is not self._loaded:
+            self.device.load(program)
+            self._loaded = program
+        self._stale = True  # until the run is through: an aborted one leaves a device half-way
+        if samples <= program.batch:
+            results, parts = self._chunk(values, samples, timeout_s)
+        else:
+            results, parts = self._chunks(values, samples, timeout_s, progress)
+        self._stale = False
+        return results, parts, ((program, samples),)
+
+    def _padded(
+        self,
+        padded: padding.Padded,
+        values: dict[str, Array],
+        timeout_s: float | None,
+        progress: Progress | None,
+    ) -> Ran:
+        """Samples of which not all tokens are there: those with equally many together."""
+        outputs = padded.outputs()
+        parts: list[RunResult] = []
+        groups: list[tuple[Program, int]] = []
+        for rows in padded.groups():
+            part = padded.taken(values, rows)
+            results, took, program = self._alike(part, len(rows), timeout_s, None)
+            padded.put(outputs, results, rows)
+            parts += took
+            groups += program
+            if progress:
+                progress(sum(n for _, n in groups), len(padded.there))
+        return outputs, parts, tuple(groups)
+
+    def _of(self, values: Mapping[str, Array]) -> tuple[Program, Steps]:
+        """The program for the number of tokens that the inputs have, and its segments."""
+        counts = tuple(values[name].shape[1] for name in self._most)
+        if counts not in self._known:
+            program = self.program
+            if counts != tuple(self._most.values()):
+                program = program.at_tokens(dict(zip(self._most, counts, strict=True)))
+            self._known[counts] = program, _steps(program, self.device)
+        return self._known[counts]
 
     def _chunk(
         self, values: dict[str, Array], samples: int, timeout_s: float | None
@@ -255,20 +274,34 @@ class Session:
                 progress(end, samples)
         return {name: np.concatenate(piece) for name, piece in pieces.items()}, every
 
-    def checked(self, inputs: Arrays) -> dict[str, Array]:
-        """The inputs by name, checked and of the program's dtypes; raises InputError."""
+    def checked(self, inputs: Arrays, masked: bool = False) -> dict[str, Array]:
+        """The inputs by name, checked and of the program's dtypes; raises InputError.
+
+        With a mask there is no need for the input that numbers of tokens come from.
+        """
         # The type first: asking an abstract class takes longer than the rest of this check.
         if type(inputs) is np.ndarray or not isinstance(inputs, Mapping):
-            if len(self._inputs) != 1:
+            names = [n for n in self._inputs if not (masked and n == self.program.lengths)]
+            if len(names) != 1:
                 raise InputError(
                     f"one array given, but the program has {len(self._inputs)} inputs: pass a "
                     f"dict with {', '.join(map(repr, self._inputs))}"
                 )
-            (info,) = self._inputs.values()
-            return {info.name: check_input(info, inputs)}
-        if inputs.keys() != self._inputs.keys():
+            info = self._inputs[names[0]]
+            return {info.name: check_input(info, inputs, info.name in self._most)}
+        wanted = self._inputs.keys() - ({self.program.lengths} if masked else set())
+        if inputs.keys() - {self.program.lengths} != wanted - {self.program.lengths} or (
+            not wanted <= inputs.keys()
+        ):
             raise InputError(f"inputs {sorted(inputs)} given, {sorted(self._inputs)} expected")
-        values = {name: check_input(info, inputs[name]) for name, info in self._inputs.items()}
+        tokens, infos = self.program.tokens, self._inputs
+        values = {n: check_input(infos[n], x, n in tokens) for n, x in inputs.items()}
+        for name, root in tokens.items():
+            if name in values and values[name].shape[1] != values[root].shape[1]:
+                raise InputError(
+                    f"inputs {name!r} and {root!r} have {values[name].shape[1]} and "
+                    f"{values[root].shape[1]} tokens, where the program takes equally many"
+                )
         counts = {name: len(x) for name, x in values.items()}
         if len(set(counts.values())) > 1:
             raise InputError(f"inputs with different numbers of samples: {counts}")
@@ -279,47 +312,6 @@ def _checked_limit(timeout_s: float | None) -> float | None:
     if timeout_s is not None and not timeout_s > 0:
         raise UsageError(f"timeout_s = {timeout_s}: more than 0 seconds, or None for no limit")
     return timeout_s
-
-
-def check_input(info: TensorInfo, x: Any) -> Array:
-    """`x` as an array [n, ...] of the input's dtype; InputError says what is wrong with it."""
-    fits = type(x) is np.ndarray and x.dtype == info.dtype
-    array: Array = x if fits else _as_dtype(info, x)
-    if array.shape[1:] != info.shape[1:] or array.ndim != len(info.shape) or not len(array):
-        expected = ", ".join(["n", *map(str, info.shape[1:])])
-        raise InputError(
-            f"input {info.name!r}: shape {array.shape} given, ({expected}) expected, n at least 1: "
-            "the first dimension counts the samples"
-        )
-    if array.dtype.kind == "f":
-        finite = np.isfinite(array)
-        if not finite.all():
-            place = tuple(int(i) for i in np.argwhere(~finite)[0])
-            value = array[place]
-            raise InputError(f"input {info.name!r}: {value} at {place}; values must be finite")
-    return array
-
-
-def _as_dtype(info: TensorInfo, x: Any) -> Array:
-    """`x` converted where that loses nothing but precision."""
-    try:
-        given = np.asarray(x)
-    except ValueError as error:
-        raise InputError(f"input {info.name!r}: not an array: {error}") from None
-    wanted = np.dtype(info.dtype)
-    if given.dtype.kind not in ("fiu" if wanted.kind == "f" else "iu"):
-        raise InputError(
-            f"input {info.name!r}: dtype {given.dtype} given, {wanted} expected; convert it first"
-        )
-    if wanted.kind in "iu" and given.size:
-        limits = np.iinfo(wanted)
-        if given.min() < limits.min or given.max() > limits.max:
-            raise InputError(
-                f"input {info.name!r}: values {given.min()}..{given.max()} don't fit {wanted} "
-                f"({limits.min}..{limits.max})"
-            )
-    with np.errstate(over="ignore"):  # a float64 past float32 becomes inf, which is told below
-        return given.astype(wanted)
 
 
 def _total(parts: list[RunResult]) -> Mapping[str, int]:

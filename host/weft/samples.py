@@ -50,7 +50,7 @@ def rounded(tensor: Tensor, value: Array, to_codes: bool) -> Array:
         return quant.dequantize(quant.quantize(value))
     if quant.format == "bf16":
         return value
-    low, high = quant.dequantize(np.array(_limits(quant.format), np.int8))
+    low, high = quant.dequantize(np.array(_limits(quant.format)))
     return np.clip(value, low, high)
 
 

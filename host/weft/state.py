@@ -79,6 +79,7 @@ class State:
     row_maximum: NDArray[np.int64] = field(init=False)  # of each row of scores
     row_sum: NDArray[np.int64] = field(init=False)  # of its exponentials
     softmax_table: Any = field(init=False)  # a TableExponential, once it is loaded
+    norm_table: Any = None  # a TableRoot, once it is loaded
     scores: int = field(init=False)  # rows whose maxima are known
     read: NDArray[np.bool_] = field(init=False)  # rows of memory, in this segment
     written: NDArray[np.bool_] = field(init=False)

@@ -88,7 +88,7 @@ def test_arithmetic_on_shapes_is_folded(opset: int) -> None:
 @pytest.mark.oracle
 def test_operators_without_a_form_stay_and_run_on_the_host() -> None:
     cases: list[tuple[str, list[Any], dict[str, Any], str]] = [
-        ("Einsum", ["x", "x"], {"equation": "bij,bkj->bik"}, "Einsum"),
+        ("Einsum", ["x"], {"equation": "bij->bji"}, "Einsum"),
         ("InstanceNormalization", ["x", [1.0, 2, 3, 4], [0.5] * 4], {}, "InstanceNormalization"),
         ("LpPool", ["x"], {"kernel_shape": [3], "p": 2}, "LpPool"),
         ("Hardmax", ["x"], {}, "Hardmax"),

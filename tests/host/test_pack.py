@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,24 @@ def test_real_values_become_the_codes_of_the_quantization(values: list[float], z
     region = Region(0, Layout(x.shape[1], 1, 1, ((), ("c",))), q)
     rows = pack(x, region, 16)
     np.testing.assert_array_equal(rows[0, : x.shape[1]], q.quantize(x)[0])
+
+
+@settings(deadline=None)
+@given(layouts(), st.integers(1, 3), st.sampled_from([4, 8, 16]))
+def test_int16_take_two_rows_a_word(layout: Layout, n: int, lanes: int) -> None:
+    """Low bytes, then high bytes, of the words that int8 codes of this layout would lie in."""
+    layout = replace(layout, bits=16)
+    size = {"c": layout.channels, "h": layout.height, "w": layout.width}
+    shape = [int(np.prod([size[c] for c in dim])) for dim in layout.dims[1:]]
+    x = np.random.default_rng(n).integers(-32768, 32768, (n, *shape)).astype(np.int16)
+    wide = Region(0, layout, replace(quant(0.1), format="int16"))
+    rows = pack(x, wide, lanes)
+    assert rows.shape == (n * layout.words(lanes), lanes)
+    narrow = Region(0, replace(layout, bits=8), quant(0.1))
+    low, high = (pack(part.astype(np.int8), narrow, lanes) for part in (x & 255, x >> 8))
+    np.testing.assert_array_equal(rows[::2], low)
+    np.testing.assert_array_equal(rows[1::2], high)
+    np.testing.assert_array_equal(unpack(rows, wide, n, (1, *shape)), x)
 
 
 def test_integers_are_real_values_unless_they_are_codes() -> None:

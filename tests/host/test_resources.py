@@ -152,6 +152,39 @@ def test_a_fit_adds_up_and_says_what_is_tight():
     assert fit.as_dict()["total"]["dsp"] == 796
 
 
+def test_norms_cost_by_method_and_lane():
+    edge = replace(load_overlay("edge"), units=("requant", "vector", "lookup", "norm"))
+    board = load_board("KV260")
+    by = {
+        name: resources.row_units(replace(edge, wide_words=1024, norm=name), board)[
+            "norm"
+        ].as_dict()
+        for name in (("pwl",), ("pwl", "table"), ("table",), ("ibert",), ("nnlut",))
+    }
+    assert by["pwl", "table"]["dsp"] > max(by[("pwl",)]["dsp"], by[("table",)]["dsp"])
+    assert by[("ibert",)]["lut"] > 4 * by[("pwl",)]["lut"]  # a divider per Newton step
+    assert by[("pwl",)]["dsp"] == 32 * 7 + 8 + 1  # a lane's products, n·squares and sum², a line
+    assert not resources.row_units(load_overlay("edge"), board)
+    smaller = replace(edge, rows=16, cols=16, wide_words=1024, norm=("pwl",))
+    half = resources.row_units(smaller, board)["norm"].as_dict()
+    assert half["lut"] < by[("pwl",)]["lut"]
+
+
+def test_attention_costs_by_method_and_lane():
+    encoder, board = load_overlay("encoder"), load_board("ZCU104")
+    found = resources.row_units(encoder, board)
+    assert list(found) == ["wide", "attention", "norm"]
+    assert found["wide"].as_dict()["uram"] == 4 * 8  # 16,384 words of 512 bits
+    by = {
+        name: resources.row_units(replace(encoder, softmax=name), board)["attention"].as_dict()
+        for name in (("pwl",), ("pwl", "table"), ("dlc",))
+    }
+    assert by["pwl", "table"]["lut"] > by[("pwl",)]["lut"]
+    assert by[("pwl",)]["dsp"] == 32 * (1 + 3)  # a line; the division and the shares
+    assert by[("dlc",)]["dsp"] == 32 * (4 + 3)
+    assert by[("pwl",)]["bram36"] >= 32  # a bank of keys and values per lane
+
+
 def test_the_shell_of_a_card_is_not_for_us():
     board = load_board("Alveo-U55C")
     assert resources.available(board).lut == board.lut - board.shell_lut

@@ -101,7 +101,7 @@ def test_wrong_inputs_are_named(session, given, words):
 def test_inputs_of_different_lengths_are_refused():
     program = scaling()
     twice = type(program)(
-        **{**vars(program), "inputs": (*program.inputs, weft.runtime.TensorInfo("u", (1,), "int8"))}
+        **{**vars(program), "inputs": (*program.inputs, weft.program.TensorInfo("u", (1,), "int8"))}
     )
     with weft.open(twice, "golden") as session:
         with pytest.raises(InputError, match="different numbers"):

@@ -259,7 +259,7 @@ def folder(path: Path, index: bool = True) -> dict[str, np.ndarray]:
         names |= dict.fromkeys(part, file)
     if index:
         (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    config = {"architectures": ["BertModel"], "hidden_size": 16, "model_type": "bert"}
+    config = {"architectures": ["BartModel"], "hidden_size": 16, "model_type": "bart"}
     (path / "config.json").write_text(json.dumps(config))
     return parts[0] | parts[1]
 
@@ -268,13 +268,13 @@ def folder(path: Path, index: bool = True) -> dict[str, np.ndarray]:
 def test_folder(index, tmp_path, capsys):
     wanted = folder(tmp_path, index)
     model = load_folder(tmp_path)
-    assert model.architecture == "BertModel"
+    assert model.architecture == "BartModel"
     assert model.metadata["hidden_size"] == 16
     assert set(model.tensors) == set(wanted)
     for name, value in wanted.items():
         np.testing.assert_array_equal(model[name].read(), value.astype(np.float32))
     printed = shown(capsys, tmp_path)
-    for text in ("BertModel", "brain", "BF16", "export it to ONNX"):
+    for text in ("BartModel", "brain", "BF16", "export it to ONNX"):
         assert text in printed, text
     with pytest.raises(UnsupportedError, match="weights and no graph"):
         weft.load_model(tmp_path)

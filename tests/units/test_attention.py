@@ -140,7 +140,7 @@ def test_table_softmax_is_normalized_before_the_product(seed):
     rng = np.random.default_rng(seed)
     m, n = rng.integers(1, 12), rng.integers(1, 25)
     q, k, v = heads(rng, SMALL, m, n, 1)
-    code, content, target = attention_code(SMALL, q, k, v, 2.0**-7)
+    code, content, _ = attention_code(SMALL, q, k, v, 2.0**-7)
     tables = hgpipe_tables(rng)
     if rng.integers(3) == 0:  # whatever a program brings, no index leaves its table
         tables = rng.integers(-(1 << 31), 1 << 31, len(tables)).astype(np.int32)
@@ -237,7 +237,9 @@ BAD = {
     "a target outside the wide buffer": (3, [attend(), activate(space=2, target=510)]),
     "a residual outside": (3, [attend(), activate(space=2, residual=1, residual_base=512)]),
     "an output on its keys": (7, [attend(), activate(space=1, target=7)]),
-    "an output on its scores": (7, [*SCORES, attend(scores=1, source=64), activate(space=2, target=67)]),
+    "an output on its scores": (
+        7, [*SCORES, attend(scores=1, source=64), activate(space=2, target=67)],
+    ),
     "a residual that is overwritten": (
         7, [attend(), activate(space=2, residual=1, residual_base=65, residual_col=1)],
     ),

@@ -32,7 +32,7 @@ struct Share {
 };
 
 constexpr int kMostEntry = (1 << 17) - 1;  // of a table
-constexpr int kShareBits = 7;  // of a probability that is an activation
+constexpr int kShareBits = 7;              // of a probability that is an activation
 
 /// x/sum with kShareBits fraction bits, rounded, by 1/w where the sum is w·2^k.
 template <typename Reciprocal> inline Share share_of(const Reciprocal &reciprocal, Int<32> sum) {

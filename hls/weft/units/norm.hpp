@@ -70,7 +70,7 @@ lanes:
 }
 
 /// `Rsqrt` takes a mantissa in [1, 4). kCentered: LayerNorm, else RMSNorm.
-template <typename Rsqrt, bool kCentered> struct Norm {
+template <typename Rsqrt, bool kCentered> struct RootNorm {
   struct Row {
     Int<32> offset, factor;  // the sum; 1/root with 15 fraction bits
     int elements, exponent;  // the root's power of two

@@ -99,5 +99,8 @@ template <int kOrder> struct PolynomialRsqrt {
 // Coefficients are registers, read by every lane.
 #define WEFT_PARTITION_POLYNOMIAL(unit) \
   WEFT_HLS(ARRAY_PARTITION variable = unit.c type = complete dim = 1)
+#define WEFT_PARTITION_POLYNOMIAL_RSQRT(unit)                           \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.low type = complete dim = 1) \
+  WEFT_HLS(ARRAY_PARTITION variable = unit.high type = complete dim = 1)
 
 }  // namespace weft

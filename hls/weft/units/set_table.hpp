@@ -53,13 +53,21 @@ struct StreamWords {
   }
 };
 
+/// Words of a row unit's tables, which are loaded all at once; 0 for other tables.
+inline int method_words(const SetTable &f) {
+  if (kHasTableSoftmax && f.target == kSoftmaxTable) return TableExponential::kWords;
+  return kHasTableNorm && f.target == kNormTable ? TableRoot::kWords : 0;
+}
+inline int method_rows(const SetTable &f) { return (int(f.count) * 4 + kRows - 1) / kRows; }
+
 /// Tables of a row unit, which load themselves.
 inline void set_methods(const SetTable &f, Stream<TileWord> &weights, Memories &m,
                         Counters &counters) {
   WEFT_FUNCTION
   StreamWords words = {weights, filled(0), 0};
   if (kHasTableSoftmax && f.target == kSoftmaxTable) m.softmax.load_table(words);
-  counters.table += Int<64>((int(f.count) * 4 + kRows - 1) / kRows) * kBeats;
+  if (kHasTableNorm && f.target == kNormTable) m.norms.load_table(words);
+  counters.table += Int<64>(method_rows(f)) * kBeats;
 }
 
 /// Rows of the weight stream that an entry takes.

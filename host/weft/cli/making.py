@@ -76,8 +76,9 @@ def inspect_command(
         _inspect_program(path, disassemble, as_json)
         return
     from weft.frontend.stored import is_stored
+    from weft.frontend.transformers_folder import is_known
 
-    if is_stored(path):
+    if is_stored(path) and not is_known(path):
         _inspect_stored(path, as_json)
         return
     if disassemble:
@@ -141,14 +142,15 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
 
 
 @click.command("compile")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", metavar="MODEL|FOLDER", type=click.Path(path_type=Path))
 @overlay_option
 @click.option(
     "--calibrate",
     "calibration",
     type=click.Path(path_type=Path),
-    metavar="DATA.npz",
-    help="Typical inputs, arrays named as the model's inputs (x will do for the only one).",
+    metavar="DATA.npz|LINES.txt",
+    help="Typical inputs, arrays named as the model's inputs (x will do for the only one); of a "
+    "text encoder lines of text.",
 )
 @click.option("--calibrator", default="minmax", show_default=True, metavar="NAME")
 @click.option(
@@ -206,6 +208,12 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
 @click.option("--symmetric", is_flag=True, help="Zero points of 0.")
 @click.option("--dynamic", is_flag=True, help="Take ranges without calibration data.")
 @shape_option
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    metavar="S",
+    help="Of a text encoder's longest sentence.",
+)
 @click.option(
     "--export-qdq",
     type=click.Path(path_type=Path),

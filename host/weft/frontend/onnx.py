@@ -23,7 +23,14 @@ from weft.errors import (
     WeftError,
     unknown,
 )
-from weft.frontend import onnx_absorb, onnx_quantized, onnx_read, onnx_shapes, qonnx
+from weft.frontend import (
+    onnx_absorb,
+    onnx_quantized,
+    onnx_read,
+    onnx_shapes,
+    onnx_transformer,
+    qonnx,
+)
 from weft.frontend.build import Builder, check_finite
 from weft.graph import Graph, Node, Shape, Tensor
 from weft.passes import staircase
@@ -36,7 +43,12 @@ SLOW = ("Resize", "Upsample", "GridSample", "RoiAlign")
 RANDOM = {"Bernoulli", "Multinomial"} | {
     f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")
 }
-HANDLERS = {**onnx_quantized.INNER, **onnx_quantized.HANDLERS, **qonnx.HANDLERS}
+HANDLERS = {
+    **onnx_quantized.INNER,
+    **onnx_quantized.HANDLERS,
+    **onnx_transformer.HANDLERS,
+    **qonnx.HANDLERS,
+}
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def load_folder(path: str | Path) -> StoredModel:
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     files = _files(path)
-    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         for tensor in _tensors(file):
@@ -79,7 +79,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    names = _json(index).get("weight_map")
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
         raise ModelError(f"{index}: no weight_map of tensors to files")
     return names
@@ -94,7 +94,8 @@ def _check_index(folder: Path, tensors: dict[str, StoredTensor]) -> None:
         raise ModelError(f"{index}: {len(missing)} tensors are missing, {missing[0]!r} is one")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelError for anything else."""
     try:
         if path.stat().st_size > JSON_LIMIT:
             raise ModelError(f"{path} has {path.stat().st_size} bytes; at most {JSON_LIMIT}")

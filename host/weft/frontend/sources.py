@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weft.errors import ModelError, UnsupportedError
-from weft.frontend import stored
+from weft.errors import ModelError, UnsupportedError, UsageError
+from weft.frontend import stored, transformers_folder
 from weft.graph import Graph, Shape
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib")
@@ -26,8 +26,9 @@ def load(
     *,
     requant: str | None = None,
     example_inputs: Any = None,
+    tokens: int | None = None,
 ) -> Graph:
-    """The graph of a file, by what it holds, or of a PyTorch module; arguments as for
+    """The graph of a file or folder, by what it holds, or of a PyTorch module; arguments as for
     `weft.compiler.load_model`.
 
     Raises ModelError, which names the file, UnsupportedError for files without a graph and for
@@ -44,6 +45,11 @@ def load(
             "an hls4ml ModelGraph is lowered for an overlay: "
             "weft.frontend.hls4ml.load_hls4ml(model, overlay) gives the graph to compile"
         )
+    if isinstance(source, (str, Path)) and transformers_folder.is_known(source):
+        text = transformers_folder.is_text(source)
+        return transformers_folder.load(source, tokens, padding=text)
+    if tokens is not None:
+        raise UsageError(f"tokens = {tokens} is for folders of text encoders; pass shapes instead")
     if isinstance(source, (str, Path)) and not is_tflite(source):
         _refuse(Path(source))
     known = dict(shapes) if shapes else None
@@ -97,8 +103,9 @@ def _refuse(path: Path) -> None:
             'pass it to hls4ml with backend="Weft"'
         )
     if stored.is_stored(path):
+        why = transformers_folder.missing(path) if path.is_dir() else ""
         raise UnsupportedError(
-            f"{path} holds weights and no graph: `weft inspect {path}` shows them, "
+            f"{path} holds weights and no graph{why}: `weft inspect {path}` shows them, "
             "weft.frontend.stored.load reads them. To run the network, load it with its library "
             "and pass the module: weft.compile(module, example_inputs=...), or export it to ONNX"
         )

@@ -15,7 +15,10 @@ from weft.errors import CapacityError, UsageError
 from weft.graph import Graph, Node
 from weft.lower.dynamic import expand_dynamic
 from weft.lower.emit import Emitter
+from weft.lower.geometry import OPERAND, UNIFIED, WIDE
+from weft.lower.heads import pad_heads
 from weft.lower.inplace import without_copies
+from weft.lower.lengths import windowed, without_lengths
 from weft.lower.partition import Partition, Placement, partition
 from weft.lower.provisional import provisional
 from weft.lower.schedule import (
@@ -30,6 +33,7 @@ from weft.lower.schedule import (
     read_after,
 )
 from weft.memory import Request, plan
+from weft.passes.stream import narrowed
 from weft.program import (
     AcceleratorSegment,
     HostSegment,
@@ -61,8 +65,7 @@ def lower(
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch = {batch}: a run holds at least one sample")
-    graph = expand_dynamic(graph.verify(), overlay.lanes)
-    found = partition(graph, overlay)
+    graph, lengths, found = _placed(graph, overlay)
     _check_exact(found)
     parts, size = _parts(found, batch)
     rows, memory_rows = _memory(found, parts, size)
@@ -73,7 +76,7 @@ def lower(
         if isinstance(part, HostRun):
             segments.append(HostSegment(_subgraph(graph, part.nodes, parts), part.why))
             continue
-        words, layers = emitter.segment(part)
+        words, layers = emitter.segment(part, len(segments))
         outputs = [n for root in part.writes for n in sorted({root, *names.get(root, ())})]
         segments.append(AcceleratorSegment(words, layers, part.reads, tuple(outputs)))
     weights = emitter.weights or [np.zeros((0, overlay.lanes), np.int8)]
@@ -88,7 +91,10 @@ def lower(
         memory_rows=memory_rows,
         inputs=_infos(graph, graph.inputs),
         outputs=_infos(graph, graph.outputs),
-        notes=_notes(parts, size),
+        notes=_notes(parts, size) | windowed(graph),
+        tokens=_tokens(found, graph),
+        rules=tuple(emitter.rules),
+        lengths=lengths,
     ).verify()
 
 
@@ -105,8 +111,27 @@ def _check_exact(found: Partition) -> None:
 
 def preflight(graph: Graph, overlay: Overlay) -> list[Placement]:
     """Where each node would run, on which engine, and why; a float graph as if quantized."""
-    expanded = expand_dynamic(provisional(graph.verify()), overlay.lanes)
-    return partition(expanded, overlay).placements
+    return _placed(provisional(graph), overlay)[2].placements
+
+
+def _placed(graph: Graph, overlay: Overlay) -> tuple[Graph, str, Partition]:
+    """The graph as it is lowered, the input with numbers of tokens, and where its nodes run."""
+    graph = _prepared(graph, overlay)
+    bare, lengths = without_lengths(graph)
+    found = partition(bare, overlay)
+    if lengths and found.context.fixed:
+        return graph, "", partition(graph, overlay)
+    return bare, lengths, found
+
+
+def _prepared(graph: Graph, overlay: Overlay) -> Graph:
+    """The graph as the overlay takes it: dynamic ranges, heads of whole words, no int16 where there
+    is no wide buffer.
+    """
+    graph = expand_dynamic(graph.verify(), overlay.lanes)
+    if not overlay.wide_words:
+        graph = narrowed(graph)
+    return pad_heads(graph, overlay)
 
 
 def _parts(found: Partition, batch: int | None) -> tuple[list[Part], int]:
@@ -119,9 +144,9 @@ def _parts(found: Partition, batch: int | None) -> tuple[list[Part], int]:
             later = kept | read_after(runs, i)
             whole.append(make_piece(context, without_copies(context, run.stages, later), later))
     size = batch or largest_batch(context, whole)
-    words = context.overlay.buffer_words
     peak = max((p.plan.peak for p in whole if p.plan), default=0)
     _check_batch(context.overlay, size, peak)
+    _check_alone(whole, size)
     parts: list[Part] = []
     for i, run in enumerate(runs):
         if isinstance(run, HostRun):
@@ -129,8 +154,7 @@ def _parts(found: Partition, batch: int | None) -> tuple[list[Part], int]:
             continue
         piece = whole.pop(0)
         later = kept | read_after(runs, i)
-        assert piece.plan is not None
-        fits_whole = size * piece.plan.peak <= words
+        fits_whole = piece.plan is not None and piece.plan.fits(context.overlay, size)
         parts += [piece] if fits_whole else cut(context, run.stages, later)
     return parts, size
 
@@ -148,6 +172,15 @@ def _check_batch(overlay: Overlay, batch: int, peak: int) -> None:
             f"batch = {batch}: the activations take {batch * peak} words of the {words} of the "
             f"unified buffer of overlay {overlay.name!r} ({peak} per sample); "
             f"use batch={max(words // peak, 1)} or less"
+        )
+
+
+def _check_alone(pieces: Sequence[Piece], batch: int) -> None:
+    """Raises CapacityError for a batch of what takes one sample at a time."""
+    if batch > 1 and any(p.plan is None or p.plan.alone for p in pieces):
+        raise CapacityError(
+            f"batch = {batch}: attention and the residual stream are on chip for one sample at a "
+            "time; use batch=1, and give a session as many samples as you like"
         )
 
 
@@ -206,6 +239,14 @@ def _subgraph(graph: Graph, nodes: Sequence[Node], parts: Iterable[Part]) -> Gra
     )
 
 
+def _tokens(found: Partition, graph: Graph) -> dict[str, str]:
+    """For tensors whose dimension 1 counts tokens: of which input. None where none may vary."""
+    context = found.context
+    return {
+        n: s for n, s in context.tokens.items() if s not in context.fixed and n in graph.tensors
+    }
+
+
 def _infos(graph: Graph, names: Iterable[str]) -> tuple[TensorInfo, ...]:
     return tuple(TensorInfo(n, graph[n].shape, graph[n].dtype) for n in names)
 
@@ -213,9 +254,12 @@ def _infos(graph: Graph, names: Iterable[str]) -> tuple[TensorInfo, ...]:
 def _notes(parts: Sequence[Part], batch: int) -> dict[str, int]:
     """What reports like to say of the program as a whole."""
     pieces = [part for part in parts if isinstance(part, Piece)]
-    peaks = [part.plan.peak for part in pieces if part.plan is not None]
+    peaks = [part.plan.peaks for part in pieces if part.plan is not None]
+    most = [batch * max(sizes, default=0) for sizes in zip(*peaks, strict=True)] or [0, 0, 0]
     return {
-        "buffer_words_used": batch * max(peaks, default=0),
+        "buffer_words_used": most[UNIFIED],
+        **({"operand_words_used": most[OPERAND]} if most[OPERAND] else {}),
+        **({"wide_words_used": most[WIDE]} if most[WIDE] else {}),
         "accelerator_segments": len(pieces),
         "banded_layers": sum(part.plan is None for part in pieces),
     }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weft.config import Overlay, load_overlay, overlay_names
 from weft.errors import CapacityError
 from weft.lower.context import Context
-from weft.lower.stage import Place, Stage, block_words, union
+from weft.lower.geometry import WIDE, Place, union
+from weft.lower.places import capacities
+from weft.lower.stage import AttentionOp, Stage
 
 
 @dataclass(frozen=True)
@@ -18,35 +20,45 @@ class Band:
 
     rows: tuple[int, int]
     places: dict[str, Place]
-    words: int
+    words: tuple[int, ...]  # per buffer
 
 
 def bands(context: Context, stage: Stage) -> list[Band]:
     """The fewest bands that fit. Raises CapacityError if a single row does not."""
     height = context.maps[stage.target].height
-    limit = context.overlay.buffer_words
+    limits = capacities(context.overlay)
     count = 1
     while True:
         cuts = [(i * height // count, (i + 1) * height // count) for i in range(count)]
         found = [_band(context, stage, cut) for cut in cuts]
-        need = max(band.words for band in found)
-        if need <= limit:
+        needs = [max(sizes) for sizes in zip(*(band.words for band in found), strict=True)]
+        if all(need <= limit for need, limit in zip(needs, limits, strict=True)):
             return found
         if count == height:
-            raise CapacityError(_too_large(context, stage, need))
-        count = min(height, max(count + 1, count * need // (2 * limit)))
+            raise CapacityError(_too_large(context, stage, needs[0]))
+        worst = max(n / max(limit, 1) for n, limit in zip(needs, limits, strict=True))
+        count = min(height, max(count + 1, int(count * worst / 2)))
 
 
 def _band(context: Context, stage: Stage, rows: tuple[int, int]) -> Band:
     needs = union(_needs(stage, rows))
+    whole = {name: (0, context.maps[name].height) for name in stage.scratch}
+    scores = {op.scratch for op in stage.ops if isinstance(op, AttentionOp)}
+    positions = (rows[1] - rows[0]) * context.maps[stage.target].width
+    whole |= {name: (0, min(positions, context.maps[name].height)) for name in scores}
     places: dict[str, Place] = {}
-    base = 0
-    for name, (low, high) in {**needs, stage.target: rows}.items():
-        extent = context.maps[name]
-        words = extent.blocks * block_words(high - low, extent.width, extent.odd)
-        places[name] = Place(base, words, high - low, extent.width, low, extent.odd)
-        base += words
-    return Band(rows, places, base)
+    used = [0, 0, 0]
+    for name, (low, high) in {**needs, **whole, **dict.fromkeys(stage.targets, rows)}.items():
+        space = context.maps[name].space if name in stage.sources or name in whole else None
+        if space is None:
+            space = context.maps[name].space if context.maps[name].space == WIDE else 0
+        if name == stage.also:
+            places[name] = replace(places[stage.over], origin=low)
+            continue
+        place = context.place(name, used[space], high - low, low, space)
+        places[name] = place
+        used[space] += place.sample
+    return Band(rows, places, tuple(used))
 
 
 def _needs(stage: Stage, rows: tuple[int, int]) -> Iterator[tuple[str, tuple[int, int]]]:

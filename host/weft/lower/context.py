@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,8 +13,9 @@ from weft.errors import ShapeError
 from weft.graph import Array, Graph, Node, Quant
 from weft.lower.activations import packed_epilogue
 from weft.lower.engines import packed_bits, precisions
+from weft.lower.geometry import HERE, OPERAND, UNIFIED, WIDE, Map, Place, Value
 from weft.lower.layout import RELABELS, relabeled, wish
-from weft.lower.stage import HERE, HostOnlyError, Map, Op, Stage, Value
+from weft.lower.stage import HostOnlyError, Op, Stage
 from weft.lower.weights import is_float
 from weft.pack import extents
 from weft.program import Layer, Layout, Unfold
@@ -28,11 +30,20 @@ def key_of(node: Node) -> str:
 class Context:
     """The graph, the overlay, and the values and maps found so far.
 
-    `hosted` are the maps that the host writes; `unfolds` those that it gathers taps for.
+    `hosted` are the maps that the host writes; `unfolds` those that it gathers taps for;
+    `constants` hold int16 words of the wide buffer that the weight stream brings. `refused` are
+    Attention nodes that run on the host, and why; `tokens` names for tensors what their second
+    dimension counts, where a run may have less of it, and `fixed` are the names for which it may
+    not. `quants` are of outputs that something else is added to before they become codes.
     """
 
     graph: Graph
     overlay: Overlay
+    refused: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    fixed: set[str] = field(default_factory=set)
+    constants: dict[str, Array] = field(default_factory=dict)
+    quants: dict[str, Quant] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     maps: dict[str, Map] = field(default_factory=dict)
     hosted: set[str] = field(default_factory=set)
@@ -49,6 +60,8 @@ class Context:
 
     def quant(self, name: str) -> Quant:
         """Quantization of an activation. Raises HostOnlyError if it has none."""
+        if name in self.quants:
+            return self.quants[name]
         tensor = self.graph[name]
         if tensor.quant is None:
             raise HostOnlyError(f"{name!r} is not quantized")
@@ -69,8 +82,9 @@ class Context:
         if tensor.shape[:1] != (1,):
             raise HostOnlyError(f"{name!r} has shape {tensor.shape}, without a batch of 1 first")
         layout = wish(self.graph, self.consumers, name)
+        layout = replace(layout, bits=16) if self.is_wide(name) else layout
         self.values[name] = Value(name, layout, quant)
-        self.maps[name] = self.map_of(layout)
+        self.maps[name] = self.map_of(layout, name)
         self.hosted.add(name)
         return self.values[name]
 
@@ -87,6 +101,8 @@ class Context:
         """Gives the output of a relabelling the map of its input, and the meaning of its codes."""
         value = self.raw_value(node.inputs[0])
         out = node.outputs[0]
+        if self.is_wide(out) != self.is_wide(value.root):
+            raise HostOnlyError(f"{node.op} of int16 to int8, or back")
         layout = relabeled(value.layout, node, self.graph[out].shape)
         self.values[out] = Value(value.root, layout, value.quant)
 
@@ -119,9 +135,44 @@ class Context:
         found = precisions(self.overlay, x.format, bits, quant, channels)
         return any(p.activation_bits == bits for p in found)
 
-    def map_of(self, layout: Layout) -> Map:
-        """Extent of a layout in words."""
-        return Map(layout.blocks(self.lanes), layout.height, layout.width)
+    def map_of(self, layout: Layout, name: str) -> Map:
+        """Extent of tensor `name` in words, and the buffer that it lies in."""
+        space, tokens = self.space(name), self.tokens.get(name, "")
+        if tokens and (layout.width != 1 or layout.dims[1:2] != (("h",),)):
+            self.fixed.add(tokens)
+        unit = self.lanes if space == OPERAND else 1
+        blocks = layout.blocks(self.lanes)
+        return Map(blocks, layout.height, layout.width, False, space, unit, tokens)
+
+    def is_wide(self, name: str) -> bool:
+        """Whether an activation is int16."""
+        tensor = self.graph[name]
+        quant = tensor.quant if tensor.data is None else None
+        return quant is not None and quant.format == activation.WIDE
+
+    def space(self, name: str) -> int:
+        """The buffer of a tensor: int16 in the wide one, keys and values of attention that runs
+        on the accelerator in the operand buffer. Raises HostOnlyError where there is none.
+        """
+        if self.is_wide(name):
+            if not self.overlay.wide_words:
+                raise HostOnlyError(f"{name!r} is int16, and the overlay has no wide buffer")
+            return WIDE
+        readers = self.consumers.get(name, [])
+        if name in self.graph.outputs or not readers:
+            return UNIFIED
+        return OPERAND if all(self._streams(node, name) for node in readers) else UNIFIED
+
+    def _streams(self, node: Node, name: str) -> bool:
+        """Whether a node is attention on the accelerator that reads `name` as keys or values."""
+        if node.op != "Attention" or name == node.inputs[0] or key_of(node) in self.refused:
+            return False
+        return "attention" in self.overlay.units
+
+    def place(self, name: str, base: int, rows: int, origin: int, space: int) -> Place:
+        """Where rows origin..origin+rows-1 of a map lie, in a buffer that may not be its own."""
+        place = self.maps[name].place(base, rows, origin)
+        return place if space == place.space else replace(place, space=space, unit=1)
 
     def weights(self, node: Node, index: int) -> Array:
         """What the array multiplies with: int64, or float32 where the format's numbers are bf16.
@@ -192,11 +243,15 @@ class Context:
         self.check_shape(node, layout)
         out = node.outputs[0]
         wanted = self.packed(out, layout)
-        if wanted.bits < 8 and len(ops) == 1 and ops[0].target == HERE:
+        if self.is_wide(out):
+            layout = replace(layout, bits=16)
+        elif wanted.bits < 8 and len(ops) == 1 and ops[0].target == HERE:
             done = packed_epilogue(ops[0].epilogue, y.format, wanted.bits)
             ops, layout = (replace(ops[0], epilogue=done),), wanted
         self.values[out] = Value(out, layout, y)
-        self.maps[out] = self.map_of(layout)
-        layer = Layer(node.name or out, node.op, engine, int(macs), int(weight_bytes))
+        self.maps[out] = self.map_of(layout, out)
+        true, padded = node.attrs.get("true", (1, 1))  # of what `pad_heads` has made larger
+        macs, weight_bytes = (int(n) * true // padded for n in (macs, weight_bytes))
+        layer = Layer(node.name or out, node.op, engine, macs, weight_bytes)
         note = "; ".join(node.attrs.get("notes", ()))
         return Stage(out, ops, layer, (key_of(node),), note)

@@ -15,20 +15,10 @@ from weft.lower.context import Context
 from weft.lower.engines import fused, packed_pad, precisions
 from weft.lower.epilogue import Scaling, epilogue, float_epilogue, scaling
 from weft.lower.fused import FusedWeights
+from weft.lower.geometry import Target, Value, Window
 from weft.lower.layout import kept, spatial_letters
 from weft.lower.sparse import Choice, choose, told
-from weft.lower.stage import (
-    Epilogue,
-    HostOnlyError,
-    MatrixOp,
-    Op,
-    Pass,
-    Stage,
-    Target,
-    Value,
-    VectorOp,
-    Window,
-)
+from weft.lower.stage import Epilogue, HostOnlyError, MatrixOp, Op, Pass, Stage, VectorOp
 from weft.lower.unfold import unfold
 from weft.lower.weights import (
     Weights,

@@ -153,6 +153,19 @@ def _finish(parts: _Parts, node: Node, operands: list[str], shape: Shape) -> Non
     parts.node("Add", operands, shape, out=node.outputs[0], **attrs)
 
 
+def byte_sums(name: str, planes: str, columns: int, wide: int) -> Graph:
+    """The graph of [1, columns] sums, called `name`, of four byte planes `wide` columns apart."""
+    shape: Shape = (1, columns)
+    tensors = {
+        planes: Tensor(planes, (1, 4 * wide), "float32", quant=CODES),
+        name: Tensor(name, shape, "float32"),
+    }
+    parts = _Parts(tensors, name)
+    total = _sums(parts, planes, shape, wide, 1)
+    parts.node("Identity", [total], shape, out=name)
+    return Graph(name, tensors, tuple(parts.nodes), (planes,), (name,)).verify()
+
+
 def _sums(parts: _Parts, planes: str, shape: Shape, wide: int, axis: int) -> str:
     """The int32 sums, as float32, of byte planes `wide` columns (or channels) apart."""
     total = ""

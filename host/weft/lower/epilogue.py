@@ -64,6 +64,8 @@ def epilogue(
     Raises ModelError for scales that can't be encoded.
     """
     kind = activation or node.attrs.get("activation") or ()
+    if kind and y.format == formats.WIDE:
+        raise HostOnlyError(f"{kind[0]} fused with a layer that gives int16")
     mode = requant_mode(node)
     fine, table = intermediate(y)
     if table is not None:
@@ -94,6 +96,8 @@ def float_epilogue(node: Node, values: Scaling, y: Quant, lanes: int) -> Epilogu
     Raises ModelError for a scale or bias that float32 does not hold.
     """
     kind = node.attrs.get("activation") or ()
+    if y.format == formats.WIDE:
+        raise HostOnlyError("sums of bf16 that become int16")
     fine, table = intermediate(y)
     channels = len(values.bias)
     scale = np.broadcast_to(values.scale * float(y.scale) / float(fine.scale), (channels,))

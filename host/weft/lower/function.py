@@ -10,16 +10,9 @@ from numpy.typing import NDArray
 from weft.graph import Array, Graph, Node, Quant
 from weft.lower.context import Context
 from weft.lower.epilogue import epilogue, scaling
+from weft.lower.geometry import Value, plain_window
 from weft.lower.layout import kept, ranked
-from weft.lower.stage import (
-    Epilogue,
-    HostOnlyError,
-    Second,
-    Stage,
-    Value,
-    VectorOp,
-    plain_window,
-)
+from weft.lower.stage import Epilogue, HostOnlyError, Second, Stage, VectorOp
 
 CONSTANT_FACTOR = 16384  # of the activation where the other operand is a constant
 _NOT_TABLES = ("BatchNormalization", "Cast", "QuantizeLinear", "DequantizeLinear", "Where")

@@ -9,7 +9,8 @@ import numpy as np
 
 from weft import isa
 from weft.lower.context import Context
-from weft.lower.stage import Op, Stage, Target, VectorOp
+from weft.lower.geometry import Target
+from weft.lower.stage import Op, Stage, VectorOp
 from weft.units import requant
 
 

@@ -21,6 +21,7 @@ _SPATIAL = (
     "Resize",
     "DepthToSpace",
 )
+_ROWS = ("Linear", "LinearBytes", "LayerNorm", "RMSNorm", "Attention")
 _SAME_DIMS = ("Add", "Sub", "Mul", "Concat", "Slice", "Pad", "Relu", "Clip", "LeakyRelu", "PRelu")
 
 
@@ -134,7 +135,7 @@ def _natural(graph: Graph, consumers: Mapping[str, list[Node]], name: str) -> La
         reader = _reader(consumers, seen)
         if reader is None:
             break
-        if reader.op in ("Linear", "LinearBytes"):
+        if reader.op in _ROWS:
             return channels_last(shape)
         if reader.op in _SPATIAL:
             return channels_first(shape)

@@ -16,20 +16,9 @@ from weft.graph import Node, Quant
 from weft.lower.context import Context
 from weft.lower.conv import block_of
 from weft.lower.epilogue import Scaling, epilogue, scaling
+from weft.lower.geometry import HERE, Target, Value, Window, plain_window
 from weft.lower.layout import kept, spatial_letters
-from weft.lower.stage import (
-    HERE,
-    HostOnlyError,
-    MatrixOp,
-    Op,
-    Pass,
-    Stage,
-    Target,
-    Value,
-    VectorOp,
-    Window,
-    plain_window,
-)
+from weft.lower.stage import HostOnlyError, MatrixOp, Op, Pass, Stage, VectorOp
 from weft.lower.weights import plain
 from weft.pack import extents
 from weft.program import Layout

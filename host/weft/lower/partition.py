@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from weft import ops
 from weft.config import Overlay
 from weft.graph import Graph, Node
+from weft.lower.attention import lower_attention
 from weft.lower.context import Context, key_of
 from weft.lower.conv import lower_conv, lower_conv_bytes, lower_linear, lower_linear_bytes
 from weft.lower.epilogue import check_activation
@@ -26,8 +27,13 @@ from weft.lower.movement import (
     lower_resize,
     lower_slice,
 )
+from weft.lower.norm import copy_of_norm, lower_norm
+from weft.lower.residual import lower_residual
 from weft.lower.stage import HostOnlyError, Stage
+from weft.lower.tokens import token_axes
 from weft.lower.vector import lower_binary, lower_pool
+from weft.passes.placement import coded
+from weft.passes.stream import copies, reads_wide
 
 LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "Conv": lower_conv,
@@ -47,7 +53,13 @@ LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "Pad": lower_pad,
     "Resize": lower_resize,
     "DepthToSpace": lower_depth_to_space,
+    "Attention": lower_attention,
+    "LayerNorm": lower_norm,
+    "RMSNorm": lower_norm,
 }
+
+
+UNITS = {"Attention": "attention", "LayerNorm": "norm", "RMSNorm": "norm"}  # that overlays may lack
 
 
 @dataclass(frozen=True)
@@ -83,23 +95,42 @@ class Partition:
         """Keys of the nodes that the host runs."""
         return {key_of(p.node) for p in self.placements if p.where == "host"}
 
+    @property
+    def attentions(self) -> set[str]:
+        """Keys of the Attention nodes."""
+        return {key_of(p.node) for p in self.placements if p.op == "Attention"}
+
 
 def partition(graph: Graph, overlay: Overlay) -> Partition:
-    """Places every node. Raises ShapeError and the like for graphs that are wrong, not hard."""
-    found = Partition(Context(graph, overlay))
-    for node in graph.nodes:
-        found.placements.append(_place(found, node))
-    return found
+    """Places every node. Raises ShapeError and the like for graphs that are wrong, not hard.
+
+    Keys and values lie elsewhere where attention runs on the accelerator. Whether it does is known
+    behind them: where it does not, all is placed again.
+    """
+    tokens, refused = token_axes(graph), dict[str, str]()
+    while True:
+        found = Partition(Context(graph, overlay, refused, tokens))
+        for node in graph.nodes:
+            found.placements.append(_place(found, node))
+        hosted = {key_of(p.node): p.why for p in found.placements if p.where == "host"}
+        new = {k: hosted[k] for k in found.attentions if k in hosted and k not in refused}
+        if not new:
+            return found
+        refused |= new
 
 
 def _place(found: Partition, node: Node) -> Placement:
     known, context = dict(found.context.values), found.context
     try:
-        if node.op in RELABELS:
+        if node.op in RELABELS and not _requantizes(context, node):
             _require_reader(context, node)
             context.alias(node)
             return Placement(node, "accelerator", "none", "relabels the map; costs nothing")
         _check(context, node)
+        if node.op == "Add" and context.is_wide(node.outputs[0]):
+            return _residual(found, node)
+        if _requantizes(context, node):
+            return _copy(found, node)
         merged = _merge(found, node)
         if merged is not None:
             return merged
@@ -130,10 +161,16 @@ def _check(context: Context, node: Node) -> None:
     """Raises HostOnlyError for what no lowering takes."""
     if "opset" in node.attrs:
         raise HostOnlyError(f"{node.op} has no accelerator form")
+    unit = UNITS.get(node.op)
+    if unit and unit not in context.overlay.units:
+        raise HostOnlyError(f"overlay {context.overlay.name!r} has no unit {unit}")
     check_activation(node.attrs.get("activation"))
-    for name in (*node.inputs, *node.outputs):
-        if name and context.graph[name].data is None:
-            context.quant(name)
+    for name in coded(context.graph, node):
+        context.quant(name)
+    wide = {n for n in (*node.inputs, *node.outputs) if n and context.is_wide(n)}
+    if not reads_wide(context.graph, node, wide):
+        what = "of int16, which only norms and additions read" if wide else "of what is not int16"
+        raise HostOnlyError(f"{node.op} {what}")
     if node.op not in LOWERINGS and (
         node.op not in ops.OPS or ops.OPS[node.op].category not in ("elementwise", "binary")
     ):
@@ -161,6 +198,31 @@ def _merge(found: Partition, node: Node) -> Placement | None:
     context.maps[out] = context.maps.pop(name)
     reason = f"merged into {stage.layer.name}"
     return Placement(node, "accelerator", stage.layer.engine, reason)
+
+
+def _requantizes(context: Context, node: Node) -> bool:
+    """Whether a node gives int8 of what is int16."""
+    if not copies(context.graph, node) or context.graph[node.outputs[0]].quant is None:
+        return False
+    return context.is_wide(node.inputs[0]) and not context.is_wide(node.outputs[0])
+
+
+def _residual(found: Partition, node: Node) -> Placement:
+    """Puts an addition of int16 behind the layer whose output it reads alone."""
+    made, gone = lower_residual(found.context, node, found.stages)
+    del found.stages[gone]
+    found.stages[made.target] = made
+    reason = f"merged into {made.layer.name}"
+    return Placement(node, "accelerator", made.layer.engine, reason)
+
+
+def _copy(found: Partition, node: Node) -> Placement:
+    """The int8 copy of a norm's int16: the norm writes both."""
+    made, gone = copy_of_norm(found.context, node, found.stages)
+    del found.stages[gone]
+    found.stages[made.target] = made
+    reason = f"merged into {made.layer.name}"
+    return Placement(node, "accelerator", made.layer.engine, reason)
 
 
 def _forget(context: Context, known: Mapping[str, object]) -> None:

@@ -6,15 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 
+from weft.activation import WIDE
 from weft.graph import Graph, Quant, Tensor
+from weft.passes.stream import stream, with_copies
 
 
 def provisional(graph: Graph) -> Graph:
     """`graph` itself if it is quantized; else with scales of 1 and integer weights of 0 or 1."""
     if any(t.quant is not None and t.data is None for t in graph.tensors.values()):
         return graph
+    wide = stream(graph)
+    graph = with_copies(graph, wide)
     weights = {n.inputs[1] for n in graph.nodes if n.op in ("Conv", "Linear")}
     tensors = {name: _dressed(t, name in weights) for name, t in graph.tensors.items()}
+    for name in wide:
+        quant = Quant(np.asarray(1.0, np.float32), format=WIDE)
+        tensors[name] = replace(tensors[name], quant=quant)
     return graph.replace(tensors=tensors)
 
 

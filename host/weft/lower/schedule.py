@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from weft.graph import Node
 from weft.lower.context import Context, key_of
+from weft.lower.geometry import OPERAND
 from weft.lower.partition import Partition
+from weft.lower.places import Places, lives_of, place_all, spaces_of
 from weft.lower.sparse import row_limit
-from weft.lower.stage import Stage
-from weft.memory import Plan, Request, plan
+from weft.lower.stage import AttentionOp, NormOp, Stage
 
 LARGEST_BATCH = 64
 
@@ -34,18 +35,19 @@ class Run:
 class Piece:
     """Stages of one accelerator segment.
 
-    `reads` and `writes` cross to and from activation memory; `plan` places all maps in the unified
-    buffer, per sample; it is None if the only stage must be cut into bands of rows.
+    `reads` and `writes` cross to and from activation memory; `plan` places all maps on chip, per
+    sample; it is None if the only stage must be cut into bands of rows, or the stages can't be one
+    segment: keys and values that these attend to can't be written to memory.
     """
 
     stages: tuple[Stage, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    plan: Plan | None
+    plan: Places | None
 
     def last_writer(self, name: str) -> Stage:
         """The stage behind which the map is complete."""
-        return next(stage for stage in reversed(self.stages) if stage.target == name)
+        return next(stage for stage in reversed(self.stages) if name in stage.targets)
 
 
 def order(found: Partition) -> list[Run | HostRun]:
@@ -143,20 +145,16 @@ def needed_later(found: Partition, runs: Sequence[object]) -> dict[str, set[str]
 
 def make_piece(context: Context, stages: Sequence[Stage], kept: Iterable[str]) -> Piece:
     """One segment of `stages`; the maps in `kept` are read later, and written to memory."""
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for step, stage in enumerate(stages):
-        for name in (*stage.sources, stage.target):
-            first.setdefault(name, step)
-            last[name] = step
-    made = {stage.target for stage in stages}
-    later = set(kept)
-    requests = [Request(n, context.maps[n].words, first[n], last[n]) for n in first]
+    lives, later = lives_of(stages), set(kept)
+    spaces = spaces_of(context, stages, lives)
+    targets = dict.fromkeys(name for stage in stages for name in stage.targets)
+    own = {*targets, *(name for stage in stages for name in stage.scratch)}
+    torn = any(spaces[name] == OPERAND for name in targets if name in later)
     return Piece(
         tuple(stages),
-        tuple(name for name in first if name not in made),
-        tuple(dict.fromkeys(stage.target for stage in stages if stage.target in later)),
-        plan(requests),
+        tuple(name for name in lives if name not in own),
+        tuple(name for name in targets if name in later),
+        None if torn else place_all(context, stages, lives, spaces),
     )
 
 
@@ -171,8 +169,11 @@ def largest_batch(context: Context, pieces: Sequence[Piece]) -> int:
     operation in the accumulators; at least 1.
     """
     overlay = context.overlay
+    if any(p.plan is None or p.plan.alone for p in pieces):
+        return 1
     peak = max((p.plan.peak for p in pieces if p.plan), default=1)
-    ops = [op for p in pieces for stage in p.stages for op in stage.ops]
+    every = [op for p in pieces for stage in p.stages for op in stage.ops]
+    ops = [op for op in every if not isinstance(op, NormOp | AttentionOp)]
     # Positions may be cut up, samples not: an engine that takes few rows takes as few samples.
     rows = (row_limit(op, overlay) // max(1, op.window.out_h * op.window.out_w) for op in ops)
     limit = min(overlay.buffer_words // peak, *rows, LARGEST_BATCH)
@@ -180,10 +181,10 @@ def largest_batch(context: Context, pieces: Sequence[Piece]) -> int:
 
 
 def cut(context: Context, stages: Sequence[Stage], kept: Iterable[str]) -> list[Piece]:
-    """Segments that each fit the unified buffer with one sample; a stage that does not fit by
+    """Segments that each fit the on-chip buffers with one sample; a stage that does not fit by
     itself becomes a segment without a plan, to be cut into bands.
     """
-    words, later = context.overlay.buffer_words, set(kept)
+    later = set(kept)
     pieces: list[Piece] = []
     start = 0
     while start < len(stages):
@@ -191,9 +192,9 @@ def cut(context: Context, stages: Sequence[Stage], kept: Iterable[str]) -> list[
         while end <= len(stages):
             behind = {name for stage in stages[end:] for name in stage.sources}
             piece = make_piece(context, stages[start:end], later | behind)
-            if piece.plan is None or piece.plan.peak > words:
+            if piece.plan is not None and not piece.plan.fits(context.overlay):
                 break
-            best, end = piece, end + 1
+            best, end = piece if piece.plan else best, end + 1
         if best is None:
             behind = {name for stage in stages[start + 1 :] for name in stage.sources}
             alone = make_piece(context, stages[start : start + 1], later | behind)

@@ -21,8 +21,9 @@ from weft.lower.codebook import book_of, codes_of
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
 from weft.lower.gather import GatherWeights
+from weft.lower.geometry import Value, Window
 from weft.lower.precision import Precision
-from weft.lower.stage import MatrixOp, Stage, Value, Window
+from weft.lower.stage import MatrixOp, Stage
 from weft.lower.weights import elementwise
 from weft.pruning.spec import Sparsity, parse
 from weft.units import gather, systolic

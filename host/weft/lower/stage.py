@@ -2,166 +2,31 @@
 
 A stage writes one map (the storage of one tensor) with one or more operations. Operations speak of
 maps and output positions; `emit` puts in addresses, splits what exceeds a table or the
-accumulators, and cuts bands of rows where a map does not fit the unified buffer.
+accumulators, and cuts bands of rows where a map does not fit its buffer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.graph import Quant
 from weft.lower.eie import EieWeights
 from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
+from weft.lower.geometry import HERE, Target, Window, union
 from weft.lower.nm import NmWeights
 from weft.lower.precision import PLAIN_PRECISION, Precision
 from weft.lower.snap import SnapWeights
 from weft.lower.weights import Weights
-from weft.program import Layer, Layout
+from weft.program import Layer
 
 Int8 = NDArray[np.int8]
 
 
 class HostOnlyError(Exception):
     """This node can't run on the accelerator; the text says why. Never reaches a user."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """A quantized tensor: the map that stores it, and how its dimensions lie in that map."""
-
-    root: str
-    layout: Layout
-    quant: Quant
-
-
-@dataclass(frozen=True)
-class Map:
-    """Extent of a stored map in words: index (block·height + y)·width + x.
-
-    With `odd`, blocks in the unified buffer lie an odd number of words apart: words of several
-    blocks that a clock reads are then in different banks.
-    """
-
-    blocks: int
-    height: int
-    width: int
-    odd: bool = False
-
-    @property
-    def rows(self) -> int:
-        """Rows of memory per sample."""
-        return self.blocks * self.height * self.width
-
-    @property
-    def words(self) -> int:
-        """Words of the unified buffer per sample."""
-        return self.blocks * block_words(self.height, self.width, self.odd)
-
-
-def block_words(height: int, width: int, odd: bool) -> int:
-    """Words from channel block to channel block."""
-    return height * width | int(odd)
-
-
-@dataclass(frozen=True)
-class Window:
-    """Output size, and which input positions an output position reads (docs/isa.md, Window)."""
-
-    height: int
-    width: int
-    out_h: int
-    out_w: int
-    kernel_h: int = 1
-    kernel_w: int = 1
-    stride_y: int = 1
-    stride_x: int = 1
-    dilation_y: int = 1
-    dilation_x: int = 1
-    pad_y: int = 0
-    pad_x: int = 0
-
-    @property
-    def taps(self) -> int:
-        """Taps of the window."""
-        return self.kernel_h * self.kernel_w
-
-    def input_rows(self, first: int, last: int) -> tuple[int, int]:
-        """Input rows [low, high), at least one, that output rows first..last-1 read."""
-        low = first * self.stride_y - self.pad_y
-        high = (last - 1) * self.stride_y + (self.kernel_h - 1) * self.dilation_y - self.pad_y + 1
-        low = min(max(low, 0), self.height - 1)
-        return low, max(low + 1, min(high, self.height))
-
-    def cut(self, rect: Rect, origin: int, rows: int) -> Window:
-        """The window of the output positions `rect`, over input rows origin..origin+rows-1."""
-        return replace(
-            self,
-            height=rows,
-            out_h=rect.y1 - rect.y0,
-            out_w=rect.x1 - rect.x0,
-            pad_y=self.pad_y + origin - rect.y0 * self.stride_y,
-            pad_x=self.pad_x - rect.x0 * self.stride_x,
-        )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Rows origin..origin+rows-1 of a map in the unified buffer, from word `base` on."""
-
-    base: int
-    sample: int
-    rows: int
-    width: int
-    origin: int = 0
-    odd: bool = False
-
-    @property
-    def block(self) -> int:
-        """Words from channel block to channel block."""
-        return block_words(self.rows, self.width, self.odd)
-
-    def at(self, block: int, y: int = 0, x: int = 0) -> int:
-        """Word of a position; y counts rows of the whole map."""
-        return self.base + block * self.block + (y - self.origin) * self.width + x
-
-
-@dataclass(frozen=True)
-class Rect:
-    """Output positions y0..y1-1, x0..x1-1 of an operation."""
-
-    y0: int
-    y1: int
-    x0: int
-    x1: int
-
-
-def plain_window(layout: Layout) -> Window:
-    """Every position of a map, one by one."""
-    return Window(layout.height, layout.width, layout.height, layout.width)
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where output position (y, x), block k goes: (block0 + k, y0 + y·step_y, x0 + x·step_x)."""
-
-    block0: int = 0
-    y0: int = 0
-    x0: int = 0
-    step_y: int = 1
-    step_x: int = 1
-
-    def output_rows(self, low: int, high: int, count: int) -> tuple[int, int]:
-        """Those of `count` output rows that go to target rows low..high-1: [first, last)."""
-        first = max(0, -(-(low - self.y0) // self.step_y))
-        return first, min(count, -(-(high - self.y0) // self.step_y))
-
-
-HERE = Target()
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +44,15 @@ class Epilogue:
     step: int = 1
     lookup: Int8 | None = None
     pack: int = 0  # log2 of the codes that share a byte
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A map of the wide buffer that is added to results, times multiplier · 2^(shift − 31)."""
+
+    source: str
+    multiplier: int
+    shift: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +84,7 @@ class MatrixOp:
     epilogue: Epilogue
     target: Target = HERE
     byte_blocks: int = 0
+    residual: Residual | None = None
 
     @property
     def window(self) -> Window:
@@ -224,7 +99,8 @@ class MatrixOp:
     @property
     def sources(self) -> tuple[str, ...]:
         """Maps that are read."""
-        return tuple(dict.fromkeys(p.source for p in self.passes))
+        names = [p.source for p in self.passes]
+        return tuple(dict.fromkeys([*names, self.residual.source] if self.residual else names))
 
     def output_rows(self, low: int, high: int) -> tuple[int, int]:
         """Output rows [first, last) that go to target rows low..high-1."""
@@ -232,7 +108,10 @@ class MatrixOp:
 
     def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
         """Input rows per source that output rows first..last-1 need."""
-        return union((p.source, p.window.input_rows(first, last)) for p in self.passes)
+        needs = [(p.source, p.window.input_rows(first, last)) for p in self.passes]
+        if self.residual:
+            needs.append((self.residual.source, (first, last)))
+        return union(needs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,14 +160,93 @@ class VectorOp:
         return union(needs)
 
 
-Op = MatrixOp | VectorOp
+@dataclass(frozen=True, eq=False)
+class NormOp:
+    """LayerNorm or RMSNorm of the rows of a map of the wide buffer.
+
+    Parameter block: gamma, beta and the shift behind them, then the scale of the codes. With
+    `keep` the normalized int16 take the place of the source. `epsilon` is added to n²·variance.
+    """
+
+    source: str
+    window: Window
+    elements: int
+    epilogue: Epilogue
+    method: int
+    rms: bool
+    epsilon: int
+    keep: bool = False
+    target: Target = HERE
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Maps that are read."""
+        return (self.source,)
+
+    def output_rows(self, low: int, high: int) -> tuple[int, int]:
+        """Output rows [first, last) that go to target rows low..high-1."""
+        return low, high
+
+    def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
+        """Input rows per source that output rows first..last-1 need."""
+        return {self.source: (first, last)}
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionOp:
+    """softmax(q·kᵀ·scale + bias)·v of `heads` heads, `group` of which share keys and values.
+
+    `query_blocks` and `value_blocks` are the channel blocks of a head, `keys` the number of tokens
+    in k and v, which lie in `key_rows` rows. A score counts where least ≤ key − query ≤ most.
+    `scratch` is the map that scores lie in, a part of the queries at a time; `bias` a map of the
+    wide buffer, a block of keys after the other, of one head or (`biases`) of all.
+    """
+
+    query: str
+    key: str
+    value: str
+    window: Window
+    heads: int
+    group: int
+    query_blocks: int
+    value_blocks: int
+    keys: int
+    key_rows: int
+    least: int
+    most: int
+    scores: Epilogue
+    epilogue: Epilogue
+    scratch: str
+    method: int = 0
+    bias: str = ""
+    biases: int = 1
+    target: Target = HERE
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Maps that are read."""
+        return tuple(dict.fromkeys((self.query, self.key, self.value)))
+
+    def output_rows(self, low: int, high: int) -> tuple[int, int]:
+        """Output rows [first, last) that go to target rows low..high-1."""
+        return low, high
+
+    def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
+        """Input rows per source that output rows first..last-1 need."""
+        every = (0, self.key_rows)
+        return union([(self.query, (first, last)), (self.key, every), (self.value, every)])
+
+
+Op = MatrixOp | VectorOp | NormOp | AttentionOp
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
     """Everything that writes one map; `nodes` are the keys of the nodes that it stands for.
 
-    `note` is what a report should say of its numbers.
+    `note` is what a report should say of its numbers. `also` is a second map that it writes, and
+    `over` one whose words the result (`also`, if there is one) may take, if nothing reads it later.
+    `scratch` are maps that only this stage uses; the ones with `constants` are loaded before.
     """
 
     target: str
@@ -296,17 +254,16 @@ class Stage:
     layer: Layer
     nodes: tuple[str, ...] = field(default=())
     note: str = ""
+    also: str = ""
+    over: str = ""
+    scratch: tuple[str, ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Maps that are read."""
         return tuple(dict.fromkeys(name for op in self.ops for name in op.sources))
 
-
-def union(needs: Iterable[tuple[str, tuple[int, int]]]) -> dict[str, tuple[int, int]]:
-    """Smallest row range per name that covers all of `needs`."""
-    total: dict[str, tuple[int, int]] = {}
-    for name, (low, high) in needs:
-        known = total.get(name, (low, high))
-        total[name] = (min(low, known[0]), max(high, known[1]))
-    return total
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Maps that are written."""
+        return (self.target, self.also) if self.also else (self.target,)

@@ -8,7 +8,7 @@ import numpy as np
 
 from weft.graph import Array
 from weft.lower.context import Context
-from weft.lower.stage import Value, Window
+from weft.lower.geometry import Value, Window
 from weft.program import Unfold
 
 

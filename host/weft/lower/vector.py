@@ -15,20 +15,9 @@ from weft.lower.context import Context
 from weft.lower.conv import window_of
 from weft.lower.epilogue import Scaling, epilogue, scaling
 from weft.lower.function import lower_constant
+from weft.lower.geometry import HERE, Rect, Target, Value, Window, plain_window
 from weft.lower.layout import kept, ranked, spatial_letters
-from weft.lower.stage import (
-    HERE,
-    Epilogue,
-    HostOnlyError,
-    Rect,
-    Second,
-    Stage,
-    Target,
-    Value,
-    VectorOp,
-    Window,
-    plain_window,
-)
+from weft.lower.stage import Epilogue, HostOnlyError, Second, Stage, VectorOp
 from weft.pack import extents
 from weft.passes.fuse import same_quant
 from weft.program import Layout
@@ -41,15 +30,18 @@ def lower_pool(ctx: Context, node: Node) -> Stage:
     x, y = ctx.value(node.inputs[0]), ctx.quant(node.outputs[0])
     if len(node.outputs) > 1 and any(node.outputs[1:]):
         raise HostOnlyError("the indices of a pool")
-    letters = spatial_letters(x.layout)
     size = extents(x.layout)
     if node.op.startswith("Global"):
+        if size["c"] > 1 and kept(x.layout, 1) != ("c",):
+            raise HostOnlyError("channels that are not dimension 1 of the map")
         height, width = x.layout.height, x.layout.width
         window = Window(height, width, 1, 1, height, width)
+        dims: tuple[tuple[str, ...], ...] = ((), ("c",), *((),) * (len(x.layout.dims) - 2))
     else:
+        letters = spatial_letters(x.layout)
         kernel = tuple(int(k) for k in node.attrs["kernel_shape"])
         window = window_of(ctx, node, x.layout, letters, kernel)
-    dims = ((), ("c",), *((letter,) for letter in letters))
+        dims = ((), ("c",), *((letter,) for letter in letters))
     layout = Layout(size["c"], window.out_h, window.out_w, dims)
     if node.op in ("MaxPool", "GlobalMaxPool"):
         done = _uniform(ctx, node, x.quant.scale, 1.0, y)

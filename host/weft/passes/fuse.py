@@ -19,6 +19,7 @@ from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes.bias import integer_bias
 from weft.passes.edit import Edit
 from weft.passes.patterns import join_activation
+from weft.passes.transformer import join_transformer
 from weft.reference import slices
 
 Rule = Callable[[Edit, Node], bool]
@@ -32,6 +33,8 @@ CODES_COMMUTE = ("Relu", "Clip")  # the same before and after rounding to one gr
 def fuse(graph: Graph) -> Graph:
     """The graph with everything merged that leaves its results unchanged; verified."""
     edit = Edit(graph)
+    _apply_rules(edit)
+    edit = Edit(join_transformer(edit.graph().pruned()))
     _apply_rules(edit)
     for node in edit.snapshot():
         if node.op == "BatchNormalization":

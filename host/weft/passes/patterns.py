@@ -98,6 +98,9 @@ def _gelu_of(edit: Edit, factors: list[str]) -> Found:
         one = _inner(edit, gate, "Add")
         if one is None or not any(_is_constant(edit, n, 1.0) for n in one.inputs):
             continue
+        tanh = next((t for n in one.inputs if (t := _inner(edit, n, "Tanh")) is not None), None)
+        if tanh is not None and _is_tanh_argument(edit, tanh.inputs[0], x):
+            return x, "Gelu", {"approximate": "tanh"}
         erf = next((e for n in one.inputs if (e := _inner(edit, n, "Erf")) is not None), None)
         scaled = _inner(edit, erf.inputs[0], "Mul") if erf is not None else None
         if scaled is None or x not in scaled.inputs:
@@ -105,6 +108,33 @@ def _gelu_of(edit: Edit, factors: list[str]) -> Found:
         if any(_is_constant(edit, n, math.sqrt(0.5)) for n in scaled.inputs):
             return x, "Gelu", {"approximate": "none"}
     return None
+
+
+def _is_tanh_argument(edit: Edit, name: str, x: str) -> bool:
+    """Whether `name` is √(2/π) · (x + 0.044715 · x³)."""
+    scaled = _inner(edit, name, "Mul")
+    factors = scaled.inputs if scaled is not None else ()
+    total = next((t for n in factors if (t := _inner(edit, n, "Add")) is not None), None)
+    if total is None or x not in total.inputs:
+        return False
+    if not any(_is_constant(edit, n, math.sqrt(2 / math.pi)) for n in factors):
+        return False
+    cubic = _inner(edit, next((n for n in total.inputs if n != x), x), "Mul")
+    if cubic is None or not any(_is_constant(edit, n, 0.044715) for n in cubic.inputs):
+        return False
+    return any(_is_cube(edit, n, x) for n in cubic.inputs)
+
+
+def _is_cube(edit: Edit, name: str, x: str) -> bool:
+    """Whether `name` is x³, as a power or multiplied out."""
+    power = _inner(edit, name, "Pow")
+    if power is not None:
+        return power.inputs[0] == x and _is_constant(edit, power.inputs[1], 3.0)
+    outer = _inner(edit, name, "Mul")
+    if outer is None or x not in outer.inputs:
+        return False
+    square = _inner(edit, next((n for n in outer.inputs if n != x), x), "Mul", None)
+    return square is not None and square.inputs == (x, x)
 
 
 def _inner(edit: Edit, name: str, op: str, activation: object = None) -> Node | None:

@@ -7,6 +7,7 @@ import math
 from weft import ops
 from weft.graph import Graph, Node
 
+NORMS = ("LayerNorm", "RMSNorm")
 ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu")
 COMPUTES = {
     "Conv",
@@ -17,6 +18,8 @@ COMPUTES = {
     "Sub",
     "Mul",
     "PRelu",
+    "Attention",
+    *NORMS,
 }
 # What these move or select keeps its codes: the output has the input's scale.
 FOLLOWS = {
@@ -37,12 +40,18 @@ def weight_axis(node: Node) -> int:
     return 0 if node.op == "Conv" else 1
 
 
+def coded(graph: Graph, node: Node) -> list[str]:
+    """The activations of a node that become codes: not the number of keys of an Attention."""
+    inputs = node.inputs[:4] if node.op == "Attention" else node.inputs
+    return [n for n in (*inputs, *node.outputs) if n and graph[n].data is None]
+
+
 def accelerated(graph: Graph, node: Node) -> bool:
     """Whether the accelerator has a form of the node, if its activations are int8.
 
     The compiler has the last word: a node may still run on the host for its sizes or layout.
     """
-    activations = [n for n in (*node.inputs, *node.outputs) if n and graph[n].data is None]
+    activations = coded(graph, node)
     plain = all(graph[n].dtype == "float32" and graph[n].shape[:1] == (1,) for n in activations)
     single = sum(1 for name in node.outputs if name) == 1
     if "opset" in node.attrs or not plain or not single or len(activations) < 2:
@@ -52,6 +61,10 @@ def accelerated(graph: Graph, node: Node) -> bool:
         return False
     if node.op in ("Conv", "Linear"):
         return _constant_weights(graph, node)
+    if node.op in NORMS:
+        return all(graph[n].data is not None for n in node.inputs[1:] if n)
+    if node.op == "Attention":
+        return len(activations) == 4 and all(n in activations for n in node.inputs[:3])
     if node.op == "Pad":
         return bool(node.attrs.get("mode", "constant") == "constant")
     if node.op == "PRelu":
@@ -103,8 +116,7 @@ def quantized_roots(graph: Graph) -> dict[str, str]:
     groups = []
     marked: set[str] = set()
     for node in nodes:
-        names = (n for n in (*node.inputs, *node.outputs) if n and graph[n].data is None)
-        group = {root.get(name, name) for name in names}
+        group = {root.get(name, name) for name in coded(graph, node)}
         groups.append(group)
         if not follows(graph, node) and node.op not in ("Concat", "Pad"):
             marked |= group

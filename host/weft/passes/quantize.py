@@ -1,8 +1,8 @@
 """Post-training quantization: a float graph and typical inputs → a quantized graph.
 
 The result follows ARCHITECTURE.md, "The quantized graph". Activations are asymmetric int8 per
-tensor, weights symmetric per output channel, as in Jacob et al. (CVPR 2018) and TFLite, unless
-another format is asked for.
+tensor (the residual stream of a transformer int16: `weft.passes.stream`), weights symmetric per
+output channel, as in Jacob et al. (CVPR 2018) and TFLite, unless another format is asked for.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from weft.errors import UsageError, unknown
 from weft.formats import int8
 from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes.choices import Choice, activation_formats, choices, layers
-from weft.passes.placement import FOLLOWS, accelerated, quantized_roots
+from weft.passes.even import STRENGTH, even_out
+from weft.passes.placement import FOLLOWS, accelerated, coded, quantized_roots
 from weft.passes.ranges import BATCH, Progress, check_data, feeds, ranges
+from weft.passes.stream import reads_wide, stream, with_copies
 from weft.passes.weights import BIAS_LIMIT, encode, finite, format_for
 from weft.plan import Plan
 from weft.quantization import awq, equalize, methods, smooth, statistics
@@ -80,7 +82,7 @@ def quantize(
     `activations` what the inputs of layers are (`weft.activation`), all else stays int8;
     `weight_method` how weights are rounded (`weft.quantization.methods`). A `plan` says it layer by
     layer, `keep_first_last` leaves the first and the last layer at int8. `equalize`, `smooth`
-    (SmoothQuant's strength) and `correct_bias` apply the method of that name.
+    (SmoothQuant's strength; 0.5 behind norms) and `correct_bias` apply the method of that name.
 
     A channel whose bias or sums would not fit int32 gets a larger weight scale, and a depthwise
     convolution int8 weights where it can't take the format; the node's attribute "notes" says so.
@@ -103,10 +105,20 @@ def quantize(
         return _dynamic(graph, chosen)
     check_data(graph, data)
     graph = prepare(graph, data, options)
+    wide = stream(graph)
+    graph = with_copies(graph, wide)
+    if wide:
+        strength = STRENGTH if options.smooth is None else options.smooth
+        graph = even_out(graph, feeds(graph, data), strength)
     roots = quantized_roots(graph)
     formats = activation_formats(graph, roots, chosen)
+    formats |= {roots[name]: activation.WIDE for name in wide if name in roots}
     found = ranges(graph, data, formats, CALIBRATORS[calibrator], progress)
-    quants = {r: activation.affine(*b, formats[r], symmetric) for r, b in found.items()}
+    balanced = {roots[n] for node in graph for n in _balanced(node) if n in roots}
+    quants = {
+        root: activation.affine(*bounds, formats[root], symmetric or root in balanced)
+        for root, bounds in found.items()
+    }
     tensors = dict(graph.tensors)
     for name, root in roots.items():
         if root in quants:
@@ -221,7 +233,7 @@ def _rewrite(
     constants = _Constants(dict(graph.tensors), graph.consumers())
     nodes, crossed = [], set()
     for node in graph:
-        names = [n for n in (*node.inputs, *node.outputs) if n and graph[n].data is None]
+        names = coded(graph, node)
         if accelerated(graph, node) and _coded(graph, node, names):
             if node.op in ("Conv", "Linear"):
                 key = node.outputs[0]
@@ -240,19 +252,31 @@ def _rewrite(
 def _coded(graph: Graph, node: Node, names: list[str]) -> bool:
     """Whether all activations of a node are what the accelerator takes there.
 
-    The vector unit takes codes; bf16 goes through layers, and what only moves values.
+    The vector unit takes codes; bf16 goes through layers, and what only moves values; int16 what
+    the residual stream is made of.
     """
     quants = [graph[n].quant for n in names]
     if any(quant is None for quant in quants):
+        return False
+    wide = {n for n, q in zip(names, quants, strict=True) if q and q.format == activation.WIDE}
+    if not reads_wide(graph, node, wide):
         return False
     passes = node.op in ("Conv", "Linear") or node.op in FOLLOWS
     return passes or all(q is not None and q.format != activation.REAL for q in quants)
 
 
+def _balanced(node: Node) -> tuple[str, ...]:
+    """Operands whose zero point must be 0: those of products of two activations."""
+    return node.inputs[:3] if node.op == "Attention" else ()
+
+
 def _with_codes(graph: Graph, node: Node, constants: _Constants) -> Node:
     inputs = list(node.inputs)
     if node.op in ("Add", "Sub", "Mul", "Concat"):
+        y = graph[node.outputs[0]].quant
         for index, name in enumerate(inputs):
+            if y is not None and y.format == activation.WIDE:
+                continue  # an int16 constant is made when it is lowered
             if graph[name].data is not None and not _per_channel(graph[name]):
                 inputs[index] = _map_constant(graph[name], node, constants)
     return replace(node, inputs=tuple(inputs))

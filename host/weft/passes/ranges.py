@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from weft import ops
+from weft.activation import WIDE
 from weft.calibrate import Calibrator, MinMax
 from weft.errors import InputError
 from weft.graph import Array, Graph
@@ -39,11 +40,12 @@ def ranges(
 ) -> dict[str, tuple[float, float]]:
     """(low, high) of the tensors in `formats`, for the format each will have.
 
-    Tensors that take infinite values are left out. Inputs that become int8 keep all their range.
+    Tensors that take infinite values are left out. Inputs that become int8, and what becomes
+    int16, keep all their range.
     """
     collectors: dict[str, Calibrator] = {}
     for name in sorted(formats):
-        whole = name in graph.inputs and formats[name] == "int8"
+        whole = (name in graph.inputs and formats[name] == "int8") or formats[name] == WIDE
         collectors[name] = MinMax() if whole else kind(format=formats[name])
     if not collectors:
         return {}

@@ -2,7 +2,7 @@
 
 from weft import isa
 from weft.state import Clocks, Unit
-from weft.units import activate, attention, decode, systolic, transfer, vector
+from weft.units import activate, attention, decode, normalize, systolic, transfer, vector
 
 UNITS: dict[str, Unit] = {
     u.name: u
@@ -11,6 +11,7 @@ UNITS: dict[str, Unit] = {
         vector.UNIT,
         attention.UNIT,
         activate.UNIT,
+        normalize.UNIT,
         decode.UNIT,
         transfer.UNIT,
         transfer.READ,

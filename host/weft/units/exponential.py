@@ -102,7 +102,7 @@ class TableExponential:
 
 
 def lut_within(words: Sequence[int], least: int, most: int) -> Lut:
-    """A table from a program's words, bias, bound, shift, entries: all moved inside their limits."""
+    """A table of bias, bound, shift, entries, as a program loads it, moved inside its limits."""
     bias, bound, shift, *entries = words
     index = TableIndex(
         min(max(bias, -(1 << 29)), 1 << 29),

@@ -23,7 +23,7 @@ DEFAULT_SHIFT = 10
 MOST_ELEMENTS = 4096
 
 
-def affine(z: Codes, gamma: ArrayLike, beta: ArrayLike, shift: int) -> Codes:
+def affine(z: Codes, gamma: ArrayLike, beta: ArrayLike, shift: ArrayLike) -> Codes:
     """(z * gamma + beta) / 2**shift, ties up, as int16; gamma int16, beta int32, () or [n]."""
     y = rounded(z * codes(gamma) + codes(beta), shift)
     return np.asarray(np.clip(y, -(1 << 15), (1 << 15) - 1))
@@ -40,7 +40,7 @@ class Norm:
     @property
     def cpp(self) -> str:
         """The C++ type."""
-        return f"Norm<{self.rsqrt.cpp}, {str(self.centered).lower()}>"
+        return f"RootNorm<{self.rsqrt.cpp}, {str(self.centered).lower()}>"
 
     def words(self) -> list[int]:
         """Parameters in the order of the hardware."""

@@ -8,10 +8,14 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import TABLE_METHOD, Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
-from weft.units import requant
+from weft.units import requant, root
 from weft.units.exponential import TABLE_WORDS, TableExponential
 
 PARAMETERS, TAPS, LOOKUP, SOFTMAX, NORM, WIDE = range(len(isa.TABLES))
+_ROW_UNITS = {
+    SOFTMAX: ("attention", "softmax", TABLE_WORDS),
+    NORM: ("norm", "norm", root.TABLE_WORDS),
+}
 _ROWS = {PARAMETERS: isa.PARAMETER_ROWS, WIDE: 2}
 OPERAND_SPACE, WIDE_SPACE = 1, 2
 
@@ -61,12 +65,16 @@ def golden(state: State, f: Fields, batch: int) -> None:
 def _set_methods(state: State, f: Fields) -> None:
     """Tables of a row unit, all of them at once."""
     o = state.overlay
-    there = "attention" in o.units and TABLE_METHOD in o.softmax and f["target"] == SOFTMAX
-    if not there or f["count"] != TABLE_WORDS or f["index"]:
+    unit, methods, size = _ROW_UNITS[f["target"]]
+    there = unit in o.units and TABLE_METHOD in getattr(o, methods)
+    if not there or f["count"] != size or f["index"]:
         raise FaultError(2, f"target = {f['target']}, count = {f['count']}, index = {f['index']}")
     rows = np.ascontiguousarray(state.take(table_rows(f, o.lanes)).astype(np.int8))
-    words = rows.reshape(-1).view("<i4")[: f["count"]]
-    state.softmax_table = TableExponential.of_words(words.tolist())
+    words = rows.reshape(-1).view("<i4")[: f["count"]].tolist()
+    if f["target"] == NORM:
+        state.norm_table = root.TableRoot.of_words(words)
+    else:
+        state.softmax_table = TableExponential.of_words(words)
 
 
 def joined(rows: NDArray[np.int8]) -> NDArray[np.int16]:

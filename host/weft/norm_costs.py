@@ -1,0 +1,57 @@
+"""Resources of norms, counted from hls/weft/units/normalize.hpp, root.hpp and norm.hpp.
+
+Of a lane: statistics (a square and two adders of a tree), z, its affine part and its code. Once:
+the root of a row, which is made in every clock. Nothing has been synthesized.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from weft import storage
+from weft.config import INTEGER_METHOD, TABLE_METHOD
+
+ADDER, SHIFTER, SATURATE = 33, 200, 34  # LUTs, as in weft.resources; a shifter of 64 bits
+ROW_BITS = 32 + 32 + 16  # offset, factor, exponent
+LANE_LUTS = 3 * ADDER + 64  # trees of sums and squares, padding
+CODE_LUTS = SHIFTER + SATURATE + 2 * ADDER  # shift, clamp, zero point
+LANE_DSPS = 1 + 2  # the square; the code's 16 × 32 bits
+Z_LUTS = 2 * (SHIFTER + SATURATE) + 2 * ADDER  # z and its affine part
+Z_DSPS = 1 + 2 + 1  # n·x; 29 × 17 bits; gamma
+STAGES = 12  # registers of about 64 bits that a lane passes
+POWER_DSPS, POWER_LUTS = 4 + 4, 2 * 65 + 64 + 2 * SHIFTER  # n·squares − sum², normalized
+DIVIDER = 64 * 65  # LUTs of a pipelined 64-bit divider: a subtraction per bit
+ROOT_STEPS = 8  # of Newton, a divider each
+TABLE_DSPS, TABLE_LUTS = 4 + 4 + 8, 3 * 65 + SHIFTER + 128  # mean, power about it; 128 entries
+Amounts = tuple[Any, Any, Any, Any]  # LUT, FF, DSP, BRAM36
+
+
+def root(name: str) -> tuple[int, int, int, int]:
+    """(LUTs, DSPs) of a row's root by one method, then what each lane has for it."""
+    from weft.nonlinear import method
+
+    if name == TABLE_METHOD:  # d·r·weight: 17 × 16, then 33 × 18 bits
+        return TABLE_LUTS, TABLE_DSPS, SHIFTER + SATURATE + 65, 1 + 2
+    if name == INTEGER_METHOD:  # roots of power, of n and of RMSNorm; mean and two quotients
+        dividers = 3 * ROOT_STEPS + 3
+        return dividers * DIVIDER + 2 * POWER_LUTS, 2 * POWER_DSPS, SHIFTER + 65, 2 + 1
+    found = method("rsqrt", name)
+    return found.luts + POWER_LUTS, found.dsps + POWER_DSPS, 0, 0
+
+
+def norm(g: Any) -> Amounts:
+    """A row table, each lane, and the methods of an overlay."""
+    lanes = np.asarray(g.cols)
+    table_lut, table_bram = storage.ram(g.accumulator_rows, ROW_BITS)
+    found = [root(name) for name in g.norm]
+    once_lut, once_dsp, lane_lut, lane_dsp = (sum(column) for column in zip(*found, strict=True))
+    if any(name != TABLE_METHOD for name in g.norm):
+        lane_lut, lane_dsp = lane_lut + Z_LUTS, lane_dsp + Z_DSPS
+    return (
+        lanes * (LANE_LUTS + CODE_LUTS + lane_lut) + once_lut + table_lut,
+        lanes * STAGES * 64,
+        lanes * (LANE_DSPS + lane_dsp) + once_dsp,
+        table_bram,
+    )

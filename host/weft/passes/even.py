@@ -1,0 +1,91 @@
+"""SmoothQuant behind norms: channels of what products read become equally large.
+
+Norms leave some channels many times as large as the rest, and 8 bits with one scale for all of them
+lose the small ones. A norm gives each channel another factor for nothing, and the weights that read
+it take the inverse: x / s · (s · W), s_j = max|X_j|^a / max|W_j|^(1 − a) (Xiao et al., ICML 2023).
+The residual stream stays as it is: it has int16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft import ops
+from weft.graph import Array, Graph, Node, Tensor
+from weft.passes.placement import NORMS, accelerated
+from weft.quantization import fold
+
+STRENGTH = 0.5
+LEAST = 1e-5
+Factors = NDArray[np.float64]
+
+
+def even_out(
+    graph: Graph, batches: Iterable[Mapping[str, Array]], strength: float = STRENGTH
+) -> Graph:
+    """The same function, with factors moved from what norms give to products into their weights.
+
+    `graph` has its copies (`weft.passes.stream.with_copies`) already.
+    """
+    names = [node.outputs[0] for node in graph if _movable(graph, node)]
+    if not names:
+        return graph
+    largest = _largest(graph, names, batches)
+    for name in names:
+        graph = _moved(graph, name, largest[name], strength)
+    return graph.verify()
+
+
+def _movable(graph: Graph, node: Node) -> bool:
+    """Whether a node gives channels that nothing but Linear reads, and can give others."""
+    name = node.outputs[0]
+    readers = graph.consumers().get(name, [])
+    if name in graph.outputs or not readers or not accelerated(graph, node):
+        return False
+    if not all(r.op == "Linear" and accelerated(graph, r) and r.inputs[0] == name for r in readers):
+        return False
+    producer = graph.producers().get(node.inputs[0])
+    copies = node.op == "Identity" and producer is not None and producer.op in NORMS
+    return node.op in NORMS or copies
+
+
+def _largest(
+    graph: Graph, names: list[str], batches: Iterable[Mapping[str, Array]]
+) -> dict[str, Factors]:
+    """Largest magnitude of every channel."""
+    found = {name: np.zeros(graph[name].shape[-1]) for name in names}
+    for part in batches:
+        values = ops.evaluate(graph, part, keep=names)
+        for name in names:
+            flat = np.abs(values[name]).reshape(-1, len(found[name]))
+            found[name] = np.maximum(found[name], flat.max(0))
+    return found
+
+
+def _moved(graph: Graph, name: str, x: Factors, strength: float) -> Graph:
+    node, readers = graph.producers()[name], graph.consumers()[name]
+    weights = [np.abs(np.asarray(graph[r.inputs[1]].data)).max(1) for r in readers]
+    w = np.max(weights, axis=0).astype(np.float64)
+    alive = (x > 0) & (w > 0) & np.isfinite(x) & np.isfinite(w)
+    x, w = np.where(alive, x, 1), np.where(alive, w, 1)
+    factors = np.where(alive, np.maximum(x**strength / w ** (1 - strength), LEAST), 1)
+    tensors = dict(graph.tensors)
+    changed = {id(r): fold.scale_input(graph, tensors, r, 1, factors, 0) for r in readers}
+    if node.op in NORMS:
+        first = fold.scale_input(graph, tensors, node, 1, 1 / factors, 0)
+        if len(node.inputs) > 2 and node.inputs[2]:
+            first = fold.scale_input(graph, tensors, first, 2, 1 / factors, 0)
+    else:
+        scale = f"{name}/scale"
+        while scale in tensors:
+            scale += "'"
+        data = (1 / factors).astype(np.float32)
+        tensors[scale] = Tensor(scale, data.shape, "float32", data)
+        first = replace(node, op="Mul", inputs=(node.inputs[0], scale))
+    changed[id(node)] = first
+    nodes = tuple(changed.get(id(n), n) for n in graph.nodes)
+    return graph.replace(nodes=nodes, tensors=tensors)

@@ -1,0 +1,166 @@
+"""Operators of Transformer encoders: LayerNorm, RMSNorm and Attention, in float for the host.
+
+`SPECS` lists (name, shapes, function, category, doc, batched); `weft.ops` makes operators of them.
+Their inputs and attributes are those of the table in ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from weft.errors import ShapeError
+from weft.graph import Array, Node, Shape, Tensor
+from weft.shapes import first, nth
+
+Inputs = Sequence[Tensor | None]
+ABSENT = 1 << 30  # a window's side that is not there: no sequence is as long
+
+
+def norm_shape(node: Node, inputs: Inputs) -> list[Shape]:
+    """[..., D] with gamma [D] and, for LayerNorm, beta [D] or none."""
+    x = first(node, inputs).shape
+    constants = {"gamma": nth(node, inputs, 1)}
+    if node.op == "LayerNorm" and len(inputs) > 2 and inputs[2] is not None:
+        constants["beta"] = inputs[2]
+    for name, tensor in constants.items():
+        if not x or tensor.shape != x[-1:]:
+            raise ShapeError(
+                f"{node.op} {node.name!r}: {name} of shape {tensor.shape} for an input of shape "
+                f"{x}; it has one value for each of the last axis"
+            )
+    if not node.attrs["epsilon"] >= 0:
+        raise ShapeError(f"{node.op} {node.name!r}: epsilon = {node.attrs['epsilon']}; at least 0")
+    return [x]
+
+
+def attention_shape(node: Node, inputs: Inputs) -> list[Shape]:
+    """q [1, S, H·dh], k [1, T, Hk·dh], v [1, T, Hk·dv] → [1, S, H·dv]; bias [1 or H, S, T]."""
+    q, k, v = (nth(node, inputs, i).shape for i in range(3))
+    heads, kv_heads = node.attrs["heads"], node.attrs["kv_heads"]
+    if not len(q) == len(k) == len(v) == 3 or k[:2] != v[:2] or q[0] != k[0]:
+        raise ShapeError(
+            f"Attention {node.name!r}: q {q}, k {k} and v {v}; [1, S, width] and twice [1, T, "
+            "width] are expected"
+        )
+    if min(heads, kv_heads) < 1 or heads % kv_heads:
+        raise ShapeError(
+            f"Attention {node.name!r}: {heads} heads in groups of {kv_heads}; the first is a "
+            "multiple of the second"
+        )
+    if q[2] % heads or k[2] % kv_heads or v[2] % kv_heads or q[2] // heads != k[2] // kv_heads:
+        raise ShapeError(
+            f"Attention {node.name!r}: widths q {q[2]}, k {k[2]}, v {v[2]} don't fit {heads} and "
+            f"{kv_heads} heads of one width"
+        )
+    bias, keys = (inputs[i] if len(inputs) > i else None for i in (3, 4))
+    if bias is not None and bias.shape not in ((1, q[1], k[1]), (heads, q[1], k[1])):
+        raise ShapeError(
+            f"Attention {node.name!r}: bias of shape {bias.shape}, expected (1 or {heads}, {q[1]}, "
+            f"{k[1]})"
+        )
+    if keys is not None and keys.shape != (1, 1):
+        raise ShapeError(f"Attention {node.name!r}: keys of shape {keys.shape}, expected (1, 1)")
+    return [(*q[:2], heads * (v[2] // kv_heads))]
+
+
+def layer_norm(node: Node, inputs: list[Array]) -> list[Array]:
+    """(x − mean) / √(variance + epsilon) · gamma + beta over the last axis (Ba et al., 2016)."""
+    x, gamma = inputs[:2]
+    centred = x - x.mean(-1, keepdims=True)
+    y = _normalized(centred, node.attrs["epsilon"]) * gamma
+    if len(inputs) > 2 and inputs[2] is not None:
+        y = y + inputs[2]
+    return [y.astype(x.dtype, copy=False)]
+
+
+def rms_norm(node: Node, inputs: list[Array]) -> list[Array]:
+    """x / √(mean of squares + epsilon) · gamma over the last axis (Zhang, Sennrich, 2019)."""
+    x, gamma = inputs
+    return [(_normalized(x, node.attrs["epsilon"]) * gamma).astype(x.dtype, copy=False)]
+
+
+def _normalized(x: Array, epsilon: float) -> Array:
+    """x over its root mean square; a row of zeros stays one, also with an epsilon of 0."""
+    power = np.square(x).mean(-1, keepdims=True) + np.asarray(epsilon, x.dtype)
+    return x / np.sqrt(np.where(power > 0, power, 1))
+
+
+def attention(node: Node, inputs: list[Array]) -> list[Array]:
+    """softmax(scale · q kᵀ + bias) v per head (Vaswani et al., 2017); 0 where no key is seen.
+
+    Query m sees key j if left ≤ j − m ≤ right, j < keys of the sample, and, causal, j ≤ m.
+    Heads of a group share keys and values (Ainslie et al., GQA, 2023).
+    """
+    q, k, v = inputs[:3]
+    bias, keys = (inputs[i] if len(inputs) > i else None for i in (3, 4))
+    a = node.attrs
+    heads, groups = a["heads"], a["kv_heads"]
+    n, rows, columns = len(q), q.shape[1], k.shape[1]
+    queries = q.reshape(n, rows, groups, heads // groups, -1).transpose(0, 2, 3, 1, 4)
+    keys_of = k.reshape(n, columns, groups, 1, -1).transpose(0, 2, 3, 4, 1)
+    values = v.reshape(n, columns, groups, 1, -1).transpose(0, 2, 3, 1, 4)
+    scores = queries @ keys_of * np.asarray(a["scale"], q.dtype)
+    if bias is not None:
+        per_head = bias if len(bias) > 1 else np.broadcast_to(bias, (heads, *bias.shape[1:]))
+        scores = scores + per_head.reshape(groups, heads // groups, rows, columns)
+    seen = _seen(node, rows, columns)
+    if keys is not None:
+        seen = seen & (np.arange(columns) < keys.reshape(n, 1, 1, 1, 1))
+    out = _softmax(scores, seen) @ values
+    return [out.transpose(0, 3, 1, 2, 4).reshape(n, rows, -1).astype(q.dtype, copy=False)]
+
+
+def window(node: Node) -> tuple[int, int]:
+    """(left, right) of an Attention, the causal mask included: left ≤ key − query ≤ right."""
+    left, right = node.attrs.get("left", -ABSENT), node.attrs.get("right", ABSENT)
+    return left, min(right, 0) if node.attrs.get("causal") else right
+
+
+def _seen(node: Node, rows: int, columns: int) -> Array:
+    """Which key each query sees [rows, columns]."""
+    left, right = window(node)
+    away = np.arange(columns) - np.arange(rows)[:, None]
+    return np.asarray((away >= left) & (away <= right))
+
+
+def _softmax(scores: Array, seen: Array) -> Array:
+    """Over the keys that are seen; a row that sees none is 0, not NaN."""
+    masked = np.where(seen, scores, -math.inf)
+    largest = masked.max(-1, keepdims=True)
+    e = np.exp(masked - np.where(np.isfinite(largest), largest, 0))
+    total = e.sum(-1, keepdims=True)
+    return np.asarray(e / np.where(total > 0, total, 1))
+
+
+def _rows_alone(node: Node, inputs: Sequence[Shape]) -> bool:
+    return len(inputs) == 1 and len(inputs[0]) > 1
+
+
+def _samples_alone(node: Node, inputs: Sequence[Shape]) -> bool:
+    """Whether the activations are q, k, v and keys: a bias is for all samples."""
+    ranks = [len(shape) for shape in inputs]
+    return ranks[:3] == [3, 3, 3] and ranks[3:] in ([], [2])
+
+
+SPECS = (
+    (
+        "LayerNorm",
+        norm_shape,
+        layer_norm,
+        "reduce",
+        "x, gamma, beta or none; epsilon",
+        _rows_alone,
+    ),
+    ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon", _rows_alone),
+    (
+        "Attention",
+        attention_shape,
+        attention,
+        "matrix",
+        "q, k, v, bias or none, keys or none; heads, kv_heads, scale, causal, left, right",
+        _samples_alone,
+    ),
+)
