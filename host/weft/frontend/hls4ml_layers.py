@@ -151,7 +151,7 @@ def batch_normalization(L: Lowering, layer: Any) -> Value:
     return L.of_codes(result, L.new("FixedAffine", inputs, attrs, layer.name))
 
 
-_NAMES = {
+NAMES = {  # hls4ml's other spellings
     "leakyrelu": "leaky_relu",
     "leaky_relu": "leaky_relu",
     "thresholdedrelu": "thresholded_relu",
@@ -163,7 +163,7 @@ _NAMES = {
 def activation(L: Lowering, layer: Any) -> Value:
     """Activation, ParametrizedActivation, HardActivation."""
     name = str(layer.get_attr("activation")).lower()
-    name = _NAMES.get(name, name)
+    name = NAMES.get(name, name)
     if name not in FUNCTIONS:
         known = [*FUNCTIONS, "softmax", "prelu"]
         raise UnsupportedError(f"{layer_name(layer)}: {unknown('activation', name, known)}")
@@ -196,6 +196,54 @@ def _parameters(layer: Any, name: str) -> dict[str, tuple[int, int]]:
         value = layer.get_attr("activ_param" if attribute == "param" else attribute, 1.0)
         params[key] = (int(from_real(float(value), kind)), kind.frac)
     return params
+
+
+LARGEST_TABLE = 16  # bits of what a table is looked up with
+
+
+def unary_lut(L: Lowering, layer: Any) -> Value:
+    """UnaryLUT of HGQ: a table of every code of its input."""
+    value, result = settled(L, L.value(layer)), result_type(layer)
+    declared = type_of(layer.get_input_variable().type, f"{layer_name(layer)}, input")
+    entries, kind = weights(layer, "table")
+    if declared.width > LARGEST_TABLE or entries.size != 1 << declared.width:
+        raise UnsupportedError(
+            f"{layer_name(layer)}: a table of {entries.size} entries for an input of "
+            f"{declared.width} bits; weft looks up all 2**bits codes of up to {LARGEST_TABLE} "
+            "bits: quantize the layer's input"
+        )
+    table = tuple(entries.reshape(-1).tolist())
+    return L.function(
+        value, Function("unary_lut", declared, result, kind, entries=table), layer.name
+    )
+
+
+def quantizer(L: Lowering, layer: Any) -> Value:
+    """FixedPointQuantizer of HGQ: a type per element, or one that hls4ml could not merge."""
+    value, result = settled(L, L.value(layer)), result_type(layer)
+    rounding, overflow = str(layer.RND), str(layer.SAT)
+    signed, width, integer = (np.asarray(m, np.int64) for m in layer.mask_kbi)
+    try:
+        kinds = {
+            FixedType(int(w), int(i), bool(k), rounding, overflow)
+            for k, w, i in zip(*map(np.ravel, (signed, width, integer)), strict=True)
+            if w > 0
+        }
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{layer_name(layer)}: {error}") from None
+    if len(kinds) == 1 and np.all(width > 0):
+        value = L.converted(value, kinds.pop(), f"{layer.name}.own")
+        return L.converted(value, result, layer.name)
+    types = np.stack([np.broadcast_to(m, value.shape)[0] for m in (signed, width, integer)])
+    attrs = {
+        "frac": value.type.frac,
+        "rounding": rounding,
+        "overflow": overflow,
+        "result": result.attribute,
+    }
+    L.tell(layer.name, "host", "a type per element")
+    inputs = [L.codes(value), L.constant(f"{layer.name}.types", types)]
+    return L.of_codes(result, L.new("FixedCastEach", inputs, attrs, layer.name))
 
 
 def prelu(L: Lowering, layer: Any) -> Value:
