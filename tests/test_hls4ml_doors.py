@@ -116,7 +116,7 @@ def some(quick: set[tuple[str, str]], kinds: list[str], others: list[str]) -> li
     return [pytest.param(*p, marks=[] if p in quick else [pytest.mark.slow]) for p in pairs]
 
 
-QUICK = {("mlp", PRECISIONS[0]), ("conv1d", PRECISIONS[1])}
+QUICK = {("conv1d", PRECISIONS[1])}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def _spread(model: Any, shape: tuple[int, ...]) -> Any:
     return model
 
 
-HGQ_QUICK = {("merged", "SAT"), ("tables", "WRAP")}
+HGQ_QUICK = {("tables", "WRAP")}
 
 
 @pytest.mark.parametrize(
