@@ -143,11 +143,28 @@ def test_one_word_is_all_that_changes(keras, tmp_path, monkeypatch):
     y, layers = found.trace(x)
     np.testing.assert_array_equal(found.predict(x), y)
     assert np.abs(y - np.asarray(model.predict(x, verbose=0))).max() < 0.05
-    assert list(layers) == [layer.name for layer in found.get_layers()]
+    assert list(layers) == [layer.name for layer in found.get_layers()][1:]
     outcome = found.build()
     assert (tmp_path / "bitstream" / "Makefile").is_file()
     assert (tmp_path / "myproject.weft").is_file()
     assert any("make bitstream" in line for line in outcome.next)
+
+
+def test_hls4mls_profiling_takes_weft(keras, tmp_path):
+    pytest.importorskip("pandas", reason="hls4ml's profiling is not installed")
+    pytest.importorskip("seaborn", reason="hls4ml's profiling is not installed")
+    from hls4ml.model import profiling
+
+    layers = keras.layers
+    start = layers.Input((6,))
+    y = layers.Dense(4, name="fc2")(layers.Dense(8, activation="relu", name="fc1")(start))
+    model = keras.Model(start, y)
+    convert = of_keras(model, {"Model": {"Precision": "fixed<16,6>", "ReuseFactor": 1}})
+    found = quietly(convert, backend="Weft", device="golden", output_dir=str(tmp_path), **WEFT)
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    figures = quietly(profiling.numerical, model=model, hls_model=found, X=x)
+    assert all(figure is not None for figure in figures)
+    assert quietly(profiling.compare, model, found, x) is not None
 
 
 def test_a_lambda_layer_of_keras_is_named(keras, tmp_path):

@@ -188,15 +188,16 @@ def _arranged(model: Any, results: dict[str, Array]) -> Any:
 def trace(model: Any, x: Any) -> tuple[Any, dict[str, Array]]:
     """(outputs, layer name → its outputs [n, ...]), real values, of all layers.
 
-    Where the configuration sets Trace for some layers, only these. A layer's result is taken
-    before anything is merged with it, so it is what `predict` would give for a model that ends
-    there.
+    Where the configuration sets Trace for some layers, only these; inputs and constants are none,
+    as in hls4ml's own trace. A layer's result is taken before anything is merged with it, so it is
+    what `predict` would give for a model that ends there.
     """
     session, found = session_of(model, trace=True)
     results = session.run(feeds(model, x))
-    chosen = [layer for layer in model.get_layers() if layer.get_attr("trace", False)]
+    computing = [x for x in model.get_layers() if x.class_name not in ("Input", "Constant")]
+    chosen = [layer for layer in computing if layer.get_attr("trace", False)]
     traced: dict[str, Array] = {}
-    for layer in chosen or model.get_layers():
+    for layer in chosen or computing:
         name, frac = found.tensors[layer.outputs[0]]
         values = results[name]
         traced[layer.name] = values if frac is None else np.ldexp(values.astype(np.float64), -frac)
