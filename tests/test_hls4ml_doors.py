@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 
 PRECISIONS = ["fixed<16,6>", "fixed<8,4,RND_CONV,SAT>"]
 WEFT = {"board": "kv260", "overlay": "tiny"}
+# hls4ml's "auto" types grow from layer to layer; weft evaluates up to 48 bits.
+BY_NAME = {"granularity": "name", "backend": "Vitis", "max_precision": "fixed<24,8>"}
 
 
 def compare(
@@ -49,14 +51,6 @@ def compare(
 
 def places(model: Any) -> dict[str, str]:
     return {note.layer: note.where for note in session_of(model)[1].notes}
-
-
-def named(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration whose "auto" is 24 bits: they grow beyond 48 from layer to layer."""
-    for layer in config["LayerName"].values():
-        types = layer["Precision"]
-        types.update({name: "fixed<24,8>" for name in types if types[name] == "auto"})
-    return config
 
 
 @pytest.fixture(scope="session")
@@ -124,10 +118,10 @@ QUICK = {("conv1d", PRECISIONS[1])}
 )
 def test_keras_3(keras, kind, precision, tmp_path):
     model, shape = stacked(keras, kind)
-    facts = {"granularity": "name", "backend": "Vitis", "default_precision": precision}
+    facts = {**BY_NAME, "default_precision": precision}
     config = quietly(hls4ml.utils.config_from_keras_model, model, **facts)
     device = "csim" if kind == "conv1d" else "golden"
-    compare(of_keras(model, named(config)), tmp_path, shape, device)
+    compare(of_keras(model, config), tmp_path, shape, device)
 
 
 def test_one_word_is_all_that_changes(keras, tmp_path, monkeypatch):
@@ -212,9 +206,9 @@ TORCH_QUICK = {("mlp", PRECISIONS[0]), ("conv2d", PRECISIONS[1])}
 )
 def test_pytorch(kind, precision, tmp_path):
     module, shape = torch_module(kind)
-    facts = {"granularity": "name", "backend": "Vitis", "default_precision": precision}
+    facts = {**BY_NAME, "default_precision": precision}
     facts["channels_last_conversion"] = "full"  # samples as PyTorch has them, channels first
-    config = named(quietly(hls4ml.utils.config_from_pytorch_model, module, shape, **facts))
+    config = quietly(hls4ml.utils.config_from_pytorch_model, module, shape, **facts)
 
     def convert(**options: Any) -> Any:
         return hls4ml.converters.convert_from_pytorch_model(module, hls_config=config, **options)
@@ -227,9 +221,8 @@ def test_pytorch_is_near_its_module(tmp_path):
     module, shape = torch_module("conv2d")
     import torch
 
-    facts = {"granularity": "name", "backend": "Vitis", "default_precision": "fixed<20,8>"}
-    facts["channels_last_conversion"] = "full"
-    config = named(quietly(hls4ml.utils.config_from_pytorch_model, module, shape, **facts))
+    facts = {**BY_NAME, "default_precision": "fixed<20,8>", "channels_last_conversion": "full"}
+    config = quietly(hls4ml.utils.config_from_pytorch_model, module, shape, **facts)
     convert = hls4ml.converters.convert_from_pytorch_model
     options = {"backend": "Weft", "device": "golden", "output_dir": str(tmp_path), **WEFT}
     model = quietly(convert, module, hls_config=config, **options)

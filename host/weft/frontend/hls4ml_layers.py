@@ -15,6 +15,7 @@ from weft.frontend.hls4ml_lower import Lowering
 from weft.frontend.hls4ml_sums import NotExactError, Sum, Window
 from weft.frontend.hls4ml_values import (
     Value,
+    check_int64,
     layer_name,
     named_type,
     result_type,
@@ -70,10 +71,15 @@ def _weighted(
     else:
         bias = np.zeros(w.shape[-1], np.int64)
     x = settled(L, L.value(layer))
+    check_int64(layer, x.largest * _largest(w), x.type.frac + kind.frac, accum)
     sum_ = Sum(layer.name, x, w, kind.frac, bias, accum, window, depthwise)
     shape = (1, *map(int, layer.get_output_variable().shape))
     alone = L.readers.get(layer.outputs[0], 0) == 1
     return L.rounded_sum(sum_, result_type(layer), shape, alone)
+
+
+def _largest(codes: Codes) -> int:
+    return int(np.abs(codes).max(initial=0))
 
 
 def settled(L: Lowering, value: Value) -> Value:
@@ -128,6 +134,9 @@ def batch_normalization(L: Lowering, layer: Any) -> Value:
     result, channels = result_type(layer), x.shape[-1]
     product_frac = x.type.frac + scale_kind.frac
     frac = max(product_frac, bias_kind.frac)
+    product = x.largest * _largest(scale) << (frac - product_frac)
+    offset = _largest(bias) << (frac - bias_kind.frac)
+    check_int64(layer, product + offset, frac, result)
     wide = bias.reshape(-1) << (frac - bias_kind.frac)
     if 3 <= len(x.shape) <= 4 and scale.size == channels:
         axes = len(x.shape) - 2
@@ -180,7 +189,10 @@ def activation(L: Lowering, layer: Any) -> Value:
     table, size = None, 0
     if name in TABLED:
         table, size = named_type(layer, "table_t"), int(layer.get_attr("table_size", 1024))
-    function = Function(name, declared, result, table, size, _parameters(layer, name))
+    params = _parameters(layer, name)
+    for factor, frac in params.values():
+        check_int64(layer, value.largest * abs(factor), value.type.frac + frac, result)
+    function = Function(name, declared, result, table, size, params)
     return L.function(settled(L, value), function, layer.name)
 
 
@@ -251,6 +263,7 @@ def prelu(L: Lowering, layer: Any) -> Value:
     x, result = settled(L, L.value(layer)), result_type(layer)
     alpha, kind = weights(layer, "param")
     alpha = alpha.reshape(x.shape[1:]) if alpha.size == math.prod(x.shape) else alpha.reshape(-1)
+    check_int64(layer, x.largest * _largest(alpha), x.type.frac + kind.frac, result)
     inputs = [L.codes(x), L.constant(f"{layer.name}.alpha", alpha)]
     attrs = {"x_frac": x.type.frac, "alpha_frac": kind.frac, "result": result.attribute}
     L.tell(layer.name, "host", "a slope per element")

@@ -14,6 +14,7 @@ from weft.frontend.hls4ml_lower import Lowering, first, last
 from weft.frontend.hls4ml_sums import NotExactError, Window, clamp, rounding
 from weft.frontend.hls4ml_values import (
     Value,
+    check_int64,
     fits,
     is_narrow,
     layer_name,
@@ -107,6 +108,8 @@ def merge(L: Lowering, layer: Any) -> Value:
         return _accelerated_merge(L, layer.name, function, (a, b), result)
     except NotExactError as error:
         L.tell(layer.name, "host", str(error))
+    frac, low, high = _merged_range(function, a, b)
+    check_int64(layer, max(abs(low), abs(high)), frac, result)
     attrs = {
         "function": function,
         "fracs": (a.type.frac, b.type.frac),
