@@ -23,7 +23,7 @@ pytest.importorskip("hls4ml")
 
 import h5py
 
-from weft.errors import ModelError, UnsupportedError, WeftError
+from weft.errors import InputError, ModelError, UnsupportedError, WeftError
 from weft.frontend.hls4ml import keras_file, lower_model
 from weft.frontend.hls4ml_float import load_float
 
@@ -180,3 +180,12 @@ def test_counts_that_no_file_can_hold_are_refused(tmp_path):
     files.paths[1].write_text(json.dumps(tree))
     with pytest.raises((ModelError, UnsupportedError)):
         lower_model(quietly(keras_file, *files.paths, config=CONFIG))
+
+
+@pytest.mark.parametrize("precision", ["auto", {"default": "auto"}])
+def test_a_model_of_no_type_is_refused(tmp_path, precision):
+    """hls4ml's inference of types would never end."""
+    files = Files(tmp_path)
+    config = {"Model": {"Precision": precision, "ReuseFactor": 1}}
+    with pytest.raises(InputError, match="'auto' to layers"):
+        quietly(keras_file, *files.paths, config=config)

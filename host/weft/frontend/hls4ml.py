@@ -205,6 +205,7 @@ def keras_file(
         if path is not None and not Path(path).is_file():
             raise InputError(f"{path}: no such file")
     _check_opens(Path(h5))
+    _check_default(config)
     settings = hls4ml.utils.config.create_config(
         output_dir=str(output_dir), backend=backend, **options
     )
@@ -255,6 +256,18 @@ def _named(h5: str | Path, json: str | Path | None, kind: str) -> str:
 
     look(loads(text))
     return ", ".join(names)
+
+
+def _check_default(config: Mapping[str, Any] | None) -> None:
+    """Raises InputError for a model whose default type is "auto": hls4ml would infer for ever."""
+    model = (config or {}).get("Model")
+    given = model.get("Precision") if isinstance(model, Mapping) else None
+    default = given.get("default") if isinstance(given, Mapping) else given
+    if str(default).lower() == "auto":
+        raise InputError(
+            "config['Model']['Precision'] is 'auto', which hls4ml has nothing to infer from: give "
+            "the model a type such as 'fixed<16,6>', and 'auto' to layers"
+        )
 
 
 def _check_opens(h5: Path) -> None:
