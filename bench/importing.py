@@ -73,6 +73,35 @@ def write_safetensors(path: Path, layers: int = LAYERS) -> None:
     )
 
 
+def write_h5(path: Path, layers: int = LAYERS) -> None:
+    """A chain of float layers, as Keras 2 saves a whole model."""
+    import h5py
+
+    sys.path.append(str(ROOT / "tests" / "host"))
+    from hls4ml_models import Net
+
+    net = Net()
+    x = net.input(512)
+    for _ in range(layers):
+        x = net.dense(x, 512, 512, "relu")
+    weights, text = net.save(path.parent / f"{path.stem}_h5", x)
+    with h5py.File(weights) as source, h5py.File(path, "w") as file:
+        file.attrs["model_config"] = text.read_text()
+        for name in source:
+            source.copy(name, file.require_group("model_weights"))
+
+
+def read_hls4ml(path: Path) -> None:
+    """The graph of the types that hls4ml gives by default."""
+    import contextlib
+    import io
+
+    from weft.frontend.hls4ml import keras_file, lower_model
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        lower_model(keras_file(path, output_dir=path.parent / "project"))
+
+
 def read_graph(path: Path) -> None:
     """The fused graph."""
     import weft
@@ -91,6 +120,7 @@ def read_weights(path: Path) -> None:
 KINDS: dict[str, tuple[Callable[..., None], Callable[[Path], None]]] = {
     "onnx": (write_onnx, read_graph),
     "tflite": (write_tflite, read_graph),
+    "h5": (write_h5, read_hls4ml),
     "gguf": (write_gguf, read_weights),
     "safetensors": (write_safetensors, read_weights),
 }

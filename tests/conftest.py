@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import models
+
+# Keras 3 reads it when it is imported, which hls4ml does at some time.
+os.environ.setdefault("KERAS_BACKEND", "jax" if find_spec("jax") else "torch")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -50,6 +50,7 @@ def compare(files: Any, precision: Any, folder: Path, x: np.ndarray | None = Non
         results = session.run(dict.fromkeys(found.graph.inputs, x))
     quietly(model.compile)
     expected = model.predict(np.ascontiguousarray(x))
+    _check_backend(files, config, folder / "weft", x, expected)
     expected = expected if isinstance(expected, list) else [expected]
     assert len(results) == len(expected)
     for (name, y), wanted in zip(results.items(), expected, strict=True):
@@ -58,11 +59,45 @@ def compare(files: Any, precision: Any, folder: Path, x: np.ndarray | None = Non
     return [note.where for note in found.notes]
 
 
+def _check_backend(files: Any, config: Any, folder: Path, x: np.ndarray, expected: Any) -> None:
+    """One word changed, the same predictions."""
+    options = {"backend": "Weft", "overlay": "tiny", "device": "golden", "output_dir": folder}
+    model = quietly(keras_file, *files, config=config, **options)
+    found = model.predict(x)
+    for y, wanted in zip(
+        *(v if isinstance(v, list) else [v] for v in (found, expected)), strict=True
+    ):
+        np.testing.assert_array_equal(y, wanted)
+
+
 def test_a_perceptron_is_that_of_the_c_simulation(tmp_path):
     net = Net(7)
     x = net.input(6)
     files = net.save(tmp_path, net.dense(net.dense(x, 6, 5, "relu"), 5, 4, "softmax"))
     assert compare(files, WIDE_SUMS, tmp_path / "project").count("accelerator") == 3
+
+
+def test_traces_are_those_of_the_c_simulation(tmp_path):
+    """Layer by layer, in both backends as their users call them."""
+    net = Net(7)
+    x = net.input(6)
+    files = net.save(tmp_path, net.dense(net.dense(x, 6, 5, "relu"), 5, 4, "softmax"))
+    names = ("dense1", "dense1_relu", "dense2", "dense2_softmax")
+    config = {
+        "Model": {"Precision": WIDE_SUMS, "ReuseFactor": 1},
+        "LayerName": {name: {"Trace": True} for name in names},
+    }
+    made = [
+        quietly(keras_file, *files, config=config, backend=name, output_dir=tmp_path / name)
+        for name in ("Weft", "Vitis")
+    ]
+    made[0].config.config |= {"Device": "golden", "Overlay": "tiny"}
+    samples = np.random.default_rng(0).normal(0, 2, (100, 6)).astype(np.float32)
+    (y, ours), (wanted, theirs) = (quietly(model.trace, samples) for model in made)
+    np.testing.assert_array_equal(y, wanted)
+    assert list(ours) == list(theirs) == list(names)
+    for name, values in theirs.items():
+        np.testing.assert_array_equal(ours[name].reshape(values.shape), values, err_msg=name)
 
 
 def vectors() -> tuple[Net, list[str]]:

@@ -307,6 +307,24 @@ def _mean8(w: _Writer, node: Node, inputs: list[str], attrs: dict[str, Any]) -> 
     return w.node("ReduceMean", [inputs[0], axes], keepdims=int(attrs["keepdims"]))
 
 
+def _average_pool(w: _Writer, node: Node, inputs: list[str], attrs: dict[str, Any]) -> str:
+    """Means of TFLite round halves away from the code 0, QuantizeLinear to even: a nudge away.
+
+    A mean of n codes that is no half lies at least 1/2n from one.
+    """
+    if set(attrs.get("dilations", (0,))) == {1}:  # QLinearAveragePool has none
+        del attrs["dilations"]
+    y = w.node("AveragePool", inputs, **attrs)
+    quant = w.graph[node.outputs[0]].quant
+    if "kernels" not in node.attrs or quant is None:
+        return y
+    step, count = float(quant.scale), int(np.prod(attrs["kernel_shape"]))
+    zero = w.constant(np.asarray(-step * float(quant.zero_point)), np.float32)
+    side = w.node("Sign", [w.node("Sub", [y, zero])])
+    nudge = w.constant(np.asarray(step / (4 * count)), np.float32)
+    return w.node("Add", [y, w.node("Mul", [side, nudge])])
+
+
 def _lookup(w: _Writer, node: Node, inputs: list[str], attrs: dict[str, Any]) -> str:
     """Codes moved by 128 are places in the table."""
     scale, zero = attrs["input"]
@@ -351,6 +369,7 @@ _SPECIAL = {
     "Pad": _pad,
     "Resize": _resize,
     **{f"Reduce{k}": _reduce for k in ("Max", "Mean", "Min", "Prod", "Sum")},
+    "AveragePool": _average_pool,
     "Lookup": _lookup,
     "Mean8": _mean8,
     "Softmax8": _softmax8,

@@ -21,7 +21,8 @@ class Function:
     """One activation: `name` of FUNCTIONS, from type `x` to type `result`.
 
     `table` is the type of the entries of a table of `size`; `params` hold (code, fractional bits)
-    of constants: alpha of a leaky ReLU, theta, slope and shift of the hard functions.
+    of constants: alpha of a leaky ReLU, theta, slope and shift of the hard functions; `entries`
+    the codes of a table given whole, at each code of `x` without its sign.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Function:
     table: FixedType | None = None
     size: int = 0
     params: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    entries: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, attrs: Mapping[str, Any]) -> Function:
@@ -43,6 +45,7 @@ class Function:
             FixedType.of(table) if table else None,
             int(attrs["size"]),
             params,
+            tuple(attrs.get("entries", ())),
         )
 
     @property
@@ -55,6 +58,7 @@ class Function:
             "table": self.table.attribute if self.table else (),
             "size": self.size,
             "params": tuple((name, q, f) for name, (q, f) in self.params.items()),
+            "entries": self.entries,
         }
 
     def __call__(self, codes: Codes) -> Codes:
@@ -85,6 +89,12 @@ def _thresholded(f: Function, q: Codes) -> Codes:
     common = max(frac, f.x.frac)
     above = (q << (common - f.x.frac)) > (theta << (common - frac))
     return np.where(above, cast(q, f.x.frac, f.result), 0)
+
+
+def _lookup(f: Function, q: Codes) -> Codes:
+    assert f.table is not None, "a lookup needs its table's type"
+    entries = np.asarray(f.entries, np.int64)
+    return cast(entries[q & ((1 << f.x.width) - 1)], f.table.frac, f.result)
 
 
 def _hard(gain: int, offset: int) -> Callable[[Function, Codes], Codes]:
@@ -158,5 +168,6 @@ FUNCTIONS: dict[str, Callable[[Function, Codes], Codes]] = {
     "softplus": _tabled(_softplus, 8),
     "softsign": _tabled(_softsign, 8),
     "elu": _elu,
+    "unary_lut": _lookup,
 }
 TABLED = ("sigmoid", "tanh", "softplus", "softsign", "elu")

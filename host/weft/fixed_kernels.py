@@ -125,6 +125,23 @@ def _added(acc: Codes, x: Codes, accum: FixedType, x_type: FixedType) -> Codes:
     return cast(total, frac, accum)
 
 
+def each_to_its_own(
+    q: Codes, frac: int, types: Codes, rounding: str, overflow: str, result: FixedType
+) -> Codes:
+    """Elements converted to types of their own, then to `result`: q [n, ...], types [3, ...].
+
+    `types` says signed, width and integer bits of each; a width of 0 makes zero.
+    """
+    out = np.zeros_like(q)
+    for signed, width, integer in np.unique(types.reshape(3, -1), axis=1).T:
+        if width <= 0:
+            continue
+        kind = FixedType(int(width), int(integer), bool(signed), rounding, overflow)
+        at = (types[0] == signed) & (types[1] == width) & (types[2] == integer)
+        out[:, at] = cast(cast(q[:, at], frac, kind), kind.frac, result)
+    return out
+
+
 def divided(a: Codes, b: Codes | int) -> Codes:
     """a / b toward zero, as C divides."""
     return np.asarray(np.sign(a) * (np.abs(a) // b))

@@ -42,6 +42,12 @@ def _cast(node: Node, inputs: list[Array]) -> list[Array]:
     return [cast(inputs[0], node.attrs["frac"], _type(node))]
 
 
+def _cast_each(node: Node, inputs: list[Array]) -> list[Array]:
+    (x, types), a = inputs, node.attrs
+    y = kernels.each_to_its_own(x, a["frac"], types, a["rounding"], a["overflow"], _type(node))
+    return [y]
+
+
 def _matmul(node: Node, inputs: list[Array]) -> list[Array]:
     x, w, bias = inputs
     frac = node.attrs["frac"]
@@ -137,6 +143,7 @@ SPECS: tuple[tuple[str, Any, Any, str, str, str], ...] = (
     ("FixedRound", shapes.same, _round, "fixed", "float32", "real to real that a type has"),
     ("FixedDequantize", shapes.same, _dequantize, "fixed", "float32", "codes to real"),
     ("FixedCast", shapes.same, _cast, "fixed", "int64", "codes of one type to another's"),
+    ("FixedCastEach", shapes.same, _cast_each, "fixed", "int64", "a type of its own per element"),
     ("FixedMatMul", _last, _matmul, "fixed", "int64", "x [..., K], w [K, N], bias"),
     ("FixedConv", _windowed, _conv, "fixed", "int64", "x channels last, w, bias"),
     ("FixedAffine", shapes.same, _affine, "fixed", "int64", "x · scale + bias"),

@@ -112,13 +112,14 @@ def _values(table: Mapping[str, Any], where: str, known: tuple[str, ...]) -> dic
         if not isinstance(value, str):
             raise UsageError(f"{where}: {key} = {value!r}; a name in quotes expected")
         try:
-            _check(key, value)
+            check(key, value)
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
     return dict(table)
 
 
-def _check(key: str, value: str) -> None:
+def check(key: str, value: str) -> None:
+    """Raises UsageError for a value that `key` of a plan does not take, with the nearest."""
     from weft import activation
     from weft.formats import parse as format_of
     from weft.pruning.spec import parse as sparsity_of

@@ -18,7 +18,7 @@ import models
 import weft
 from weft import cli, demo, graph_file
 from weft.errors import ProgramError, UnsupportedError, UsageError, WeftError
-from weft.export_qdq import export_qdq
+from weft.export_qdq import export_qdq, to_onnx
 from weft.program import Program
 
 
@@ -81,7 +81,7 @@ def test_export_of_real_networks(
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["kws", "resnet8"])
 def test_export_of_int8_tflite_networks(name: str, shared_data: Path, tmp_path: Path) -> None:
-    """Of keyword spotting every code; ResNet8's sums of branches round in other places."""
+    """Of keyword spotting every code; of ResNet8 all but those behind a sum near a half."""
     pytest.importorskip("tflite")
     net = models.tflite_network(name, shared_data)
     program = weft.compile(net.path, net.overlay)
@@ -89,11 +89,47 @@ def test_export_of_int8_tflite_networks(name: str, shared_data: Path, tmp_path: 
     samples = 400 if name == "kws" else 200
     ours, theirs = runs(program, tmp_path / "q.onnx", net.x[:samples])
     assert ours.dtype == theirs.dtype == np.int8
-    labels = net.labels[:samples]
-    assert abs(models.top1(ours, labels) - models.top1(theirs, labels)) <= 0.5
-    assert np.mean(ours.argmax(1) == theirs.argmax(1)) >= 0.99
-    if name == "kws":
-        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(ours.argmax(1), theirs.argmax(1))
+    equal = (ours == theirs).mean()
+    assert equal == 1 if name == "kws" else equal >= 0.995
+
+
+@pytest.mark.oracle
+def test_where_onnxruntime_rounds_resnet8_otherwise(shared_data: Path) -> None:
+    """Only in sums of two branches, and there only within 1e-4 of a half.
+
+    XNNPACK adds with factors of 21 bits, ONNX in float32. All other operators agree in every code
+    where their inputs do.
+    """
+    pytest.importorskip("tflite")
+    ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    net = models.tflite_network("resnet8", shared_data)
+    graph = weft.compile(net.path, net.overlay).graph()
+    names = tuple(n.outputs[0] for n in graph if graph[n.outputs[0]].quant is not None)
+    whole = replace(graph, outputs=(*dict.fromkeys((*graph.outputs, *names)),))
+    x = net.x[:40]
+    session = ort.InferenceSession(to_onnx(whole).SerializeToString())
+    theirs = dict(zip(whole.outputs, session.run(None, {graph.inputs[0]: x}), strict=True))
+    with weft.open(weft.compile(whole, net.overlay), "golden") as golden:
+        ours = golden.run(x)
+    found: dict[str, int] = {}
+    for node in whole:
+        if node.outputs[0] not in names:
+            continue
+        read = [n for n in node.inputs if n in names]
+        wrong = ours[node.outputs[0]] != theirs[node.outputs[0]]
+        if node.op == "Add":
+            step = float(graph[node.outputs[0]].quant.scale)
+            codes = sum(ours[n].astype(np.float64) for n in read) / step
+            wrong &= np.logical_and.reduce([ours[n] == theirs[n] for n in read])
+            assert np.abs(codes[wrong] - np.floor(codes[wrong]) - 0.5).max(initial=0) < 1e-4
+        else:
+            same = [(ours[n] == theirs[n]).reshape(len(x), -1).all(axis=1) for n in read]
+            wrong = wrong[np.logical_and.reduce([np.ones(len(x), bool), *same])]
+        found[node.op] = found.get(node.op, 0) + int(wrong.sum())
+    assert found.pop("Add") > 0
+    assert not any(found.values())
+    assert {"Conv", "AveragePool", "Linear", "Softmax8"} <= set(found)
 
 
 @pytest.mark.oracle

@@ -189,12 +189,10 @@ def test_golden_and_the_compiled_simulation_agree(tmp_path):
 def test_trace_gives_every_layer(tmp_path):
     model, x = small(tmp_path, overlay="tiny", device="golden")
     y, layers = model.trace(x)
-    eight = Standard(8, 3, True, "RND", "SAT")
-    assert list(layers) == [layer.name for layer in model.get_layers()]
     names = list(layers)
-    np.testing.assert_array_equal(layers[names[0]], eight.array(x).astype(float))
+    assert names == [layer.name for layer in model.get_layers()][1:]  # but for the input
     np.testing.assert_array_equal(layers[names[-1]], y)
-    np.testing.assert_array_equal(layers[names[2]], np.maximum(layers[names[1]], 0))
+    np.testing.assert_array_equal(layers[names[1]], np.maximum(layers[names[0]], 0))
 
 
 def test_build_writes_the_program_and_the_project(tmp_path, monkeypatch):
@@ -291,3 +289,35 @@ def test_the_example_runs(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "dense_1_relu" in printed
     assert "the same class in" in printed
+
+
+@pytest.mark.parametrize("overflow", ["WRAP", "SAT"])
+def test_products_beyond_64_bits_wrap_or_are_refused(tmp_path, overflow):
+    """Codes of 40 bits times such ones: what wraps has its bits, what saturates would not."""
+    net = Net(3)
+    x = net.input(3)
+    out = net.dense(x, 3, 2)
+    net.weights[out]["kernel"] *= 20_000
+    wide = Standard(40, 16, True, "TRN", overflow)
+    types = dict.fromkeys(("weight", "bias", "accum", "result"), wide)
+    named = {x: {"result": wide}, out: types, f"{out}_linear": {"result": wide}}
+    model = quietly(keras_file, *net.save(tmp_path, out), config=config(named))
+    if overflow == "SAT":
+        with pytest.raises(UnsupportedError, match=r"Dense 'dense1': numbers of 7\d bits"):
+            load_hls4ml(model)
+        return
+    samples = net.normal(20, 3, scale=5_000)
+    w = net.weights[out]
+    y = dense(wide.array(samples), w["kernel"], w["bias"], types)
+    assert (np.abs(y.astype(float)) < 2**15).all()
+    np.testing.assert_array_equal(run(model, samples), y.astype(np.float64).astype(np.float32))
+
+
+def test_too_wide_types_say_what_to_set(tmp_path):
+    net = Net()
+    x = net.input(4)
+    out = net.dense(x, 4, 2)
+    named = {out: {"accum": Standard(70, 30)}}
+    model = quietly(keras_file, *net.save(tmp_path, out), config=config(named))
+    with pytest.raises(UnsupportedError, match=r"accum_t: fixed<70,30>.*max_precision="):
+        load_hls4ml(model)

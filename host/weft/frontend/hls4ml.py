@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ HANDLERS: dict[str, Handler] = {
     "DepthwiseConv1D": layers.conv,
     "DepthwiseConv2D": layers.conv,
     "ELU": layers.activation,
+    "FixedPointQuantizer": layers.quantizer,
     "GlobalPooling1D": moves.pooling,
     "GlobalPooling2D": moves.pooling,
     "HardActivation": layers.activation,
@@ -60,6 +63,7 @@ HANDLERS: dict[str, Handler] = {
     "Resize": moves.resize,
     "Softmax": layers.softmax,
     "Transpose": moves.transpose,
+    "UnaryLUT": layers.unary_lut,
     "ZeroPadding1D": moves.zero_padding,
     "ZeroPadding2D": moves.zero_padding,
 }
@@ -200,6 +204,8 @@ def keras_file(
     for path in (h5, json):
         if path is not None and not Path(path).is_file():
             raise InputError(f"{path}: no such file")
+    _check_opens(Path(h5))
+    _check_default(config)
     settings = hls4ml.utils.config.create_config(
         output_dir=str(output_dir), backend=backend, **options
     )
@@ -214,13 +220,64 @@ def keras_file(
             return keras_v2_to_hls(settings)
     except WeftError:
         raise
+    except ImportError as error:  # QKeras' layers: hls4ml asks it to round their weights
+        raise MissingDependency(
+            f"{json or h5}: its layers need the package {error.name!r}: pip install {error.name}"
+        ) from error
     except Exception as error:
         text = f"{h5}: hls4ml can't read it: {type(error).__name__}: {error}"
-        if "nsupported layer" in str(error) or "Lambda" in str(error):
+        unread = re.search(r"Unsupported layer type: (\w+)", str(error))
+        if unread is not None:
             raise UnsupportedError(
-                f"{text}. Replace the layer by one that hls4ml has, or import through ONNX"
+                f"{h5}: hls4ml reads no {unread[1]} layers: {_named(h5, json, unread[1])}; "
+                "replace it by layers that hls4ml has, compute it outside the model, or export "
+                "the model as ONNX, where a Lambda is the operators that it calls"
             ) from error
         raise ModelError(text) from error
+
+
+def _named(h5: str | Path, json: str | Path | None, kind: str) -> str:
+    """Names of the layers of a kind in a model's architecture, which hls4ml does not tell."""
+    import h5py
+
+    if json is not None:
+        text = Path(json).read_text()
+    else:
+        with h5py.File(h5, "r") as file:
+            text = file.attrs["model_config"]
+    names: list[str] = []
+
+    def look(node: Any) -> None:
+        if isinstance(node, dict) and node.get("class_name") == kind:
+            names.append(repr(node["config"]["name"]))
+        for part in node.values() if isinstance(node, dict) else node:
+            if isinstance(part, (dict, list)):
+                look(part)
+
+    look(loads(text))
+    return ", ".join(names)
+
+
+def _check_default(config: Mapping[str, Any] | None) -> None:
+    """Raises InputError for a model whose default type is "auto": hls4ml would infer for ever."""
+    model = (config or {}).get("Model")
+    given = model.get("Precision") if isinstance(model, Mapping) else None
+    default = given.get("default") if isinstance(given, Mapping) else given
+    if str(default).lower() == "auto":
+        raise InputError(
+            "config['Model']['Precision'] is 'auto', which hls4ml has nothing to infer from: give "
+            "the model a type such as 'fixed<16,6>', and 'auto' to layers"
+        )
+
+
+def _check_opens(h5: Path) -> None:
+    """Raises ModelError for what HDF5 can't open: hls4ml's reader would be left half made."""
+    import h5py
+
+    try:
+        h5py.File(h5, "r").close()
+    except OSError as error:
+        raise ModelError(f"{h5}: not an HDF5 file, or a damaged one: {error}") from error
 
 
 def import_hls4ml() -> Any:

@@ -2,7 +2,8 @@
 
 hls4ml finds it by the entry point `hls4ml.backends`. Layers and their types are initialised by
 the passes of its Vivado backend, so a model has the precisions that its Vitis backend would give
-it, and `predict` gives the numbers of its C simulation (docs/hls4ml.md says where not).
+it, and `predict` gives the numbers of its C simulation (docs/hls4ml.md says where not). With
+`exact=False` weft quantizes the model itself, for speed, from typical inputs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 
 from weft.config import board_names, load_board, load_overlay, overlay_names
 from weft.errors import InputError, OverlayError, UsageError, unknown
-from weft.formats import FORMATS
 from weft.frontend.hls4ml import Lowered, lower_for
+from weft.frontend.hls4ml_lower import Note
+from weft.frontend.hls4ml_options import check_exact, plan_of
 from weft.graph import Array
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ def settings(
     board: str = "KV260",
     overlay: str | None = None,
     device: str = "csim",
+    exact: bool = True,
+    calibration: Any = None,
     clock_period: float = 5,
     io_type: str = "io_parallel",
     **unused: Any,
@@ -42,14 +46,22 @@ def settings(
 
     `board` is a name of `weft list boards` (in any case), `overlay` one of `weft list overlays`
     (default: the largest that fits the board), `device` what predict runs on: csim, the compiled
-    hardware source, or golden, the model in numpy. `part` follows from the board; io types and
-    clock periods mean nothing to an overlay. Raises UsageError for unknown names.
+    hardware source, or golden, the model in numpy. With `exact` outputs are those of hls4ml's C
+    simulation; without, weft quantizes the model to int8 (or what layers ask for) from
+    `calibration`, typical inputs as `predict` takes them, or the .npz file of them. `part` follows
+    from the board; io types and clock periods mean nothing to an overlay. Raises UsageError for
+    unknown names, and for `calibration` without a use.
     """
     by_case = {name.lower(): name for name in board_names()}
     if str(board).lower() not in by_case:
         raise UsageError(unknown("board", str(board), board_names()))
     if device not in DEVICES:
         raise UsageError(unknown("device", device, DEVICES))
+    if exact == (calibration is not None):
+        raise UsageError(
+            "calibration=x says what weft quantizes with, and exact=False that it does: "
+            f"exact={exact} and calibration {'given' if exact else 'missing'}"
+        )
     known = by_case[str(board).lower()]
     overlay = overlay or largest_overlay(known)
     load_overlay(overlay)
@@ -58,6 +70,8 @@ def settings(
         "Board": known,
         "Overlay": overlay,
         "Device": device,
+        "Exact": bool(exact),
+        "Calibration": calibration,
         "ClockPeriod": clock_period or 5,
         "IOType": io_type or "io_parallel",
         "HLSConfig": {},
@@ -83,25 +97,44 @@ def largest_overlay(board: str) -> str:
 
 
 def lowered(model: Any, trace: bool = False) -> Lowered:
-    """The weft graph of a ModelGraph, after its per-layer options have been looked at."""
-    for layer in model.get_layers():
-        name = layer.get_attr("weight_format", "int8")
-        if name not in FORMATS:
-            message = unknown("weight format", str(name), FORMATS)
-            raise UsageError(f"layer {layer.name!r}, WeightFormat: {message}")
-        if name != "int8":
-            raise UsageError(
-                f"layer {layer.name!r}, WeightFormat: {name!r} holds no fixed-point weights; "
-                "int8 is the only exact one"
-            )
-    return lower_for(model, model.config.get_config_value("Overlay", "lab"), trace=trace)
+    """The exact graph of a ModelGraph, after its per-layer options have been looked at."""
+    check_exact(model)
+    return lower_for(model, _overlay(model), trace=trace)
 
 
-def program_of(model: Any, found: Lowered) -> Program:
-    """The program on the overlay of the model's configuration."""
+def _overlay(model: Any) -> str:
+    return str(model.config.get_config_value("Overlay", "lab"))
+
+
+def program_of(model: Any, *, trace: bool = False) -> tuple[Program, Lowered]:
+    """The program on the overlay of the model's configuration, and what its layers became."""
     from weft.compiler import compile as compile_graph
 
-    return compile_graph(found.graph, model.config.get_config_value("Overlay", "lab"))
+    if not model.config.get_config_value("Exact", True):
+        return quantized(model, trace)
+    found = lowered(model, trace)
+    return compile_graph(found.graph, _overlay(model)), found
+
+
+def quantized(model: Any, trace: bool = False) -> tuple[Program, Lowered]:
+    """As `program_of`, with weft's own quantization. Raises UsageError for `trace`."""
+    from weft.compiler import compile as compile_graph
+    from weft.compiler import preflight
+    from weft.frontend.hls4ml_float import load_float
+
+    if trace:
+        raise UsageError(
+            "a trace shows hls4ml's numbers layer by layer: convert with exact=True, "
+            "or compare layers with `weft check`"
+        )
+    graph = load_float(model)
+    given = model.config.get_config_value("Calibration")
+    data = given if isinstance(given, (str, Path)) else feeds(model, given)
+    program = compile_graph(graph, _overlay(model), calibration=data, plan=plan_of(model))
+    assert program.model is not None, "the compiler keeps the quantized graph"
+    found = preflight(graph, _overlay(model))
+    notes = tuple(Note(p.node.name, p.where, p.why if p.where == "host" else "") for p in found)
+    return program, Lowered(graph, notes, {})
 
 
 def session_of(model: Any, *, trace: bool = False) -> tuple[Session, Lowered]:
@@ -110,9 +143,9 @@ def session_of(model: Any, *, trace: bool = False) -> tuple[Session, Lowered]:
 
     kept: dict[bool, tuple[Session, Lowered]] = model.__dict__.setdefault("_weft_sessions", {})
     if trace not in kept:
-        found = lowered(model, trace)
+        program, found = program_of(model, trace=trace)
         device = model.config.get_config_value("Device", "csim")
-        kept[trace] = (open_session(program_of(model, found), device), found)
+        kept[trace] = (open_session(program, device), found)
     return kept[trace]
 
 
@@ -155,15 +188,16 @@ def _arranged(model: Any, results: dict[str, Array]) -> Any:
 def trace(model: Any, x: Any) -> tuple[Any, dict[str, Array]]:
     """(outputs, layer name → its outputs [n, ...]), real values, of all layers.
 
-    Where the configuration sets Trace for some layers, only these. A layer's result is taken
-    before anything is merged with it, so it is what `predict` would give for a model that ends
-    there.
+    Where the configuration sets Trace for some layers, only these; inputs and constants are none,
+    as in hls4ml's own trace. A layer's result is taken before anything is merged with it, so it is
+    what `predict` would give for a model that ends there.
     """
     session, found = session_of(model, trace=True)
     results = session.run(feeds(model, x))
-    chosen = [layer for layer in model.get_layers() if layer.get_attr("trace", False)]
+    computing = [x for x in model.get_layers() if x.class_name not in ("Input", "Constant")]
+    chosen = [layer for layer in computing if layer.get_attr("trace", False)]
     traced: dict[str, Array] = {}
-    for layer in chosen or model.get_layers():
+    for layer in chosen or computing:
         name, frac = found.tensors[layer.outputs[0]]
         values = results[name]
         traced[layer.name] = values if frac is None else np.ldexp(values.astype(np.float64), -frac)
@@ -172,11 +206,11 @@ def trace(model: Any, x: Any) -> tuple[Any, dict[str, Array]]:
 
 def write(model: Any) -> Path:
     """Writes the program (NAME.weft) and the notes on its layers to the output folder."""
-    found = lowered(model)
+    program, found = program_of(model)
     folder = Path(model.config.get_output_dir())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{model.config.get_project_name()}.weft"
-    program_of(model, found).save(path)
+    program.save(path)
     notes = [asdict(note) for note in found.notes]
     (folder / "layers.json").write_text(json.dumps(notes, indent=1) + "\n")
     return path
@@ -189,7 +223,7 @@ def compile_model(model: Any) -> str:
     for session, _ in model.__dict__.pop("_weft_sessions", {}).values():
         session.close()
     session_of(model)
-    return str(library(load_overlay(model.config.get_config_value("Overlay", "lab")), "functional"))
+    return str(library(load_overlay(_overlay(model)), "functional"))
 
 
 def build(model: Any, **options: Any) -> Outcome:

@@ -15,6 +15,7 @@ from weft.frontend.hls4ml_lower import Lowering
 from weft.frontend.hls4ml_sums import NotExactError, Sum, Window
 from weft.frontend.hls4ml_values import (
     Value,
+    check_int64,
     layer_name,
     named_type,
     result_type,
@@ -70,10 +71,15 @@ def _weighted(
     else:
         bias = np.zeros(w.shape[-1], np.int64)
     x = settled(L, L.value(layer))
+    check_int64(layer, x.largest * _largest(w), x.type.frac + kind.frac, accum)
     sum_ = Sum(layer.name, x, w, kind.frac, bias, accum, window, depthwise)
     shape = (1, *map(int, layer.get_output_variable().shape))
     alone = L.readers.get(layer.outputs[0], 0) == 1
     return L.rounded_sum(sum_, result_type(layer), shape, alone)
+
+
+def _largest(codes: Codes) -> int:
+    return int(np.abs(codes).max(initial=0))
 
 
 def settled(L: Lowering, value: Value) -> Value:
@@ -128,6 +134,9 @@ def batch_normalization(L: Lowering, layer: Any) -> Value:
     result, channels = result_type(layer), x.shape[-1]
     product_frac = x.type.frac + scale_kind.frac
     frac = max(product_frac, bias_kind.frac)
+    product = x.largest * _largest(scale) << (frac - product_frac)
+    offset = _largest(bias) << (frac - bias_kind.frac)
+    check_int64(layer, product + offset, frac, result)
     wide = bias.reshape(-1) << (frac - bias_kind.frac)
     if 3 <= len(x.shape) <= 4 and scale.size == channels:
         axes = len(x.shape) - 2
@@ -151,7 +160,7 @@ def batch_normalization(L: Lowering, layer: Any) -> Value:
     return L.of_codes(result, L.new("FixedAffine", inputs, attrs, layer.name))
 
 
-_NAMES = {
+NAMES = {  # hls4ml's other spellings
     "leakyrelu": "leaky_relu",
     "leaky_relu": "leaky_relu",
     "thresholdedrelu": "thresholded_relu",
@@ -163,7 +172,7 @@ _NAMES = {
 def activation(L: Lowering, layer: Any) -> Value:
     """Activation, ParametrizedActivation, HardActivation."""
     name = str(layer.get_attr("activation")).lower()
-    name = _NAMES.get(name, name)
+    name = NAMES.get(name, name)
     if name not in FUNCTIONS:
         known = [*FUNCTIONS, "softmax", "prelu"]
         raise UnsupportedError(f"{layer_name(layer)}: {unknown('activation', name, known)}")
@@ -180,7 +189,10 @@ def activation(L: Lowering, layer: Any) -> Value:
     table, size = None, 0
     if name in TABLED:
         table, size = named_type(layer, "table_t"), int(layer.get_attr("table_size", 1024))
-    function = Function(name, declared, result, table, size, _parameters(layer, name))
+    params = _parameters(layer, name)
+    for factor, frac in params.values():
+        check_int64(layer, value.largest * abs(factor), value.type.frac + frac, result)
+    function = Function(name, declared, result, table, size, params)
     return L.function(settled(L, value), function, layer.name)
 
 
@@ -198,11 +210,60 @@ def _parameters(layer: Any, name: str) -> dict[str, tuple[int, int]]:
     return params
 
 
+LARGEST_TABLE = 16  # bits of what a table is looked up with
+
+
+def unary_lut(L: Lowering, layer: Any) -> Value:
+    """UnaryLUT of HGQ: a table of every code of its input."""
+    value, result = settled(L, L.value(layer)), result_type(layer)
+    declared = type_of(layer.get_input_variable().type, f"{layer_name(layer)}, input")
+    entries, kind = weights(layer, "table")
+    if declared.width > LARGEST_TABLE or entries.size != 1 << declared.width:
+        raise UnsupportedError(
+            f"{layer_name(layer)}: a table of {entries.size} entries for an input of "
+            f"{declared.width} bits; weft looks up all 2**bits codes of up to {LARGEST_TABLE} "
+            "bits: quantize the layer's input"
+        )
+    table = tuple(entries.reshape(-1).tolist())
+    return L.function(
+        value, Function("unary_lut", declared, result, kind, entries=table), layer.name
+    )
+
+
+def quantizer(L: Lowering, layer: Any) -> Value:
+    """FixedPointQuantizer of HGQ: a type per element, or one that hls4ml could not merge."""
+    value, result = settled(L, L.value(layer)), result_type(layer)
+    rounding, overflow = str(layer.RND), str(layer.SAT)
+    signed, width, integer = (np.asarray(m, np.int64) for m in layer.mask_kbi)
+    try:
+        kinds = {
+            FixedType(int(w), int(i), bool(k), rounding, overflow)
+            for k, w, i in zip(*map(np.ravel, (signed, width, integer)), strict=True)
+            if w > 0
+        }
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{layer_name(layer)}: {error}") from None
+    if len(kinds) == 1 and np.all(width > 0):
+        value = L.converted(value, kinds.pop(), f"{layer.name}.own")
+        return L.converted(value, result, layer.name)
+    types = np.stack([np.broadcast_to(m, value.shape)[0] for m in (signed, width, integer)])
+    attrs = {
+        "frac": value.type.frac,
+        "rounding": rounding,
+        "overflow": overflow,
+        "result": result.attribute,
+    }
+    L.tell(layer.name, "host", "a type per element")
+    inputs = [L.codes(value), L.constant(f"{layer.name}.types", types)]
+    return L.of_codes(result, L.new("FixedCastEach", inputs, attrs, layer.name))
+
+
 def prelu(L: Lowering, layer: Any) -> Value:
     """PReLU: a slope per element, on the host."""
     x, result = settled(L, L.value(layer)), result_type(layer)
     alpha, kind = weights(layer, "param")
     alpha = alpha.reshape(x.shape[1:]) if alpha.size == math.prod(x.shape) else alpha.reshape(-1)
+    check_int64(layer, x.largest * _largest(alpha), x.type.frac + kind.frac, result)
     inputs = [L.codes(x), L.constant(f"{layer.name}.alpha", alpha)]
     attrs = {"x_frac": x.type.frac, "alpha_frac": kind.frac, "result": result.attribute}
     L.tell(layer.name, "host", "a slope per element")

@@ -14,6 +14,7 @@ from weft.frontend.hls4ml_lower import Lowering, first, last
 from weft.frontend.hls4ml_sums import NotExactError, Window, clamp, rounding
 from weft.frontend.hls4ml_values import (
     Value,
+    check_int64,
     fits,
     is_narrow,
     layer_name,
@@ -89,18 +90,26 @@ def _max_pool(L: Lowering, x: Value, window: Window, name: str) -> Value:
     return L.of_real(x.type, out).within(x.low, x.high)
 
 
-def merge(L: Lowering, layer: Any) -> Value:
-    """Add, subtract, multiply, average, maximum, minimum of two tensors."""
+def merge_function(layer: Any) -> str:
+    """What a Merge does; raises UnsupportedError for what weft has not."""
     function = str(layer.get_attr("op") or layer.class_name).lower()
     known = ("add", "subtract", "multiply", "average", "maximum", "minimum")
     if function not in known:
         raise UnsupportedError(f"{layer_name(layer)}: {unknown('operation', function, known)}")
+    return function
+
+
+def merge(L: Lowering, layer: Any) -> Value:
+    """Add, subtract, multiply, average, maximum, minimum of two tensors."""
+    function = merge_function(layer)
     a, b = (settled(L, L.value(layer, i)) for i in (0, 1))
     result = result_type(layer)
     try:
         return _accelerated_merge(L, layer.name, function, (a, b), result)
     except NotExactError as error:
         L.tell(layer.name, "host", str(error))
+    frac, low, high = _merged_range(function, a, b)
+    check_int64(layer, max(abs(low), abs(high)), frac, result)
     attrs = {
         "function": function,
         "fracs": (a.type.frac, b.type.frac),
@@ -236,32 +245,42 @@ def transpose(L: Lowering, layer: Any) -> Value:
     return _reshaped(L, _moved(L, value, "Transpose", {"perm": perm}, layer.name), layer)
 
 
-def zero_padding(L: Lowering, layer: Any) -> Value:
-    """ZeroPadding1D, ZeroPadding2D."""
-    check_channels_last(layer)
-    value = settled(L, L.value(layer))
+def padding_of(layer: Any) -> tuple[int, ...]:
+    """Zeros before and after each axis of a ZeroPadding, channels last, all starts first."""
     two = layer.get_attr("pad_top") is not None
     sides = (("pad_top", "pad_bottom"),) if two else ()
     sides = (*sides, ("pad_left", "pad_right"))
     pads = [tuple(int(layer.get_attr(p)) for p in pair) for pair in sides]
     starts, ends = ((0, *(p[end] for p in pads), 0) for end in (0, 1))
-    attrs = {"pads": (*starts, *ends), "value": 0, "mode": "constant"}
+    return (*starts, *ends)
+
+
+def zero_padding(L: Lowering, layer: Any) -> Value:
+    """ZeroPadding1D, ZeroPadding2D."""
+    check_channels_last(layer)
+    value = settled(L, L.value(layer))
+    attrs = {"pads": padding_of(layer), "value": 0, "mode": "constant"}
     L.tell(layer.name, "moved")
     padded = _moved(L, value, "Pad", attrs, layer.name)
     return L.converted(padded, result_type(layer), f"{layer.name}.cast")
 
 
+def whole_scales(layer: Any, found: tuple[int, ...]) -> tuple[float, ...]:
+    """Factors from the shape `found` to a Resize's output; UnsupportedError if not whole."""
+    algorithm = str(layer.get_attr("algorithm", "nearest"))
+    shape = (1, *map(int, layer.get_output_variable().shape))
+    whole = all(n % o == 0 for n, o in zip(shape, found, strict=True))
+    if algorithm != "nearest" or not whole:
+        raise UnsupportedError(
+            f"{layer_name(layer)}: {algorithm} from {found} to {shape}; weft resizes by "
+            "whole factors with nearest neighbour"
+        )
+    return tuple(float(n // o) for n, o in zip(shape, found, strict=True))
+
+
 def resize(L: Lowering, layer: Any) -> Value:
     """UpSampling and Resize by whole factors, nearest neighbour."""
     value = settled(L, L.value(layer))
-    algorithm = str(layer.get_attr("algorithm", "nearest"))
-    shape = (1, *map(int, layer.get_output_variable().shape))
-    whole = all(n % o == 0 for n, o in zip(shape, value.shape, strict=True))
-    if algorithm != "nearest" or not whole:
-        raise UnsupportedError(
-            f"{layer_name(layer)}: {algorithm} from {value.shape} to {shape}; weft resizes by "
-            "whole factors with nearest neighbour"
-        )
-    scales = tuple(float(n // o) for n, o in zip(shape, value.shape, strict=True))
+    scales = whole_scales(layer, value.shape)
     L.tell(layer.name, "moved")
     return _moved(L, value, "Resize", {"scales": scales}, layer.name)

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from hls4ml.backends.vivado.vivado_backend import VivadoBackend
 from hls4ml.model.attributes import ConfigurableAttribute
-from hls4ml.model.flow import register_flow
+from hls4ml.model.flow import get_flow, register_flow
 from hls4ml.model.layers import Layer
 from hls4ml.model.optimizer import ModelOptimizerPass
 from hls4ml.writer.writers import Writer
 
 from weft.frontend import hls4ml_backend as backend
+from weft.frontend.hls4ml_options import OPTIONS
 
 if TYPE_CHECKING:
     from weft.vendor.run import Outcome
 
 # As in hls4ml's Vitis backend, up to the point where C++ is generated.
-FLOWS = ("optimize", "vivado:init_layers", "vivado:quantization", "vivado:optimize")
+FLOWS = ("optimize", "vivado:init_layers", "vivado:quantization")
+WRITES_CPP = ("vivado:process_fixed_point_quantizer_layer",)
 
 
 class WeftWriter(Writer):  # type: ignore[misc]
@@ -42,15 +44,19 @@ class BindTrace(ModelOptimizerPass):  # type: ignore[misc]
 
 
 class WeftBackend(VivadoBackend):  # type: ignore[misc]
-    """The backend; layers have the attributes of the Vivado backend, and WeightFormat."""
+    """The backend; layers have the attributes of the Vivado backend, and weft's."""
 
     def __init__(self) -> None:
         super(VivadoBackend, self).__init__(name="Weft")
         self._register_layer_attributes()
-        option = ConfigurableAttribute("weight_format", value_type=str, default="int8")
-        self.attribute_map[Layer] = [*self.attribute_map.get(Layer, []), option]
+        options = [
+            ConfigurableAttribute(attribute, value_type=str, default="")
+            for attribute, _ in OPTIONS.values()
+        ]
+        self.attribute_map[Layer] = [*self.attribute_map.get(Layer, []), *options]
+        passes = [p for p in get_flow("vivado:optimize").optimizers if p not in WRITES_CPP]
         self._flow = register_flow(
-            "program", ["weft:bind_trace"], requires=list(FLOWS), backend=self.name
+            "program", [*passes, "weft:bind_trace"], requires=list(FLOWS), backend=self.name
         )
 
     def _init_file_optimizers(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _KINDS = {
     for kind in ("Integer", "Fixed", "Unspecified", "Xnor", "Exponent", "Float", "StandardFloat")
 }
 NARROW = 8  # bits of a code on the accelerator
+INT64 = 64  # bits of a code on the host
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Value:
     real: str = ""
     codes: str = ""
     pending: Sum | None = None
+
+    @property
+    def largest(self) -> int:
+        """The largest absolute code."""
+        return max(abs(self.low), abs(self.high))
 
     def within(self, low: int, high: int) -> Value:
         """The same with narrower bounds."""
@@ -101,7 +107,25 @@ def _checked(where: str, width: int, integer: int, signed: bool, *modes: str) ->
     try:
         return FixedType(int(width), int(integer), bool(signed), *modes)
     except UnsupportedError as error:
-        raise UnsupportedError(f"{where}: {error}") from None
+        raise UnsupportedError(
+            f"{where}: {error}, or max_precision='fixed<32,12>' in hls4ml.utils.config_from_*"
+        ) from None
+
+
+def check_int64(layer: Any, largest: int, frac: int, to: FixedType) -> None:
+    """Raises UnsupportedError if numbers up to `largest`, before they become `to`, exceed int64.
+
+    They have `frac` fractional bits. Where the result wraps around, bits above it may be lost.
+    """
+    wraps = to.overflow == "WRAP" and to.rounding in ("TRN", "RND", "RND_MIN_INF")
+    if wraps and to.width + max(frac - to.frac, 0) <= INT64:
+        return
+    bits = largest.bit_length() + 1
+    if bits >= INT64:
+        raise UnsupportedError(
+            f"{layer_name(layer)}: numbers of {bits} bits, to become {to}; the host computes in "
+            f"{INT64}: choose narrower precisions, or a type that wraps around"
+        )
 
 
 def layer_name(layer: Any) -> str:
