@@ -85,6 +85,21 @@ def test_zeros_grow_with_the_schedule_and_stay(text: str) -> None:
     assert follows(module[3].weight, text)
 
 
+@pytest.mark.parametrize("steps", [0, 10])
+def test_finishing_keeps_the_masks_that_were_trained_with(steps: int) -> None:
+    """Also where a weight that stays became smaller than one that went."""
+    module = net()
+    pruner = wt.prune(module, "2:4", steps=steps)
+    train(module, pruner, 12)
+    layer = module[3].parametrizations.weight
+    with torch.no_grad():
+        layer.original.mul_(torch.where(layer[0].mask, 1e-3, 1.0))
+    expected = module[3].weight.detach().clone()
+    pruner.finish()
+    assert torch.equal(module[3].weight, expected)
+    assert float((expected != 0).float().mean()) == 0.5
+
+
 def test_retraining_recovers_and_the_zeros_reach_the_program() -> None:
     module = net()
     pruner = wt.prune(module, "1:4")

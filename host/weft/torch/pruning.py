@@ -77,7 +77,8 @@ class Pruner:
 
     def finish(self) -> None:
         """The full pattern in all layers; layers that are float get plain weights with zeros."""
-        self._update(1.0)
+        if self.reached < 1:  # else training has gone on with these masks, and they stay
+            self._update(1.0)
         for layer in self.layers.values():
             if isinstance(_holder(layer)[0], Masked):
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
