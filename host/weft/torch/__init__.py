@@ -20,7 +20,10 @@ except ImportError:
     ) from None
 
 from weft.torch.activations import ActivationQuant, ElasticBinary
+from weft.torch.augment import Augment
 from weft.torch.deploy import export
+from weft.torch.distill import Schedule, distill
+from weft.torch.module import from_graph
 from weft.torch.prepare import calibrate, prepare, scale_parameters
 from weft.torch.pruning import Pruner, prune
 from weft.torch.sharing import SharedWeight, share, unshare
@@ -33,16 +36,20 @@ del _torch
 __all__ = [
     "METHODS",
     "ActivationQuant",
+    "Augment",
     "ElasticBinary",
     "LogSoftmax",
     "PowerOfTwoFactors",
     "Pruner",
+    "Schedule",
     "SharedWeight",
     "TwinGelu",
     "TwinSoftmax",
     "WeightQuant",
     "calibrate",
+    "distill",
     "export",
+    "from_graph",
     "prepare",
     "prune",
     "scale_parameters",

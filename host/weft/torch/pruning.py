@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from weft.errors import UsageError, unknown
 from weft.pruning import magnitude, masks
 from weft.pruning.spec import DENSE, Sparsity, parse
+from weft.torch.flattened import channels
 from weft.torch.gradients import to_numpy
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -54,8 +55,9 @@ class Pruner:
         steps: int,
         begin: int,
         every: int,
+        channels: Mapping[str, int] | None = None,
     ) -> None:
-        self.chosen = dict(chosen)
+        self.chosen, self.channels = dict(chosen), dict(channels or {})
         self.layers = {name: module.get_submodule(name) for name in chosen}
         self.steps, self.begin, self.every = steps, begin, every
         self.count, self.reached = 0, 0.0
@@ -75,7 +77,8 @@ class Pruner:
 
     def finish(self) -> None:
         """The full pattern in all layers; layers that are float get plain weights with zeros."""
-        self._update(1.0)
+        if self.reached < 1:  # else training has gone on with these masks, and they stay
+            self._update(1.0)
         for layer in self.layers.values():
             if isinstance(_holder(layer)[0], Masked):
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
@@ -85,7 +88,8 @@ class Pruner:
         self.reached = reached
         for name, layer in self.layers.items():
             holder, raw = _holder(layer)
-            holder.prune(gradual(raw, self.chosen[name], reached), str(self.chosen[name]))
+            own = self.chosen[name]
+            holder.prune(gradual(raw, own, reached, self.channels.get(name)), str(own))
 
 
 def cubic(progress: float) -> float:
@@ -93,12 +97,15 @@ def cubic(progress: float) -> float:
     return 1 - (1 - min(max(progress, 0.0), 1.0)) ** 3
 
 
-def gradual(weight: torch.Tensor, sparsity: Sparsity, reached: float) -> torch.Tensor:
+def gradual(
+    weight: torch.Tensor, sparsity: Sparsity, reached: float, channels: int | None = None
+) -> torch.Tensor:
     """Mask of a weight [N, I, *taps] with the share `reached` of the zeros of the pattern.
 
-    Of the weights that the full pattern prunes those with the smallest magnitude go first.
+    Of the weights that the full pattern prunes those with the smallest magnitude go first. Inputs
+    that are a flattened map have so many `channels`, of which the groups are.
     """
-    shape = (len(weight), weight.shape[1], -1)
+    shape = (len(weight), channels or weight.shape[1], -1)
     canonical = to_numpy(weight.detach().reshape(shape).transpose(1, 2).contiguous())
     scores = magnitude.scores(canonical)
     kept = masks.select(scores, sparsity)
@@ -124,6 +131,7 @@ def prune(
     steps: int = 0,
     begin: int = 0,
     every: int = 1,
+    example: torch.Tensor | None = None,
 ) -> Pruner:
     """Masks on the weights of the Conv1d, Conv2d and Linear of `module`, which is changed.
 
@@ -134,7 +142,11 @@ def prune(
     N:M has, stay dense. A module of `weft.torch.prepare` keeps its masks, and `export` their zeros;
     a float module needs `finish` before it is prepared, exported or compiled.
 
-    Raises UsageError for unknown names and for steps that are negative.
+    Behind a flattened map groups are of channels, as in the compiler. `example`, a batch of inputs,
+    tells how many there are; without it those of the convolution that the map comes from.
+
+    Raises UsageError for unknown names, for steps that are negative, and for a flattened map whose
+    channels only an example can tell.
     """
     if min(steps, begin) < 0 or every < 1:
         raise UsageError(
@@ -147,20 +159,21 @@ def prune(
         if not matched:
             raise UsageError(unknown("layer", pattern, found))
         chosen |= dict.fromkeys(matched, parse(text))
-    kept = {name: own for name, own in chosen.items() if _able(found[name], own)}
+    maps = channels(module, example) if any(s.structured for s in chosen.values()) else {}
+    kept = {n: own for n, own in chosen.items() if _able(found[n], own, maps.get(n))}
     for name in kept:
         layer = found[name]
         weight = layer.weight
         assert isinstance(weight, torch.Tensor), "layers have weights"
         if not parametrize.is_parametrized(layer, "weight"):
             parametrize.register_parametrization(layer, "weight", Masked(weight))
-    return Pruner(module, kept, steps, begin, every)
+    return Pruner(module, kept, steps, begin, every, maps)
 
 
-def _able(layer: nn.Module, sparsity: Sparsity) -> bool:
+def _able(layer: nn.Module, sparsity: Sparsity, channels: int | None) -> bool:
     weight = layer.weight
     assert isinstance(weight, torch.Tensor), "layers have weights"
     groups = getattr(layer, "groups", 1)
     if sparsity == DENSE or (groups > 1 and weight.shape[1] == 1):
         return False
-    return not (sparsity.structured and weight.shape[1] < sparsity.m)
+    return not (sparsity.structured and (channels or weight.shape[1]) < sparsity.m)

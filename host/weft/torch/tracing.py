@@ -54,40 +54,41 @@ def trace(module: nn.Module) -> fx.GraphModule:
         ) from error
 
 
-def _name(node: fx.Node) -> str:
+def name_of(node: fx.Node) -> str:
     """Name of the function or method that a node calls."""
     target = node.target
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     return name.rstrip("_").lstrip("_")
 
 
-def _is(model: fx.GraphModule, node: fx.Node, kinds: tuple[type, ...], names: set[str]) -> bool:
+def is_a(model: fx.GraphModule, node: fx.Node, kinds: tuple[type, ...], names: set[str]) -> bool:
+    """Whether a node calls a module of `kinds`, or a function or method of `names`."""
     if node.op == "call_module":
         return isinstance(model.get_submodule(str(node.target)), kinds)
-    return node.op in ("call_function", "call_method") and _name(node) in names
+    return node.op in ("call_function", "call_method") and name_of(node) in names
 
 
 def computes(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node has sums of its own, so that its output gets a range of its own."""
     if node.op == "call_function" and node.target in (operator.add, operator.sub, operator.mul):
         return True
-    spatial = _name(node) == "mean" and node.op in ("call_function", "call_method")
-    return spatial or _is(model, node, COMPUTES, COMPUTE_NAMES | {"iadd"})
+    spatial = name_of(node) == "mean" and node.op in ("call_function", "call_method")
+    return spatial or is_a(model, node, COMPUTES, COMPUTE_NAMES | {"iadd"})
 
 
 def activates(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node is an activation that joins the one before it."""
-    return _is(model, node, ACTIVATIONS, ACTIVATION_NAMES)
+    return is_a(model, node, ACTIVATIONS, ACTIVATION_NAMES)
 
 
 def moves(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node passes on codes."""
-    return _is(model, node, MOVES, MOVE_NAMES)
+    return is_a(model, node, MOVES, MOVE_NAMES)
 
 
 def is_function(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node is a function of single elements, a lookup on the accelerator."""
-    return _is(model, node, FUNCTIONS, FUNCTION_NAMES)
+    return is_a(model, node, FUNCTIONS, FUNCTION_NAMES)
 
 
 def layers(model: fx.GraphModule) -> Iterator[tuple[fx.Node, str, nn.Module]]:
@@ -102,10 +103,10 @@ def layers(model: fx.GraphModule) -> Iterator[tuple[fx.Node, str, nn.Module]]:
 def fold_norms(model: fx.GraphModule) -> None:
     """BatchNorm behind a layer of which it is the only reader goes into its weights and bias."""
     for node in list(model.graph.nodes):
-        if not _is(model, node, NORMS, set()):
+        if not is_a(model, node, NORMS, set()):
             continue
         before = node.args[0]
-        if not _is(model, before, LAYERS, set()) or len(before.users) > 1:
+        if not is_a(model, before, LAYERS, set()) or len(before.users) > 1:
             continue
         uses = sum(1 for n in model.graph.nodes if n.target == before.target)
         layer, norm = (model.get_submodule(str(n.target)) for n in (before, node))
@@ -157,7 +158,7 @@ def _is_size(node: fx.Node, sizes: set[fx.Node]) -> bool:
     if node.op not in ("call_function", "call_method"):
         return False
     inputs = node.all_input_nodes
-    return _name(node) in SIZE_NAMES or (bool(inputs) and all(n in sizes for n in inputs))
+    return name_of(node) in SIZE_NAMES or (bool(inputs) and all(n in sizes for n in inputs))
 
 
 def _readers(model: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
