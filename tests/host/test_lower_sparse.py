@@ -147,8 +147,6 @@ def test_the_estimate_of_gathered_layers_is_what_the_simulation_counts():
     [
         ("csc:0.9", 16, 8, "not beaten"),
         ("3:4", 64, 64, "more than half"),
-        ("1:16", 64, 64, "powers of two"),
-        ("16:2:8", 64, 64, "no engine"),
     ],
 )
 def test_dense_where_sparse_does_not_pay(pattern, k, n, why):
@@ -157,6 +155,66 @@ def test_dense_where_sparse_does_not_pay(pattern, k, n, why):
     program = lower(graph.replace(nodes=(node,)), SPARSE, batch=1)
     assert program.layers[0].engine == "systolic"
     assert why in program.layers[0].sparsity
+
+
+def blocks(rng, k, n, v, kept, m):
+    """Weights [k, n]: of each v outputs and m inputs 4 inputs are left, and `kept` of them each."""
+    w = np.zeros((n, k), np.int8)
+    for row in range(0, n, v):
+        for first in range(0, k, m):
+            columns = first + rng.permutation(min(m, k - first))[:4]
+            for one in range(row, min(row + v, n)):
+                chosen = rng.permutation(columns)[:kept]
+                w[one, chosen] = rng.integers(1, 128, len(chosen))
+    return w.T.copy()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "own"),
+    [("1:3", "2:4"), ("1:6", "2:8"), ("2:6", "4:8"), ("1:16", "1:4"), ("3:16", "3:8"),
+     ("16:2:8", "2:8"), ("4:1:8", "1:8"), ("8:2:16", "2:8"), ("8:1:6", "2:8")],
+)  # fmt: skip
+def test_other_patterns_run_as_one_that_the_engine_has(pattern, own):
+    """M that is no power of two or too large, and V:N:M: the same weights in other groups."""
+    rng = np.random.default_rng(11)
+    *v, kept, m = map(int, pattern.split(":"))
+    graph = linear(rng, 200, 40, pattern if not v else "2:4")
+    w = blocks(rng, 200, 40, v[0], kept, m) if v else graph["w"].data
+    node = graph.nodes[0].with_attrs(sparsity=pattern)
+    tensors = {**graph.tensors, "w": replace(graph["w"], data=w)}
+    _, program = same(graph.replace(nodes=(node,), tensors=tensors))
+    assert program.layers[0].engine == "nm"
+    as_own = f"as {own}" if pattern.split(":")[-2:] != own.split(":") or v else ""
+    assert program.layers[0].sparsity.endswith(as_own)
+    assert "clocks instead of" in program.layers[0].sparsity
+
+
+@pytest.mark.parametrize("pattern", ["3:5", "4:7"])
+def test_patterns_that_no_group_of_the_engine_holds_are_dense(pattern):
+    _, program = same(linear(np.random.default_rng(12), 200, 40, pattern))
+    assert program.layers[0].engine == "systolic"
+    assert f"holds the weights of {pattern}" in program.layers[0].sparsity
+
+
+@pytest.mark.parametrize("engines", [("fusion",), ("shift",), ("shift", "fusion")])
+@pytest.mark.parametrize("fmt", ["int8", "int4"])
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "csc:0.9", "bitmask:0.5", "snap:0.9"])
+def test_sparse_is_compared_with_the_best_dense_engine(pattern, fmt, engines):
+    """Weights of four bits take half the folds on bricks and shifts: half the zeros save none."""
+    overlay = replace(SPARSE, name="both8", engines=(*SPARSE.engines, *engines))
+    graph = linear(np.random.default_rng(13), 384, 64, pattern, fmt=fmt)
+    (node,) = graph.nodes
+    plain = replace(node, attrs={k: v for k, v in node.attrs.items() if k != "sparsity"})
+    _, program = same(graph, sparse=overlay)
+    dense = lower(graph.replace(nodes=(plain,)), overlay, batch=1)
+    taken, note = program.layers[0].engine, program.layers[0].sparsity
+    assert dense.layers[0].engine == (engines[0] if fmt == "int4" else "systolic")
+    if taken == dense.layers[0].engine:
+        assert f"of {taken} are not beaten" in note
+    elif taken in ("nm", "gather"):  # their clocks don't depend on activations
+        assert estimate(program).cycles < estimate(dense).cycles
+    halved = fmt == "int4" and pattern in ("2:4", "bitmask:0.5")
+    assert (taken == dense.layers[0].engine) == halved
 
 
 def test_a_pattern_that_the_weights_break_is_dense():

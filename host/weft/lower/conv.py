@@ -11,18 +11,16 @@ from numpy.typing import NDArray
 from weft.errors import CapacityError, UsageError
 from weft.graph import Array, Node, Quant
 from weft.isa import PARAMETER_ROWS
+from weft.lower import dense
 from weft.lower.context import Context
-from weft.lower.engines import fused, packed_pad, precisions
+from weft.lower.engines import packed_pad
 from weft.lower.epilogue import Scaling, epilogue, float_epilogue, scaling
-from weft.lower.fused import FusedWeights
 from weft.lower.geometry import Target, Value, Window
 from weft.lower.layout import kept, spatial_letters
 from weft.lower.sparse import Choice, choose, told
 from weft.lower.stage import Epilogue, HostOnlyError, MatrixOp, Op, Pass, Stage, VectorOp
 from weft.lower.unfold import unfold
 from weft.lower.weights import (
-    Weights,
-    coded,
     elementwise,
     int8_parts,
     is_float,
@@ -299,20 +297,14 @@ def _matrix_ops(
 def _whole_op(ctx: Context, node: Node, x: Value, kernel: _Kernel, done: Epilogue) -> MatrixOp:
     """One operation for all tiles, on the engine that makes the most products per clock."""
     w = kernel.weights
-    found = precisions(ctx.overlay, x.quant.format, x.layout.bits, kernel.quant, w.shape[1])
-    precision = next(iter(found), None)
+    precision = dense.engine_of(ctx, x, w, kernel.quant)
     if precision is None:
         raise UsageError(
             f"{node.op} {node.name!r}: no engine of overlay {ctx.overlay.name!r} "
             f"({', '.join(ctx.overlay.engines)}) multiplies {kernel.quant.format} weights with "
             f"{x.quant.format} activations"
         )
-    if precision.engine not in ("systolic", "bf16"):
-        weights: Weights | FusedWeights = fused(w, kernel.quant, precision, ctx.lanes)
-    elif kernel.quant.format == "int8":
-        weights = plain(w.astype(np.int8), ctx.lanes)
-    else:
-        weights = coded(w, kernel.quant, ctx.overlay)
+    weights = dense.stored(ctx, w, kernel.quant, precision)
     if precision.words > 1:
         ctx.maps[x.root] = replace(ctx.maps[x.root], odd=True)
     pad = packed_pad(x.quant.zero_point, precision.activation_bits)
@@ -336,12 +328,12 @@ def _tile_op(
     last = ((high - 1) // per_group + 1) * depth
     passes = []
     for number, part in enumerate(parts):
-        dense = np.zeros((high - low, last - first * lanes, *part.shape[2:]), np.int8)
+        whole = np.zeros((high - low, last - first * lanes, *part.shape[2:]), np.int8)
         for row in range(low, high):
             at = row // per_group * depth - first * lanes
-            dense[row - low, at : at + depth] = part[row]
-        if number == 0 or dense.any():
-            weights = plain(dense, lanes)
+            whole[row - low, at : at + depth] = part[row]
+        if number == 0 or whole.any():
+            weights = plain(whole, lanes)
             passes.append(Pass(x.root, window, weights, first, x.quant.zero_point))
     return MatrixOp(tuple(passes), block_of(done, tile), Target(block0=tile))
 

@@ -123,6 +123,28 @@ class NmWeights:
         return tiles.packed_planes(per_tile, self.group.bit_length() - 1)
 
 
+def runs_as(operands: Array, kept: int, group: int, overlay: Overlay) -> tuple[int, int] | str:
+    """N and M with which engine nm runs operands [N, kernel_h, kernel_w, I]; or why it can't.
+
+    The pattern itself where the engine has it. Another M (no power of two, or too large for the
+    overlay) runs as the pattern that takes the fewest folds of those that hold all its weights.
+    """
+    if "nm" not in overlay.engines or not (group & (group - 1) or group > overlay.nm_group):
+        return fits(operands, kept, group, overlay) or (kept, group)
+    found = []
+    for own in (1 << bits for bits in range(1, overlay.nm_group.bit_length())):
+        most = max(1, int(densest(operands, own).max(initial=0)))
+        if most < own and fits(operands, most, own, overlay) is None:
+            found.append((-nm.words_of(most, own), own, most))
+    if not found:
+        return (
+            f"engine nm takes M of powers of two up to {overlay.nm_group}, and of these no N:M "
+            f"with N at most M / 2 holds the weights of {kept}:{group}"
+        )
+    _, own, most = min(found)
+    return most, own
+
+
 def fits(operands: Array, kept: int, group: int, overlay: Overlay) -> str | None:
     """Why operands [N, kernel_h, kernel_w, I] can't run as N:M weights; None if they can."""
     if "nm" not in overlay.engines:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from weft.config import Overlay
 from weft.graph import Array, Node, Quant
-from weft.lower import nm, snap
+from weft.lower import dense, nm, snap
 from weft.lower.codebook import book_of, codes_of
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
@@ -111,12 +111,16 @@ def choose(
     found = _candidate(layer, pattern)
     if isinstance(found, str):
         return None, f"{pattern}: dense, as {found}"
-    dense = dense_clocks(layer)
-    if found.clocks >= dense:
-        return None, f"{pattern}: dense, whose {dense:,} clocks are not beaten ({found.clocks:,})"
+    made = dense.clocks(ctx, x, weights, quant, layer.positions)
+    instead = "no dense engine takes it"
+    if made is not None:
+        most = f"{made[0]:,} clocks" + (f" of {made[1]}" if made[1] != "systolic" else "")
+        if found.clocks >= made[0]:
+            return None, f"{pattern}: dense, whose {most} are not beaten ({found.clocks:,})"
+        instead = f"instead of {most.replace(' clocks', '', 1)}"
     if found.apart:
         ctx.maps[x.root] = replace(ctx.maps[x.root], odd=True)
-    return found, f"{pattern}: {found.clocks:,} clocks instead of {dense:,}{found.detail}"
+    return found, f"{pattern}: {found.clocks:,} clocks {instead}{found.detail}"
 
 
 def told(stage: Stage, found: Choice | None, note: str) -> Stage:
@@ -131,6 +135,7 @@ def told(stage: Stage, found: Choice | None, note: str) -> Stage:
 def _candidate(layer: _Layer, pattern: Sparsity) -> Choice | str:
     makers: dict[str, Callable[[_Layer, Sparsity], Choice | str]] = {
         "nm": _nm,
+        "venom": _nm,
         "csc": _eie,
         "bitmask": _gather,
         "snap": _snap,
@@ -139,8 +144,6 @@ def _candidate(layer: _Layer, pattern: Sparsity) -> Choice | str:
         return "its activations share bytes"
     if layer.weights.dtype.kind == "f" or not elementwise(layer.quant):
         return f"weights in {layer.quant.format} don't stand for themselves"
-    if pattern.kind not in makers:
-        return f"there is no engine for {pattern.kind}"
     return makers[pattern.kind](layer, pattern)
 
 
@@ -151,17 +154,19 @@ def _nm(layer: _Layer, pattern: Sparsity) -> Choice | str:
     flat = False
     if not isinstance(vector, str) and vector[1]:
         w, flat = vector[0][:, None, None], True
-    why = nm.fits(w, pattern.n, pattern.m, overlay)
-    if why:
-        return why
+    runs = nm.runs_as(w, pattern.n, pattern.m, overlay)
+    if isinstance(runs, str):
+        return runs
     quant = layer.quant if layer.quant.format != "ternary" else replace(layer.quant, format="int8")
-    made = nm.NmWeights(w, quant, pattern.n, pattern.m, overlay.lanes)
+    made = nm.NmWeights(w, quant, *runs, overlay.lanes)
     folds = made.tiles * made.folds * made.taps
     taken = systolic.array_clocks(
         layer.positions, folds, overlay, pace=made.pace(overlay), engine=NM, index=made.index_rows
     )
     nbytes = made.packed(0, made.tiles).size
-    return Choice(made, made.precision, taken.total, nbytes, flat=flat)
+    own = f"{made.kept}:{made.group}"
+    detail = f"; as {own}" if own != str(pattern) else ""
+    return Choice(made, made.precision, taken.total, nbytes, flat=flat, detail=detail)
 
 
 def _gather(layer: _Layer, pattern: Sparsity) -> Choice | str:
@@ -277,14 +282,6 @@ def _behind_relu(layer: _Layer) -> bool:
         producer = layer.ctx.graph.producers().get(producer.inputs[0])
     kind = producer.attrs.get("activation", ("",))[0] if producer is not None else ""
     return kind in ("Relu", "Clip") or quant.zero_point == -128
-
-
-def dense_clocks(layer: _Layer) -> int:
-    """Clocks of the int8 array for one sample."""
-    overlay, w = layer.ctx.overlay, layer.weights
-    blocks, taps = -(-w.shape[1] // overlay.lanes), w.shape[2] * w.shape[3]
-    folds = -(-w.shape[0] // overlay.lanes) * blocks * taps
-    return systolic.array_clocks(layer.positions, folds, overlay).total
 
 
 def compressed(op: MatrixOp) -> Own | None:

@@ -112,15 +112,13 @@ def _optimizer(
     student: nn.Module, plan: Schedule
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Adam with a learning rate for each parameter, and what makes them rise and fall."""
-    groups = []
-    for parameter in student.parameters():
-        if parameter.requires_grad:
-            size = float(parameter.detach().square().mean().sqrt())
-            groups.append({"params": [parameter], "lr": plan.rate * max(size, LEAST_SIZE)})
-    if not groups:
+    trained = [p for p in student.parameters() if p.requires_grad]
+    if not trained:
         raise UsageError("the student has no parameters that can be trained")
+    sizes = [float(p.detach().square().mean().sqrt()) for p in trained]
+    most = [plan.rate * max(size, LEAST_SIZE) for size in sizes]
+    groups = [{"params": [p], "lr": rate} for p, rate in zip(trained, most, strict=True)]
     optimizer = torch.optim.Adam(groups)
-    most = [float(group["lr"]) for group in groups]
     rates = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, most, total_steps=plan.steps + 1, pct_start=WARM_UP
     )
