@@ -31,6 +31,7 @@ GROUPS = (
     "sparsity",
     "qat",
     "nonlinear",
+    "embedding",
     "designs",
     "sparse_packing",
     "importing",
