@@ -33,6 +33,7 @@ GROUPS = (
     "qat",
     "nonlinear",
     "hgpipe",
+    "embedding",
     "designs",
     "sparse_packing",
     "importing",

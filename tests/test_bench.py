@@ -126,3 +126,9 @@ def test_without_hls4ml_a_row_says_so(
     assert rows[0].met is None
     assert rows[1].ours > 0
     assert [row.met for row in rows[2:]] == [None, True]
+
+
+def test_embedding_without_the_model_says_so(bench: ModuleType, tmp_path: Path) -> None:
+    (row,) = module(bench, "embedding").rows(tmp_path, None)
+    assert row.ours is None
+    assert row.peer

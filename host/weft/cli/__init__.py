@@ -25,6 +25,7 @@ COMMANDS = {
     "run": "running",
     "check": "running",
     "eval": "running",
+    "embed": "embedding",
     "bench": "measuring",
     "estimate": "running",
     "explore": "exploring",

@@ -6,8 +6,8 @@ from weft.graph import Array, Quant
 from weft.lower.context import Context
 from weft.lower.engines import fused, precisions
 from weft.lower.fused import FusedWeights
+from weft.lower.geometry import Value
 from weft.lower.precision import Precision
-from weft.lower.stage import Value
 from weft.lower.weights import Weights, coded, int8_parts, plain
 from weft.units import systolic
 
