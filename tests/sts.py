@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +51,13 @@ def pairs(data: Path, count: int | None = None) -> Pairs:
     rows = [line.split("\t") for line in text.splitlines()][:count]
     scores = np.array([float(row[4]) for row in rows])
     return Pairs([row[5] for row in rows], [row[6] for row in rows], scores)
+
+
+def stories(data: Path) -> list[str]:
+    """Sentences of another text, to take ranges from: nothing of the benchmark is seen before."""
+    text = (data / "stories260k" / "tinystories_sample.txt").read_text(encoding="utf-8")
+    found = (line.strip() for line in re.split(r"(?<=[.!?])\s+", text))
+    return [line for line in found if 3 <= len(line.split()) <= 40][:64]
 
 
 def mean_cosine(a: np.ndarray, b: np.ndarray) -> float:

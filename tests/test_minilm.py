@@ -31,6 +31,26 @@ def test_the_layers_on_the_array_keep_the_vectors(model, shared_data):
     assert sts.mean_cosine(embed(program, part.lines), embed(model, part.lines)) > 0.99
 
 
+def test_the_overlay_keeps_the_vectors(model, shared_data):
+    part = sts.pairs(shared_data, 8)
+    program = weft.compile(model, "encoder", calibration=sts.stories(shared_data), tokens=24)
+    assert len(program.segments) == 1  # nothing is left to the host
+    assert sts.mean_cosine(embed(program, part.lines), embed(model, part.lines)) > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overlay", "weights", "least", "cosine"),
+    [("encoder", "int8", 0.815, 0.99), ("lab", "int4:g32", 0.80, 0.95)],
+)
+def test_integers_rank_pairs_as_float_does(model, shared_data, overlay, weights, least, cosine):
+    every, lines = sts.pairs(shared_data), sts.stories(shared_data)
+    program = weft.compile(model, overlay, calibration=lines, tokens=64, weights=weights)
+    vectors = embed(program, every.lines)
+    assert every.spearman(vectors) >= least
+    assert sts.mean_cosine(vectors, embed(model, every.lines)) >= cosine
+
+
 @pytest.mark.slow
 def test_float_has_the_published_rank_correlation(model, shared_data):
     every = sts.pairs(shared_data)

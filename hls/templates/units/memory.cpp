@@ -8,7 +8,7 @@
 
 namespace weft {
 
-constexpr int kUnitDepth = 64;  // rows between a port and a stream
+enum { kUnitDepth = 64 };  // rows between a port and a stream; only pragmas name it
 
 /// A burst arrives while rows leave; C simulation runs one process after the other.
 inline void run_load(const ReadHost &f, int batch, int rows, const Beat *loads, Port &results) {
