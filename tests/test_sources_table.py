@@ -79,7 +79,7 @@ def folder(path: Path) -> None:
     from safetensors.numpy import save_file
 
     path.mkdir()
-    (path / "config.json").write_text('{"model_type": "bert"}')
+    (path / "config.json").write_text('{"model_type": "bart"}')
     w = np.random.default_rng(0).normal(0, 1, (64, 32)).astype(np.float32)
     save_file({"encoder.weight": w}, path / "model.safetensors")
 

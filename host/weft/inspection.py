@@ -19,7 +19,7 @@ from weft.compiler import is_quantized, load_model
 from weft.config import Board, Overlay, load_board, load_overlay, overlay_names
 from weft.errors import WeftError
 from weft.estimate import estimate
-from weft.graph import Graph, Node
+from weft.graph import Graph, Node, Tensor
 from weft.lower import Placement
 from weft.lower.layout import RELABELS
 from weft.lower.provisional import provisional
@@ -167,7 +167,7 @@ def _layer(graph: Graph, place: Placement) -> dict[str, Any]:
         "precision": _node_precision(graph, node) if known else "",
         "shape": list(graph[node.outputs[0]].shape) if known else [],
         "macs": _macs(graph, node) if known else 0,
-        "weight_bytes": sum(graph[n].size for n in _weights(node) if n in graph.tensors),
+        "weight_bytes": sum(_made_of(graph, n).size for n in _weights(node)) if known else 0,
         "inputs": [n for n in node.inputs if n and n in graph.tensors and graph[n].data is None],
         "outputs": [n for n in node.outputs if n],
     }
@@ -189,13 +189,13 @@ def _macs(graph: Graph, node: Node) -> int:
     """Multiply-accumulates of one sample; 0 for what is no matrix product."""
     if node.op not in (*WEIGHTED, "MatMul", "Attention"):
         return 0
-    x, y = graph[node.inputs[0]].shape, graph[node.outputs[0]].shape
+    x, y = _made_of(graph, node.inputs[0]).shape, graph[node.outputs[0]].shape
     if node.op == "Attention":
-        return x[1] * graph[node.inputs[1]].shape[1] * (x[-1] + y[-1])
+        return x[1] * _made_of(graph, node.inputs[1]).shape[1] * (x[-1] + y[-1])
     if node.op == "MatMul":
         return prod(y) * x[-1]
     positions = {"Conv": y[2:], "ConvTranspose": x[2:], "Linear": y[:-1]}.get(node.op, x[1:2])
-    return prod(positions) * sum(graph[name].size for name in _weights(node))
+    return prod(positions) * sum(_made_of(graph, name).size for name in _weights(node))
 
 
 def advice(place: Placement) -> str:
@@ -208,12 +208,19 @@ def advice(place: Placement) -> str:
     return next(found, OTHERWISE)
 
 
+def _made_of(graph: Graph, name: str) -> Tensor:
+    """A tensor of the model, or the one that the compiler made `name` of: NAME/int8, NAME/heads."""
+    while name not in graph.tensors and "/" in name:
+        name = name.rpartition("/")[0]
+    return graph[name]
+
+
 def _node_precision(graph: Graph, node: Node) -> str:
     """The numbers that a node works on: "int8", "int8, weights per channel", "float32"."""
     out = graph[node.outputs[0]]
     wide = out.quant is not None and out.quant.format == WIDE
     kind = WIDE if wide else "int8" if out.quant is not None else out.dtype
-    weights = graph[node.inputs[1]].quant if node.op in ("Conv", "Linear") else None
+    weights = _made_of(graph, node.inputs[1]).quant if node.op in ("Conv", "Linear") else None
     if out.quant is None or weights is None:
         return kind
     return f"{kind}, weights per {'channel' if weights.axis is not None else 'tensor'}"

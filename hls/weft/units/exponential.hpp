@@ -77,8 +77,8 @@ struct TableExponential {
 
   template <typename Source> void load(Source &from) {
     exp.load(from);
-    small.load_within(from, -kMostEntry - 1, kMostEntry);
-    large.load_within(from, -kMostEntry - 1, kMostEntry);
+    small.load_within(from, -kMostEntry, kMostEntry);
+    large.load_within(from, -kMostEntry, kMostEntry);
     small_bound = from.next();
     small_nudge = from.next();
     small_shift = Int<8>(clamped(from.next(), 0, 62));

@@ -31,8 +31,7 @@ def compile_network(
     beyond = [i for i in kept if not 0 <= i < len(network.blocks)]
     if beyond:
         raise UsageError(f"block {beyond[0]}: the network has 0 to {len(network.blocks) - 1}")
-    hidden = len(network.blocks[0].up.bias)
-    at = Places(tokens, overlay.lanes, network.channels, hidden)
+    at = Places(tokens, overlay.lanes, network.channels, len(network.blocks[0].up.bias))
     check_overlay(network, overlay, at)
     code, regions = Assembler(overlay, at, network.heads), dict[str, Region]()
     stream = Layout(network.channels, tokens, 1, ((), ("h",), ("c",)), 16)

@@ -143,7 +143,7 @@ class Emitter:
         words = extent.blocks * size if whole else size
         chunks, each = 1 if whole else extent.blocks, extent.per_word
         first = self.regions[name] + place.origin * extent.width * each
-        rules = moved(symbol, place, each) if symbol else ()
+        rules = moved(symbol, place, each, extent.blocks) if symbol else ()
         for start in range(0, words, LARGEST_COUNT):
             self.put(
                 kind.encode(

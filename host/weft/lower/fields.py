@@ -91,7 +91,8 @@ def ifs(rules: Rules) -> Rules:
     return tuple(replace(rule, field="") for rule in rules)
 
 
-def moved(symbol: str, place: Place, each: int) -> Rules:
-    """Rules of a transfer of tokens, a row each."""
+def moved(symbol: str, place: Place, each: int, blocks: int) -> Rules:
+    """Rules of a transfer of tokens, a row each: samples lie one behind another in memory."""
     words = Rule(0, 0, "words", symbol, place.origin, place.rows)
-    return words, Rule(0, 0, "memory_step", symbol, scale=each)
+    steps = (("memory_step", each), ("memory_sample", each * blocks))
+    return words, *(Rule(0, 0, name, symbol, scale=scale) for name, scale in steps)

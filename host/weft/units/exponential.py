@@ -77,7 +77,7 @@ class TableExponential:
         rest = w[3 + TABLE_ENTRIES :]
         size = 3 + TABLE_RECIPROCALS
         small, large = (
-            lut_within(part, -VALUE_LIMIT, VALUE_LIMIT - 1)
+            lut_within(part, 1 - VALUE_LIMIT, VALUE_LIMIT - 1)
             for part in (rest[:size], rest[size : 2 * size])
         )
         bound, *outs = rest[2 * size :]
