@@ -59,11 +59,13 @@ def _decoders(overlay: Overlay) -> dict[str, Any]:
 
 def _softmax(overlay: Overlay) -> dict[str, Any]:
     """What hls/templates/softmax_methods.hpp.j2 needs to know of the overlay's exponentials."""
+    if "attention" not in overlay.units:  # what makes units of methods takes a while to import
+        return {"softmax": [], "softmax_headers": []}
     from weft.nonlinear import method
 
     found: list[RowMethod] = []
     headers: list[str] = []
-    for index, name in enumerate(overlay.softmax if "attention" in overlay.units else ()):
+    for index, name in enumerate(overlay.softmax):
         if name == TABLE_METHOD:
             found.append(RowMethod(index, name, True))
             continue
@@ -76,11 +78,13 @@ def _softmax(overlay: Overlay) -> dict[str, Any]:
 
 def _norm(overlay: Overlay) -> dict[str, Any]:
     """What hls/templates/norm_methods.hpp.j2 needs to know of the overlay's norms."""
+    if "norm" not in overlay.units:
+        return {"norm": [], "norm_headers": []}
     from weft.nonlinear import method
 
     found: list[NormMethod] = []
     headers: list[str] = []
-    for index, name in enumerate(overlay.norm if "norm" in overlay.units else ()):
+    for index, name in enumerate(overlay.norm):
         if name == TABLE_METHOD:
             found.append(NormMethod(index, name, "TableRoot"))
         elif name == INTEGER_METHOD:

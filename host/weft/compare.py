@@ -22,7 +22,7 @@ from weft.program import AcceleratorSegment, Program, Segment
 from weft.runtime import Arrays, Progress, Session, open
 from weft.tokens import most_tokens
 
-OPERAND, WIDE = isa.SPACES.index("operand"), isa.SPACES.index("wide")
+OPERAND, WIDE = isa.OPERAND, isa.WIDE
 
 
 @dataclass(frozen=True)

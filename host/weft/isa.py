@@ -316,6 +316,7 @@ COMPRESSED = ("eie", "snap", "gather")  # those with a stream of their own inste
 TERMS = ("int", "uint", "flint", "uflint", "pot", "e2m1", "olive")  # what the shift engine decodes
 TABLES = ("parameters", "taps", "lookup", "softmax", "norm", "wide")
 SPACES = ("unified", "operand", "wide")  # on-chip buffers of activations
+UNIFIED, OPERAND, WIDE = range(len(SPACES))
 PARAMETER_ROWS = 14  # weight-stream rows per parameter block: byte planes, see units/requant.py
 LOOKUP_ENTRIES = 256
 

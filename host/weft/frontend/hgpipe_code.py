@@ -25,7 +25,7 @@ from weft.units.table import Lut
 from weft.units.table_ops import TableSoftmax
 
 PARAMETERS, _, LOOKUP, SOFTMAX, NORM, _ = range(len(isa.TABLES))
-OPERAND, WIDE = 1, 2
+OPERAND, WIDE = isa.OPERAND, isa.WIDE
 ONE = 1 << 30  # multiplier of 2^(shift − 1)
 ENTRIES = 64  # of a table: four fit the lookup
 _ONES = (

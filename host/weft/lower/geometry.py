@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from weft import isa
 from weft.graph import Quant
 from weft.program import Layout
 
-UNIFIED, OPERAND, WIDE = range(3)  # the on-chip buffers, as instructions number them
+UNIFIED, OPERAND, WIDE = isa.UNIFIED, isa.OPERAND, isa.WIDE  # the on-chip buffers
 
 
 @dataclass(frozen=True)

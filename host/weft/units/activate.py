@@ -9,7 +9,6 @@ from weft import isa, pack
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
 from weft.units import bf16, requant, rows, wide, window
-from weft.units.attention import WIDE
 from weft.units.wide import biased
 
 
@@ -29,7 +28,7 @@ def golden(state: State, f: Fields, batch: int) -> None:
     blocks = sums.blocks
     if f["normalize"]:
         blocks = rows.normalized_sums(state, blocks.astype(np.int64)).astype(np.int32)
-    if f["space"] == WIDE:
+    if f["space"] == isa.WIDE:
         wide.golden(state, f, batch, blocks, (sums.out_h, sums.out_w))
         return
     words = window.output_words(f, batch, sums.out_h, sums.out_w)

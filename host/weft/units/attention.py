@@ -15,8 +15,6 @@ from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Un
 from weft.units import exponential, rows, systolic
 from weft.units.exponential import Exponential, TableExponential
 
-UNIFIED, OPERAND, WIDE = range(len(isa.SPACES))
-
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """Clocks of one Attend."""
@@ -96,7 +94,7 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
     elif f["normalized"]:
         raise FaultError(2, "normalized, but the input is no scores")
     last = f["source"] + (f["blocks"] - 1) * f["source_block"] + (f["rows"] - 1) * f["source_col"]
-    space = WIDE if f["scores"] else UNIFIED
+    space = isa.WIDE if f["scores"] else isa.UNIFIED
     if last >= len(state.space(space)):
         raise FaultError(3, f"word {last} of {len(state.space(space))}")
     tokens = (f["tiles"] if f["transposed"] else f["blocks"]) * o.lanes
@@ -108,7 +106,7 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
         raise FaultError(4, f"{f['rows']} of {o.accumulator_rows}")
     if f["scores"] and f["rows"] != state.scores:
         raise FaultError(6, f"{f['rows']} rows of scores, but maxima of {state.scores}")
-    return (space, f["source"], last), (OPERAND, f["operand"], end)
+    return (space, f["source"], last), (isa.OPERAND, f["operand"], end)
 
 
 UNIT = Unit("attention", (isa.ATTEND,), golden, clocks, "products of two operands on chip")

@@ -115,10 +115,10 @@ def lut_within(words: Sequence[int], least: int, most: int) -> Lut:
 @cache
 def methods(overlay: Overlay) -> tuple[MethodExponential | None, ...]:
     """The overlay's methods by number; None for the one whose tables a program loads."""
-    from weft.nonlinear import method
-
     if "attention" not in overlay.units:
         return ()
+    from weft.nonlinear import method
+
     return tuple(
         None
         if name == TABLE_METHOD

@@ -17,7 +17,6 @@ _ROW_UNITS = {
     NORM: ("norm", "norm", root.TABLE_WORDS),
 }
 _ROWS = {PARAMETERS: isa.PARAMETER_ROWS, WIDE: 2}
-OPERAND_SPACE, WIDE_SPACE = 1, 2
 
 
 def table_rows(f: Fields, lanes: int) -> int:
@@ -29,7 +28,7 @@ def table_rows(f: Fields, lanes: int) -> int:
 
 def rows_moved(f: Fields, batch: int) -> int:
     """Memory rows that ReadHost or WriteHost moves."""
-    return batch * f["chunks"] * f["words"] * (2 if f["space"] == WIDE_SPACE else 1)
+    return batch * f["chunks"] * f["words"] * (2 if f["space"] == isa.WIDE else 1)
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
@@ -95,17 +94,17 @@ def golden_read(state: State, f: Fields, batch: int) -> None:
     """ReadHost."""
     memory, buffer = _addresses(state, f, batch)
     found = state.memory[memory]
-    state.space(f["space"])[buffer] = joined(found) if f["space"] == WIDE_SPACE else found
+    state.space(f["space"])[buffer] = joined(found) if f["space"] == isa.WIDE else found
     state.read[memory] = True
 
 
 def golden_write(state: State, f: Fields, batch: int) -> None:
     """WriteHost."""
-    if f["space"] == OPERAND_SPACE:
+    if f["space"] == isa.OPERAND:
         raise FaultError(2, "the operand buffer is not written to memory")
     memory, buffer = _addresses(state, f, batch)
     found = state.space(f["space"])[buffer]
-    state.memory[memory] = halves(found) if f["space"] == WIDE_SPACE else found
+    state.memory[memory] = halves(found) if f["space"] == isa.WIDE else found
     state.written[memory] = True
 
 
@@ -116,7 +115,7 @@ def _addresses(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int64], 
         raise FaultError(2, f"words = {f['words']}, chunks = {f['chunks']}")
     if f["words"] * f["chunks"] > len(target):
         raise FaultError(2, f"{f['words'] * f['chunks']} words of a buffer of {len(target)}")
-    each = 2 if f["space"] == WIDE_SPACE else 1
+    each = 2 if f["space"] == isa.WIDE else 1
     b, c, w = np.ogrid[:batch, : f["chunks"], : f["words"]]
     row = np.ogrid[:batch, : f["chunks"], : f["words"] * each][2]
     buffer = f["buffer"] + b * f["buffer_sample"] + c * f["buffer_step"] + w

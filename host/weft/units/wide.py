@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.state import FaultError, Fields, State, Sums
 from weft.units import requant, rows, window
-from weft.units.attention import WIDE
 
 LIMIT = (1 << 15) - 1  # -32768 marks a masked score
 _STEPS = ("sample", "block", "row", "col")
@@ -61,7 +60,7 @@ def _residual_words(f: Fields, batch: int, size: tuple[int, int]) -> NDArray[np.
 
 def check_output(state: State, f: Fields, sums: Sums) -> None:
     """Raises FaultError where an output can't go to its space, or what is asked of it there."""
-    is_wide = f["space"] == WIDE
+    is_wide = f["space"] == isa.WIDE
     if f["space"] and not len(state.space(f["space"])):
         raise FaultError(2, f"space = {f['space']} on overlay {state.overlay.name!r}")
     if f["space"] and (f["pack"] or (is_wide and f["lookup"])):
