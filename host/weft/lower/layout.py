@@ -21,7 +21,7 @@ _SPATIAL = (
     "Resize",
     "DepthToSpace",
 )
-_ROWS = ("Linear", "LinearBytes", "LayerNorm", "RMSNorm", "Attention")
+_ROWS = ("Linear", "LinearBytes", "LayerNorm", "RMSNorm", "Rope", "Attention")
 _SAME_DIMS = ("Add", "Sub", "Mul", "Concat", "Slice", "Pad", "Relu", "Clip", "LeakyRelu", "PRelu")
 
 

@@ -17,6 +17,7 @@ from weft.calibrate import CALIBRATORS
 from weft.errors import UsageError, unknown
 from weft.formats import int8
 from weft.graph import Array, Graph, Node, Quant, Tensor
+from weft.passes import products
 from weft.passes.choices import Choice, activation_formats, choices, layers
 from weft.passes.even import STRENGTH, even_out
 from weft.passes.placement import FOLLOWS, accelerated, coded, quantized_roots
@@ -130,10 +131,12 @@ def quantize(
 def prepare(graph: Graph, data: Mapping[str, Array], options: Options) -> Graph:
     """The same function in float, its weights and activations easier to round.
 
-    Equalization first, then SmoothQuant, then AWQ's factors for the layers whose method that is.
+    Equalization first, then factors between products of activations, then SmoothQuant, then AWQ's factors for the layers whose method that is.
     """
     if options.equalize:
         graph = equalize.equalize(graph)
+    strength = products.STRENGTH if options.smooth is None else options.smooth
+    graph = products.even_products(graph, feeds(graph, data), strength)
     if options.smooth is not None:
         graph = smooth.smooth(graph, feeds(graph, data), options.smooth)
     chosen = options.choices(graph)
