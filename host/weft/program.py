@@ -134,6 +134,19 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """What a decoder's program keeps from run to run: keys and values of up to `capacity` tokens,
+    in the regions `names`, for each of `slots` texts. A run takes 1 to `tokens` new ones; how many,
+    how many are there already, and the first row of the slot, are registers (`Device.run`).
+    """
+
+    tokens: int
+    capacity: int
+    names: tuple[str, ...]
+    slots: int = 1
+
+
+@dataclass(frozen=True)
 class AcceleratorSegment:
     """Instructions [n, 32] up to and including the Barrier; `layers[i]` indexes Program.layers."""
 
@@ -164,7 +177,7 @@ class Program:
     compiled from (`weft.graph_file`), None in files of older versions. `assets` is what the host
     needs around it, by name: of a text encoder the tokenizer and embedding tables (`weft.text`).
     `tokens` names, for tensors whose dimension 1 counts the tokens of an input, that input; `rules`
-    are what a run with fewer of them changes (`weft.tokens`). `lengths` is the input, if there is
+    are what a run with fewer of them changes (`weft.tokens`). `cache` is that of a decoder. `lengths` is the input, if there is
     one, that holds how many tokens of a sample there are: each runs with as many (`weft.padding`).
     """
 
@@ -183,6 +196,7 @@ class Program:
     tokens: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     lengths: str = ""
+    cache: Cache | None = None
     assets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
@@ -245,6 +259,8 @@ class Program:
         for number, segment in enumerate(self.segments):
             if isinstance(segment, AcceleratorSegment):
                 self._verify_segment(number, segment)
+        if self.cache is not None:
+            _check_cache(self, self.cache)
         if self.tokens or self.rules or self.lengths:
             from weft.tokens import check_rules
 
@@ -292,6 +308,16 @@ class Program:
 
 
 MAX_MEMORY_ROWS = 1 << 26  # a limit against hostile files: 2 GiB at 32 lanes
+
+
+def _check_cache(program: Program, cache: Cache) -> None:
+    """Raises ProgramError for a cache that is not in the program's memory."""
+    if not 1 <= cache.tokens <= cache.capacity or cache.slots < 1:
+        raise ProgramError(f"a cache of {cache.capacity} tokens, {cache.tokens} at a time")
+    for name in cache.names:
+        region = program.regions.get(name)
+        if region is None or region.layout.height != cache.capacity * cache.slots:
+            raise ProgramError(f"cache {name!r} is no region of {cache.capacity} tokens")
 
 
 def _region_words(region: Region, lanes: int) -> int:

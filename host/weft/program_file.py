@@ -27,6 +27,7 @@ from weft.program import (
     AcceleratorSegment,
     HostSegment,
     Layer,
+    Cache,
     Layout,
     Program,
     Region,
@@ -61,6 +62,7 @@ def save(program: Program, path: str | Path) -> None:
         "notes": dict(program.notes),
         "tokens": dict(program.tokens),
         "lengths": program.lengths,
+        "cache": None if program.cache is None else asdict(program.cache),
         "rules": [list(asdict(rule).values()) for rule in program.rules],
     }
     if program.model is not None:
@@ -192,6 +194,7 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
         tokens={str(name): str(root) for name, root in manifest.get("tokens", {}).items()},
         rules=tuple(_rule(entry) for entry in manifest.get("rules", ())),
         lengths=str(manifest.get("lengths", "")),
+        cache=_cache(manifest.get("cache")),
         assets={n.removeprefix(ASSET): b for n, b in blobs.items() if n.startswith(ASSET)},
     )
     return program.verify()
@@ -211,6 +214,13 @@ def _blob(blobs: dict[str, Array], name: str, dtype: Any, ndim: int) -> Array:
 
 def _layer(entry: dict[str, Any]) -> Layer:
     return Layer(**{**entry, "tokens": tuple(map(str, entry.get("tokens", ())))})
+
+
+def _cache(entry: dict[str, Any] | None) -> Cache | None:
+    if entry is None:
+        return None
+    names = tuple(map(str, entry["names"]))
+    return Cache(int(entry["tokens"]), int(entry["capacity"]), names, int(entry["slots"]))
 
 
 def _rule(entry: list[Any]) -> Rule:

@@ -108,16 +108,20 @@ def rotations(frequencies: Array, positions: int, first: int = 0) -> tuple[Array
 
 
 def rope(node: Node, inputs: list[Array]) -> list[Array]:
-    """Rotary position embedding of adjacent channels (2i, 2i + 1) of each head, by position times
-    frequency i (Su et al., RoFormer, 2021, equation 34); the first token is at position 0.
+    """Rotary position embedding; the first token is at position 0."""
+    return [rotated(inputs[0], inputs[1], int(node.attrs["heads"]))]
+
+
+def rotated(x: Array, frequencies: Array, heads: int, first: int = 0) -> Array:
+    """Adjacent channels (2i, 2i + 1) of each head turned by position times frequency i (Su et al.,
+    RoFormer, 2021, equation 34); token 0 of x [n, S, H·w] is at position `first`.
     """
-    x, frequencies = inputs
-    cos, sin = rotations(frequencies, x.shape[1])
-    pairs = x.reshape(*x.shape[:2], node.attrs["heads"], -1, 2).astype(np.float64)
+    cos, sin = rotations(frequencies, x.shape[1], first)
+    pairs = x.reshape(*x.shape[:2], heads, -1, 2).astype(np.float64)
     even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = cos[:, None], sin[:, None]
     y = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-    return [y.reshape(x.shape).astype(x.dtype)]
+    return np.asarray(y.reshape(x.shape), x.dtype)
 
 
 def attention(node: Node, inputs: list[Array]) -> list[Array]:

@@ -36,7 +36,9 @@ from weft.memory import Request, plan
 from weft.passes.stream import narrowed
 from weft.program import (
     AcceleratorSegment,
+    Cache,
     HostSegment,
+    Layout,
     Program,
     Region,
     Segment,
@@ -55,17 +57,19 @@ def lower(
     batch: int | None = None,
     overlap: bool = True,
     name: str | None = None,
+    slots: int = 1,
 ) -> Program:
     """The program of a quantized graph on an overlay.
 
     `batch` is the number of samples that a run may hold; None takes the largest power of two up to
     64 with which all activations stay on chip. `overlap` lets weight tiles shift in while the one
-    before computes. Raises UsageError for a batch below 1, CapacityError for a layer or batch that
+    before computes. `slots` is how many texts the caches of a decoder hold. Raises UsageError for a batch below 1, CapacityError for a layer or batch that
     does not fit, ModelError for scales that can't be encoded.
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch = {batch}: a run holds at least one sample")
     graph, lengths, found = _placed(graph, overlay)
+    found.context.slots = slots
     _check_exact(found)
     parts, size = _parts(found, batch)
     rows, memory_rows = _memory(found, parts, size)
@@ -92,9 +96,10 @@ def lower(
         inputs=_infos(graph, graph.inputs),
         outputs=_infos(graph, graph.outputs),
         notes=_notes(parts, size) | windowed(graph),
-        tokens=_tokens(found, graph),
+        tokens={} if found.context.cached else _tokens(found, graph),
         rules=tuple(emitter.rules),
         lengths=lengths,
+        cache=_cache(found),
     ).verify()
 
 
@@ -203,8 +208,19 @@ def _memory(found: Partition, parts: Sequence[Part], batch: int) -> tuple[dict[s
         if name in graph.inputs or name in outputs:
             first[name], last[name] = 0, len(parts)
     requests = [Request(n, context.maps[n].rows * batch, first[n], last[n]) for n in first]
+    slots = context.slots
+    requests += [Request(n, m.rows * slots, 0, len(parts)) for n, (m, _) in context.caches.items()]
     placed = plan(requests)
     return dict(placed.offsets), max(placed.peak, 1)
+
+
+def _cache(found: Partition) -> Cache | None:
+    """What the program keeps from run to run."""
+    context = found.context
+    if not context.cached:
+        return None
+    tokens = context.graph[context.graph.inputs[0]].shape[1]
+    return Cache(tokens, context.cached, tuple(context.caches), context.slots)
 
 
 def _regions(
@@ -213,6 +229,16 @@ def _regions(
     context = found.context
     regions: dict[str, Region] = {}
     for root, row in rows.items():
+        if root in context.caches:
+            extent, quant = context.caches[root]
+            layout = Layout(
+                extent.blocks * context.lanes,
+                extent.height * context.slots,
+                1,
+                ((), ("h",), ("c",)),
+            )
+            regions[root] = Region(row, layout, quant)
+            continue
         for name in sorted({root, *names.get(root, ())}):
             value = context.values[name]
             regions[name] = Region(row, value.layout, value.quant, context.unfolds.get(root))

@@ -15,7 +15,7 @@ from weft.lower.activations import packed_epilogue
 from weft.lower.engines import packed_bits, precisions
 from weft.lower.geometry import HERE, OPERAND, UNIFIED, WIDE, Map, Place, Value
 from weft.lower.layout import RELABELS, relabeled, wish
-from weft.lower.stage import HostOnlyError, Op, Stage
+from weft.lower.stage import HostOnlyError, Op, Rotation, Stage
 from weft.lower.weights import is_float
 from weft.pack import extents
 from weft.program import Layer, Layout, Unfold
@@ -35,6 +35,10 @@ class Context:
     Attention nodes that run on the host, and why; `tokens` names for tensors what their second
     dimension counts, where a run may have less of it, and `fixed` are the names for which it may
     not. `quants` are of outputs that something else is added to before they become codes.
+
+    `cached` is the number of tokens that caches hold, 0 without any: then fields follow the
+    registers of a run; there is one for each of `slots` texts. `caches` are their maps in memory; `rotations` what makes their codes of the
+    int16 that they are of; `tables` words of int16 per position, in weight memory.
     """
 
     graph: Graph
@@ -42,7 +46,12 @@ class Context:
     refused: Mapping[str, str] = field(default_factory=dict)
     tokens: Mapping[str, str] = field(default_factory=dict)
     fixed: set[str] = field(default_factory=set)
+    cached: int = 0
+    slots: int = 1
     constants: dict[str, Array] = field(default_factory=dict)
+    caches: dict[str, tuple[Map, Quant]] = field(default_factory=dict)
+    rotations: dict[str, Rotation] = field(default_factory=dict)
+    tables: dict[str, Array] = field(default_factory=dict)
     quants: dict[str, Quant] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     maps: dict[str, Map] = field(default_factory=dict)

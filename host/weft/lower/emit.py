@@ -13,6 +13,7 @@ from weft import isa
 from weft.errors import CapacityError
 from weft.isa import Words
 from weft.lower.bands import bands
+from weft.lower.cache_rows import cached_attention, rotate
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
 from weft.lower.fields import Rules, added, even, ifs, joined, moved, second, seen, source
@@ -20,11 +21,21 @@ from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
 from weft.lower.geometry import WIDE, Place, Rect, Target
 from weft.lower.nm import NmWeights
+from weft.lower.registers import POSITION, adjusts, follow
 from weft.lower.rows import attention, layer_tokens, norm
 from weft.lower.schedule import Piece
 from weft.lower.snap import SnapWeights
 from weft.lower.sparse import compressed, row_limit, tile_step
-from weft.lower.stage import AttentionOp, Epilogue, MatrixOp, NormOp, Stage, VectorOp
+from weft.lower.stage import (
+    AttentionOp,
+    CachedOp,
+    Epilogue,
+    MatrixOp,
+    NormOp,
+    RotateOp,
+    Stage,
+    VectorOp,
+)
 from weft.lower.weights import Weights
 from weft.pack import split
 from weft.program import Layer, Rule
@@ -58,11 +69,12 @@ class Emitter:
     _segment: int = 0
     _tables: list[dict[bytes, int]] = field(default_factory=lambda: [{}, {}, {}])
     _ends: list[int] = field(default_factory=lambda: [0, 0, 0])
+    _tabled: set[str] = field(default_factory=set)
 
     def segment(self, piece: Piece, number: int) -> tuple[Words, NDArray[np.int32]]:
         """Instructions of segment `number` and the layer of each, its Barrier included."""
         self.words, self.owners, self._segment = [], [], number
-        self._tables, self._ends = [{}, {}, {}], [0, 0, 0]
+        self._tables, self._ends, self._tabled = [{}, {}, {}], [0, 0, 0], set()
         known: set[str] = set()
         for stage in piece.stages:
             self.layers.append(replace(stage.layer, tokens=layer_tokens(self.context, stage)))
@@ -102,9 +114,16 @@ class Emitter:
         for name in stage.scratch:
             if name in self.context.constants:
                 self._constant(name, places[name])
+            if name in self.context.tables and name not in self._tabled:
+                self._tabled.add(name)
+                self._positions(name, places[name])
         for op in stage.ops:
             if isinstance(op, NormOp):
                 norm(self, op, rows, places, target)
+            elif isinstance(op, RotateOp):
+                rotate(self, op, rows, places, target)
+            elif isinstance(op, CachedOp):
+                cached_attention(self, op, rows, places, target)
             elif isinstance(op, AttentionOp):
                 attention(self, op, rows, places, target)
             else:
@@ -126,6 +145,11 @@ class Emitter:
         tokens = self.context.maps[name].tokens
         return "" if tokens in self.context.fixed else tokens
 
+    @property
+    def token_symbol(self) -> str:
+        """What a program with a cache counts: the only input."""
+        return self.context.graph.inputs[0]
+
     def _constant(self, name: str, place: Place) -> None:
         """Loads a constant map into the wide buffer."""
         words = self.context.constants[name]
@@ -134,6 +158,28 @@ class Emitter:
             self._need((name, start), split(part))
             count, index = len(part), place.base + start
             self.put(isa.SET_TABLE.encode(target=WIDE_TABLE, index=index, count=count))
+
+    def _positions(self, name: str, place: Place) -> None:
+        """Loads the words of a run's positions into the wide buffer."""
+        words = self.context.tables[name]  # [positions, words, lanes]
+        each = words.shape[1]
+        count = place.rows // each
+        start, _ = self._store(name, lambda: split(words.reshape(-1, words.shape[2])))
+        rows = Rule(0, 0, "rows", self.token_symbol, 0, count, scale=2 * each)
+        self._flush()
+        self.put(
+            isa.READ_WEIGHTS.encode(memory=start, rows=2 * place.rows, memory_rows=2 * place.rows),
+            (
+                rows,
+                replace(rows, field="memory_rows"),
+                follow("memory", POSITION, start, scale=2 * each),
+            ),
+        )
+        self.put(
+            isa.SET_TABLE.encode(target=WIDE_TABLE, index=place.at(0), count=place.rows),
+            (replace(rows, field="count", scale=each),),
+        )
+        self._flush()
 
     def _transfer(self, kind: isa.Instruction, name: str, place: Place) -> None:
         """Moves the rows of a place, of every channel block, from or to the map's region."""
@@ -358,9 +404,13 @@ class Emitter:
             read = isa.READ_WEIGHTS.encode(memory=low, rows=high - low, memory_rows=high - low)
             self._waiting.insert(0, (read, ()))
         self._range = (0, 0)
+        before = len(self.words)
         for words, rules in self._waiting:
             segment, number = self._segment, len(self.words)
-            self.rules += [replace(r, segment=segment, instruction=number) for r in rules]
+            if self.context.cached:
+                self.words += adjusts(words, rules)
+            else:
+                self.rules += [replace(r, segment=segment, instruction=number) for r in rules]
             self.words.append(words)
-        self.owners += [len(self.layers) - 1] * len(self._waiting)
+        self.owners += [len(self.layers) - 1] * (len(self.words) - before)
         self._waiting = []

@@ -142,14 +142,15 @@ def _scores(
             keys=most,
             left=max(-LIMIT, min(op.least + shift, LIMIT)),
             right=max(-LIMIT, min(op.most + shift, LIMIT)),
-            **_parameters(op.scores, parameter),
+            **parameters(op.scores, parameter),
             **_bias(op, part, head, places),
         ),
         (*ifs(part.rows), *keys),
     )
 
 
-def _parameters(done: Epilogue, parameter: int) -> dict[str, int]:
+def parameters(done: Epilogue, parameter: int) -> dict[str, int]:
+    """Fields of Activate for one parameter block of all channels."""
     return {"parameter": parameter, "parameter_step": 0, "mode": done.mode}
 
 
@@ -210,7 +211,7 @@ def _values(
             low=done.low,
             high=done.high,
             lookup=int(done.lookup is not None),
-            **_parameters(done, parameter),
+            **parameters(done, parameter),
         ),
         (*ifs(part.rows), *ifs(part.keys)),
     )

@@ -237,7 +237,79 @@ class AttentionOp:
         return union([(self.query, (first, last)), (self.key, every), (self.value, every)])
 
 
-Op = MatrixOp | VectorOp | NormOp | AttentionOp
+@dataclass(frozen=True)
+class Rotation:
+    """What Rotate makes of int16: codes, multiplier · 2^(shift − 31) times as large, turned by the
+    map `table` (as they are without one) in heads of `head_blocks` channel blocks.
+    """
+
+    multiplier: int
+    shift: int
+    table: str = ""
+    head_blocks: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class RotateOp:
+    """Rotary embedding of a map of the wide buffer, or int8 codes of it alone."""
+
+    source: str
+    window: Window
+    blocks: int
+    rotation: Rotation
+    target: Target = HERE
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Maps that are read."""
+        return (self.source,)
+
+    def output_rows(self, low: int, high: int) -> tuple[int, int]:
+        """Output rows [first, last) that go to target rows low..high-1."""
+        return low, high
+
+    def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
+        """Input rows per source that output rows first..last-1 need."""
+        return {self.source: (first, last)}
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """Keys or values in activation memory: `name` is their region, `rotation` makes them of the
+    source's int16, `place` is the map of a head in the operand buffer, `fresh` the one in the
+    unified buffer of a head's new tokens.
+    """
+
+    name: str
+    rotation: Rotation
+    place: str
+    fresh: str
+
+
+@dataclass(frozen=True, eq=False)
+class CachedOp(AttentionOp):
+    """Attention of new tokens to those in a cache and to themselves.
+
+    `key` and `value` are maps of the wide buffer with the new tokens; `keys` is the capacity of the
+    cache. `least` counts from the newest key that a query sees.
+    """
+
+    key_cache: Cache | None = None
+    value_cache: Cache | None = None
+
+    @property
+    def caches(self) -> tuple[Cache, Cache]:
+        """Those of keys and of values."""
+        assert self.key_cache is not None and self.value_cache is not None, "they are there"
+        return self.key_cache, self.value_cache
+
+    def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
+        """Input rows per source that output rows first..last-1 need."""
+        every = (0, self.key_rows)
+        return union([(self.query, (first, last)), (self.key, every), (self.value, every)])
+
+
+Op = MatrixOp | VectorOp | NormOp | AttentionOp | RotateOp
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from weft.errors import InputError, MissingDependency, ModelError, unknown
 from weft.graph import Array
 
 _ENTRY = struct.Struct("<fi")
+LARGEST = 1 << 26  # bytes of a tokenizer.json
 LONGEST = 1 << 10  # bytes of a piece, against hostile files
 FIRST_BYTE = 3  # llama2.c: token of byte 0, where no piece has it
 
