@@ -51,7 +51,7 @@ class Checker {
   Status check(const Command &words) {
     WEFT_FUNCTION
     const int opcode = int(words[0]);
-    if (opcode < kReadHost || opcode > kLastOpcode) return kBadOpcode;
+    if (opcode < kReadHost || opcode > kNorm) return kBadOpcode;
     if (pending_ && opcode != kActivate) return kBadOrder;
     if (opcode == kReadHost)
       return ReadHost::legal(words) ? transfer(ReadHost::decode(words)) : kBadField;
@@ -263,7 +263,7 @@ class Checker {
       return false;
     if (wide && f.mode > kFloatEven) return false;
     // The wide buffer has one read port: for scores, or for what is added.
-    if (f.residual != 0 && (!wide || scored_)) return false;
+    if (f.residual > 1 || (f.residual != 0 && (!wide || scored_))) return false;
     if (f.maximum != 0 && (!wide || !attends_ || scored_)) return false;
     return f.normalize == 0 || divides_;
   }

@@ -52,7 +52,7 @@ OVERLAY_LIMITS = {
 }
 INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
-UNITS = ("requant", "vector", "lookup", "attention", "norm")
+UNITS = ("requant", "vector", "lookup", "attention", "norm", "rotate")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Overlay:
             return self.buffer_words
         if space == "operand":
             return self.operand_words if "attention" in self.units else 0
-        return self.wide_words if {"attention", "norm"} & set(self.units) else 0
+        return self.wide_words if {"attention", "norm", "rotate"} & set(self.units) else 0
 
     @property
     def beats(self) -> int:
@@ -180,7 +180,8 @@ class Overlay:
         for unit in self.units:
             if unit not in UNITS:
                 raise OverlayError(f"overlay {self.name!r}: {unknown('unit', unit, UNITS)}")
-        needs = {"attention": ("wide_words", "operand_words"), "norm": ("wide_words",)}
+        needs = {unit: ["wide_words"] for unit in ("attention", "norm", "rotate")}
+        needs["attention"].append("operand_words")
         for unit, memories in needs.items():
             for memory in memories:
                 if unit in self.units and getattr(self, memory) < self.rows:

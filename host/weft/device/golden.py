@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 from weft import isa
+from weft.adjust import Adjuster, Registers, check_registers
 from weft.device.base import RunResult, rows_of, segment_of, where
 from weft.errors import DeviceError, DeviceTimeout, ProgramError
 from weft.program import AcceleratorSegment, Program, Rows
@@ -38,7 +39,13 @@ class Golden:
         """A copy of rows of activation memory."""
         return rows_of(self._loaded()[1].memory, row, rows).copy()
 
-    def run(self, segment: int, batch: int, timeout_s: float | None = None) -> RunResult:
+    def run(
+        self,
+        segment: int,
+        batch: int,
+        timeout_s: float | None = None,
+        registers: Registers = (0, 0),
+    ) -> RunResult:
         """Runs one segment; DeviceError names the instruction that is at fault."""
         program, state = self._loaded()
         code = segment_of(program, segment)
@@ -46,10 +53,16 @@ class Golden:
         counters = dict.fromkeys(COUNTERS, 0)
         state.begin()
         before: Fields = {}
+        adjuster = Adjuster(registers)
         for number in range(len(code.words) + 1):
             try:
-                done = number < len(code.words) and code.words[number][0] == isa.BARRIER.opcode
-                before = self._step(state, code, number, batch, before, counters)
+                if number == 0:
+                    _check_run(state, batch, registers)
+                words = _adjusted(code, number, adjuster)
+                if words is None:
+                    continue
+                done = words[0] == isa.BARRIER.opcode
+                before = self._step(state, words, batch, before, counters)
             except FaultError as fault:
                 place = where(program, segment, number)
                 raise FaultError(fault.status, fault.detail, place) from None
@@ -69,15 +82,10 @@ class Golden:
 
     @staticmethod
     def _step(
-        state: State,
-        code: AcceleratorSegment,
-        number: int,
-        batch: int,
-        before: Fields,
-        counters: dict[str, int],
+        state: State, words: isa.Words, batch: int, before: Fields, counters: dict[str, int]
     ) -> Fields:
         """Runs one instruction, adds its clocks, returns what Activate needs to know of it."""
-        kind, fields = _decode(state, code, number, batch)
+        kind, fields = _decode(state, words)
         if kind is isa.BARRIER:
             state.finish()
             counters["issue"] += ISSUE_CLOCKS
@@ -98,16 +106,27 @@ class Golden:
         return self._program, self._state
 
 
-def _decode(
-    state: State, code: AcceleratorSegment, number: int, batch: int
-) -> tuple[isa.Instruction, Fields]:
-    """Instruction `number` and its fields. Raises FaultError, in the order of the hardware."""
+def _check_run(state: State, batch: int, registers: Registers) -> None:
+    """Raises FaultError for what the host gives with a run."""
     limit = state.overlay.accumulator_rows
     if not 1 <= batch <= limit:
         raise FaultError(2, f"batch {batch} is outside 1..{limit}")
+    check_registers(registers, limit)
+
+
+def _adjusted(code: AcceleratorSegment, number: int, adjuster: Adjuster) -> isa.Words | None:
+    """Instruction `number` as it runs, None for one without effect. Raises FaultError."""
     if number == len(code.words):
         raise FaultError(6, "the segment ends without a Barrier")
-    words = code.words[number]
+    words: isa.Words = code.words[number]
+    if int(words[0]) == isa.ADJUST.opcode:
+        adjuster.take(words)
+        return None
+    return adjuster.apply(words)
+
+
+def _decode(state: State, words: isa.Words) -> tuple[isa.Instruction, Fields]:
+    """An instruction and its fields. Raises FaultError, in the order of the hardware."""
     kind = isa.INSTRUCTIONS.get(int(words[0]))
     if kind is None:
         raise FaultError(1, f"opcode {int(words[0])}")
