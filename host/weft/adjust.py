@@ -14,7 +14,7 @@ from weft import isa
 from weft.errors import ProgramError
 from weft.state import FaultError, Fields
 
-Registers = tuple[int, int]  # tokens, position
+Registers = tuple[int, ...]  # tokens, position, origin; those that are not given are 0
 
 
 def _wrapped(value: int) -> int:
@@ -23,19 +23,22 @@ def _wrapped(value: int) -> int:
 
 def check_registers(registers: Registers, limit: int) -> None:
     """Raises FaultError for tokens outside 0..limit (accumulator_rows), a position below 0."""
-    tokens, position = registers
+    tokens, position, origin = (*registers, 0, 0, 0)[:3]
     if not 0 <= tokens <= limit:
         raise FaultError(2, f"tokens {tokens} is outside 0..{limit}")
     if not 0 <= position < 1 << 31:
         raise FaultError(2, f"position {position} is outside 0..{(1 << 31) - 1}")
+    if not 0 <= origin < 1 << 31:
+        raise FaultError(2, f"origin {origin} is outside 0..{(1 << 31) - 1}")
 
 
 class Adjuster:
     """Follows the instructions of a segment, and changes those behind an Adjust."""
 
     def __init__(self, registers: Registers) -> None:
-        tokens, position = registers
-        self._registers = (tokens, position, _wrapped(tokens + position))
+        tokens, position, origin = (*registers, 0, 0, 0)[:3]
+        total, place = _wrapped(tokens + position), _wrapped(origin + position)
+        self._registers = (tokens, position, total, origin, place)
         self._clear()
 
     def _clear(self) -> None:

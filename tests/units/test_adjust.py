@@ -35,16 +35,17 @@ numbers = st.integers(-(1 << 31), (1 << 31) - 1) | st.integers(-40, 40)
 
 @given(
     tokens=st.integers(0, 64), position=st.integers(0, (1 << 31) - 1) | st.integers(0, 99),
-    register=st.integers(0, 2), offset=numbers, most=numbers, unit=st.integers(0, 31),
+    register=st.integers(0, 4), origin=numbers, offset=numbers, most=numbers, unit=st.integers(0, 31),
     scale=numbers, base=numbers, drop=st.integers(0, 1),
 )  # fmt: skip
 def test_a_field_is_what_the_formula_says(
-    tokens, position, register, offset, most, unit, scale, base, drop
+    tokens, position, origin, register, offset, most, unit, scale, base, drop
 ):
     change = {"register_0": register, "offset_0": offset, "most_0": most, "unit_0": unit}
     change |= {"scale_0": scale, "base_0": base, "drop_0": drop}
-    found = adjusted((tokens, position), change)
-    value = (tokens, position, int32(tokens + position))[register]
+    found = adjusted((tokens, position, origin), change)
+    sums = int32(tokens + position), int32(origin + position)
+    value = (tokens, position, sums[0], origin, sums[1])[register]
     a = min(most, int32(value - offset))
     if drop and a < 1:
         assert found is None
@@ -60,7 +61,7 @@ def program(*adjusts, then=isa.READ_HOST, **fields):
 
 
 BAD = {
-    "register 3": (2, 0, program({"register_1": 3})),
+    "register 5": (2, 0, program({"register_1": 5})),
     "a word that the instruction lacks": (2, 1, program({"field_0": 10})),
     "three of them": (6, 2, program({}, {}, {})),
     "before a Barrier": (6, 1, Code(OVERLAY).add(isa.ADJUST)),
