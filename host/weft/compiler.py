@@ -83,6 +83,8 @@ def compile(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     example_inputs: Any = None,
     tokens: int | None = None,
+    cache: int | None = None,
+    slots: int | None = None,
     export_qdq: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Program:
@@ -98,7 +100,9 @@ def compile(
     `requant="double_round"` makes an int8 TFLite model round as TFLite's reference kernels.
     `batch` is how many samples a device run holds (as many as fit, if None). A PyTorch module is
     traced with `example_inputs`; `tokens` is the longest sentence of a text encoder (128, or what
-    the model can), whose tokenizer and embeddings the program then holds. `export_qdq` names an
+    the model can), whose tokenizer and embeddings the program then holds. Of a decoder (a folder, a
+    .gguf file, a checkpoint of llama2.c) `tokens` is how many a run takes at a time, `cache` how
+    many tokens are remembered of each of `slots` texts (`weft.decoder_compiler`). `export_qdq` names an
     ONNX file that gets the quantized network in QDQ form. `progress` hears the name of each stage.
 
     `weights`, `activations` and `weight_method` choose number formats and how weights are rounded,
@@ -111,6 +115,8 @@ def compile(
 
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
+    from weft.decoder_compiler import compile_decoder
+    from weft.frontend import decoders
     from weft.lower import lower
     from weft.passes.quantize import quantize
     from weft.plan import read
@@ -118,6 +124,33 @@ def compile(
     tell = progress or _silent
     tell("loading the model")
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
+    if decoders.is_decoder(model):
+        if sparsity or plan or dynamic or export_qdq or shapes or batch not in (None, 1):
+            raise UsageError(
+                f"{model} is a decoder, which is compiled without sparsity, plans, dynamic ranges, "
+                "shapes, batches and QDQ export: slots hold several texts"
+            )
+        return compile_decoder(
+            decoders.load(model),
+            hardware,
+            calibration=_lines(model, calibration),
+            tokens=tokens,
+            cache=cache,
+            slots=slots or 1,
+            progress=progress,
+            calibrator=calibrator,
+            requant=requant or DEFAULT_REQUANT,
+            symmetric=symmetric,
+            weights=weights,
+            activations=activations,
+            weight_method=weight_method,
+            keep_first_last=keep_first_last,
+            equalize=equalize,
+            smooth=smooth,
+            correct_bias=correct_bias,
+        )
+    if cache is not None or slots is not None:
+        raise UsageError(f"cache and slots are for decoders, which {model} is not")
     graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs, tokens=tokens)
     calibration = _embedded(model, graph, calibration)
     chosen = None if plan is None else read(plan)
@@ -180,6 +213,17 @@ def _embedded(model: Any, graph: Graph, calibration: Calibration | None) -> Cali
     from weft.text.encoder import calibration as inputs
 
     return inputs(model, lines, graph[graph.inputs[0]].shape[1])
+
+
+def _lines(model: Any, calibration: Calibration | None) -> list[str] | None:
+    """Lines of text to calibrate a decoder with."""
+    if calibration is None:
+        return None
+    if isinstance(calibration, (str, Path)):
+        return read_lines(calibration)
+    if isinstance(calibration, (list, tuple)) and all(isinstance(c, str) for c in calibration):
+        return list(calibration)
+    raise UsageError(f"{model} is a decoder: lines of text calibrate it, or a .txt file of them")
 
 
 def _with_assets(program: Program, model: Any) -> Program:

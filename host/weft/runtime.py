@@ -118,6 +118,10 @@ class Session:
     """
 
     def __init__(self, program: Program, device: Device, timeout_s: float | None = None) -> None:
+        if program.cache is not None:
+            raise UsageError(
+                f"program {program.name!r} is a decoder: weft.open_decoder(program) generates text"
+            )
         self.program = program
         self.device = device
         self.timeout_s = _checked_limit(timeout_s)

@@ -212,7 +212,13 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
     "--tokens",
     type=click.IntRange(min=1),
     metavar="S",
-    help="Of a text encoder's longest sentence.",
+    help="Of a text encoder's longest sentence; of a decoder's run at most.",
+)
+@click.option(
+    "--cache", type=click.IntRange(min=1), metavar="T", help="Tokens that a decoder remembers."
+)
+@click.option(
+    "--slots", type=click.IntRange(min=1), metavar="N", help="Texts that a decoder works on at once."
 )
 @click.option(
     "--export-qdq",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.errors import ModelError, UnsupportedError
-from weft.frontend import gpt2, llama, llama2c, llama_gguf
+from weft.frontend import gpt2, llama, llama2c, llama_gguf, transformers_folder
 from weft.frontend.decoder import Decoder
 from weft.frontend.safetensors_folder import load_folder, read_json
 from weft.frontend.transformer_blocks import Config
 from weft.text.tokenizer import LARGEST, Pretrained
 
-KNOWN = (*llama.FAMILY, "gpt2")
+KNOWN = transformers_folder.DECODERS
 
 
 def config_of(folder: Path) -> Config | None:
