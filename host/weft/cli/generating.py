@@ -9,17 +9,18 @@ import click
 
 from weft.cli import terminal
 from weft.config import board_names
-from weft.errors import InputError
+from weft.errors import InputError, UsageError
 
 source_argument = click.argument(
     "source", metavar="PROGRAM|MODEL", type=click.Path(path_type=Path)
 )
 
 
-def _options(
+def _device(
     source: Path, form: str | None, bitfile: Path | None, address: str | None
 ) -> dict[str, Any]:
-    return terminal.device_options(form, bitfile, address)
+    """Options of the device; none of a model, which runs on the host."""
+    return terminal.device_options(form, bitfile, address) if source.suffix == ".weft" else {}
 
 
 @click.command("generate")
@@ -66,7 +67,7 @@ def generate_command(
     """Generate text, with a compiled decoder on a device or a model in float on the host."""
     from weft.decoder_compiler import open_decoder
 
-    options = _options(source, form, bitfile, address)
+    options = _device(source, form, bitfile, address)
     with open_decoder(source, device, timeout_s=timeout_s, **options) as session:
         pieces = session.generate(
             prompt,
@@ -103,9 +104,15 @@ def _facts(session: Any, board: str | None) -> dict[str, Any]:
     if took.tokens and took.cycles:
         facts["cycles_per_token"] = took.cycles / took.tokens
     if board is not None:
-        from weft.text.rate import board_rate
+        from weft.text.forward import ProgramForward
+        from weft.text.rate import step_rate
 
-        facts |= {"board": board, "board_tokens_per_s": board_rate(session, board)}
+        forward = session.forward
+        if not isinstance(forward, ProgramForward):
+            raise UsageError("--board predicts a program's rate: compile the model first")
+        last = min(took.prompt + took.tokens, forward.capacity - 1)
+        rate = step_rate(forward.program, board, last)
+        facts |= {"board": board, "board_tokens_per_s": rate.tokens_per_s}
     return facts
 
 
@@ -144,7 +151,7 @@ def perplexity_command(
         content = text.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"{text}: not a text file ({error})") from None
-    options = _options(source, form, bitfile, address)
+    options = _device(source, form, bitfile, address)
     with (
         terminal.bar(f"Reading on {device}") as progress,
         open_decoder(source, device, timeout_s=timeout_s, **options) as session,
