@@ -34,6 +34,7 @@ GROUPS = (
     "nonlinear",
     "hgpipe",
     "embedding",
+    "decoders",
     "designs",
     "sparse_packing",
     "importing",
