@@ -115,7 +115,7 @@ def run(
     opened.write(0, rows)
     if wide is not None:
         opened.write(after, transfer.halves(wide))
-    result = opened.run(0, batch, timeout_s, **({"registers": registers} if any(registers) else {}))
+    result = opened.run(0, batch, timeout_s, registers)
     words = opened.read(o.buffer_words, o.buffer_words)
     if wide_rows:
         words = np.concatenate([words, opened.read(after + wide_rows, wide_rows)])
@@ -134,11 +134,14 @@ def check(
     batch: int = 1,
     forms: Sequence[str] = FORMS,
     wide: NDArray[np.int16] | None = None,
+    registers: tuple[int, int] = (0, 0),
 ) -> NDArray[np.int8]:
     """The golden device's buffers; every form of simulation gives the same words and counters."""
-    expected, golden = run(code, content=content, wide=wide, batch=batch)
+    given: dict[str, Any] = {"content": content, "wide": wide, "batch": batch}
+    given["registers"] = registers
+    expected, golden = run(code, **given)
     for form in forms:
-        words, simulated = run(code, "csim", content=content, wide=wide, batch=batch, form=form)
+        words, simulated = run(code, "csim", **given, form=form)
         np.testing.assert_array_equal(words, expected, err_msg=form)
         assert dict(simulated.counters) == dict(golden.counters), form
         assert simulated.cycles == golden.cycles, form

@@ -2,9 +2,10 @@
 /// process ever sees an address outside its memory or waits for data that does not come.
 #pragma once
 #include "check_norm.hpp"
+#include "check_rotate.hpp"
+#include "check_weights.hpp"
 #include "status.hpp"
 #include "units/bf16.hpp"
-#include "units/decode.hpp"
 #include "units/eie_pe.hpp"
 #include "units/gather.hpp"
 #include "units/nm.hpp"
@@ -15,7 +16,6 @@
 namespace weft {
 
 constexpr int kMaxQueued = 8;       // ReadWeights ahead of their use; below the depth of their FIFO
-constexpr int kLeastGroup = 4;      // log2 of the smallest group: two of the decoder's
 constexpr int kMaxReach = 1 << 30;  // positions from the window's first to its last, one axis
 
 class Checker {
@@ -51,7 +51,7 @@ class Checker {
   Status check(const Command &words) {
     WEFT_FUNCTION
     const int opcode = int(words[0]);
-    if (opcode < kReadHost || opcode > kNorm) return kBadOpcode;
+    if (opcode < kReadHost || opcode > kLastOpcode) return kBadOpcode;
     if (pending_ && opcode != kActivate) return kBadOrder;
     if (opcode == kReadHost)
       return ReadHost::legal(words) ? transfer(ReadHost::decode(words)) : kBadField;
@@ -68,6 +68,8 @@ class Checker {
     if (opcode == kAttend) return Attend::legal(words) ? attend(Attend::decode(words)) : kBadField;
     if (opcode == kNorm)
       return Norm::legal(words) ? check_norm(Norm::decode(words), limits_.batch) : kBadField;
+    if (opcode == kRotate)
+      return Rotate::legal(words) ? check_rotate(Rotate::decode(words), limits_.batch) : kBadField;
     return stream_rows_ == 0 ? kDone : kBadStream;
   }
 
@@ -84,21 +86,6 @@ class Checker {
                         c * Int<64>(f.memory_step) + Int<64>(f.words) * rows_per_word(f) - 1;
     if (!in_words(buffer, space)) return kBadBuffer;
     return row < Int<64>(limits_.memory_rows) ? kDone : kBadMemory;
-  }
-  /// Whether a ReadWeights takes as many memory rows as its format makes of its stream rows.
-  static bool sized(const ReadWeights &f) {
-    if (f.rows == 0 || !decodes(int(f.format))) return false;
-    if (f.format == 0) return f.memory_rows == f.rows && f.index == 0;
-    const Int<64> runs = Int<64>(f.blocks) * Int<64>(f.runs);  // at most 2^40
-    if (runs * (kRows + int(f.index)) != Int<64>(f.rows)) return false;
-    // Digits run on across tiles; a record's groups are counted in rows of all channels.
-    if (f.index != 0 && (in_base_3(int(f.format)) || f.group != 0)) return false;
-    const bool grouped = record_kind(int(f.format)) != kNoRecord && kWeightBits == 16;
-    if (f.group != 0 && (!grouped || f.group < kLeastGroup)) return false;
-    if (f.group == 0 && f.zeros != 0) return false;
-    PackedShape shape;
-    shape.begin(f);
-    return shape.memory_rows(f) == Int<64>(f.memory_rows);
   }
   Status read_weights(const ReadWeights &f) {
     if (!sized(f)) return kBadField;
@@ -261,9 +248,9 @@ class Checker {
     if (f.space != kUnifiedSpace &&
         (space_words(int(f.space)) == 0 || f.pack != 0 || (wide && f.lookup != 0)))
       return false;
-    if (wide && f.mode > kFloatEven) return false;
+    if ((wide || f.residual != 0) && f.mode > kFloatEven) return false;
     // The wide buffer has one read port: for scores, or for what is added.
-    if (f.residual > 1 || (f.residual != 0 && (!wide || scored_))) return false;
+    if (f.residual != 0 && (!legal_residual(f) || scored_)) return false;
     if (f.maximum != 0 && (!wide || !attends_ || scored_)) return false;
     return f.normalize == 0 || divides_;
   }
@@ -273,7 +260,8 @@ class Checker {
     const int second = attends_ ? kOperandSpace : kUnifiedSpace;
     if (f.space == first && target.meets(first_)) return true;
     if (f.space == second && target.meets(second_)) return true;
-    return f.residual != 0 && target.meets(added) && !in_place(f);
+    if (f.space != kWideSpace || f.residual == 0) return false;
+    return target.meets(added) && !in_place(f);
   }
   Status activate(const Activate &f) {
     if (!pending_ && !repeat_) return kBadOrder;

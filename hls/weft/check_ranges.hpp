@@ -7,8 +7,15 @@ namespace weft {
 /// What the host gives with a run.
 struct Limits {
   int batch;
+  int tokens, position;  // the registers that Adjust refers to
   UInt<32> memory_rows, weight_rows;
 };
+
+/// Whether a run can begin.
+inline bool legal_run(const Limits &l) {
+  return l.batch >= 1 && l.batch <= kAccumulatorRows && l.tokens >= 0 &&
+         l.tokens <= kAccumulatorRows && l.position >= 0;
+}
 
 struct Range {
   Int<64> first, last;
@@ -28,6 +35,24 @@ inline int space_words(int space) {
 /// Whether a transfer goes there: the operand buffer is not written back.
 inline bool legal_space(const ReadHost &) { return true; }
 inline bool legal_space(const WriteHost &f) { return f.space != kOperandSpace; }
+
+/// Words that an instruction of rows and blocks reads in the wide buffer, and those that it writes.
+struct RowRanges {
+  Range source, target;
+  bool distinct;  // no two words of the source are the same one
+
+  template <typename Instruction> explicit RowRanges(const Instruction &f) {
+    const Int<64> rows = Int<64>(f.rows) - 1, blocks = Int<64>(f.blocks) - 1;
+    const Int<64> down = Int<64>(f.source_col), right = Int<64>(f.source_block);
+    source.first = Int<64>(f.source);
+    source.last = source.first + rows * down + blocks * right;
+    target.first = Int<64>(f.target);
+    target.last = target.first + rows * Int<64>(f.target_col) + blocks * Int<64>(f.target_block);
+    const bool apart = down > blocks * right || right > rows * down;
+    distinct = (rows == 0 || down != 0) && (blocks == 0 || right != 0) &&
+               (rows == 0 || blocks == 0 || apart);
+  }
+};
 
 /// Positions from the first one to the last, along one axis.
 inline Int<64> reach(Int<64> out, Int<64> stride, Int<64> kernel, Int<64> dilation) {
@@ -52,6 +77,13 @@ inline Range residual_range(const Activate &f, const Steps &s) {
   r.last = r.first + s.samples * Int<64>(f.residual_sample) + s.blocks * Int<64>(f.residual_block) +
            s.rows * Int<64>(f.residual_row) + s.cols * Int<64>(f.residual_col);
   return r;
+}
+/// Whether an Activate may take words of the wide buffer with its sums: to int16, or as a factor
+/// of codes.
+inline bool legal_residual(const Activate &f) {
+  if (f.residual > kFactor || space_words(kWideSpace) == 0) return false;
+  const bool codes = f.space == kUnifiedSpace && f.pack == 0 && f.lookup == 0;
+  return f.space == kWideSpace || (codes && f.residual == kFactor);
 }
 /// Whether every word is read where it is written.
 inline bool in_place(const Activate &f) {

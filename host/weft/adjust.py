@@ -106,3 +106,15 @@ def resolved(words: isa.Words, registers: Registers) -> Iterator[tuple[int, isa.
             yield number, None
         else:
             yield number, adjuster.apply(each)
+
+
+def running(words: isa.Words, registers: Registers) -> list[int]:
+    """Numbers of a segment's instructions that run, the last one in place of a bad one, if any."""
+    numbers, last = [], -1
+    try:
+        for last, each in resolved(words, registers):
+            if each is not None:
+                numbers.append(last)
+    except FaultError:
+        numbers.append(last + 1)
+    return numbers

@@ -368,6 +368,8 @@ def template_values() -> Mapping[str, Any]:
         "adjustments": ADJUSTMENTS,
         "most_adjusts": MOST_ADJUSTS,
         "registers": REGISTERS,
+        "added": ADDED,
+        "factor": FACTOR,
     }
 
 

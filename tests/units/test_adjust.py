@@ -83,7 +83,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_adjusts_have_a_status_and_a_place(case):
     status, number, code = BAD[case]
-    for device in ("golden",):
+    for device in ("golden", "csim"):
         with pytest.raises(FaultError, match=rf"instruction {number} ") as caught:
             kernel.run(code, device, bare=True)
         assert caught.value.status == status, device
@@ -91,7 +91,7 @@ def test_bad_adjusts_have_a_status_and_a_place(case):
 
 @pytest.mark.parametrize("registers", [(-1, 0), (65, 0), (0, -1), (0, -(1 << 31))])
 def test_registers_have_their_range(registers):
-    for device in ("golden",):
+    for device in ("golden", "csim"):
         with pytest.raises(FaultError, match="instruction 0 ") as caught:
             kernel.run(program({}), device, registers=registers)
         assert caught.value.status == 2

@@ -39,6 +39,8 @@ ARGUMENTS = (
     Argument("first", "scalar"),
     Argument("segments", "scalar"),
     Argument("batch", "scalar"),
+    Argument("tokens", "scalar"),
+    Argument("position", "scalar"),
     Argument("memory_rows", "scalar"),
     Argument("weight_rows", "scalar"),
     Argument("results", "memory", 32),
