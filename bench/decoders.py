@@ -12,7 +12,7 @@ FLOAT = 3.548  # published with the data
 # What of the weights, further options, and the largest perplexity that is wanted.
 WAYS = (
     ("W8A8KV8", {}, 3.62),
-    ("int4:g32 by GPTQ, A8KV8", {"weights": "int4:g32", "weight_method": "gptq"}, 4.0),
+    ("uint4:g32 by GPTQ, A8KV8", {"weights": "uint4:g32", "weight_method": "gptq"}, 4.0),
 )
 BOARDS = ("KV260", "ZCU104")
 CONTEXT = 256

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers as t
-from record_transformers import randomize
 from torch import nn
+
+from record_transformers import randomize
 
 FOLDER = Path(__file__).resolve().parent / "data" / "decoders"
 LLAMA = {
@@ -46,7 +47,9 @@ def models() -> dict[str, nn.Module]:
             t.LlamaConfig(**LLAMA, head_dim=8, num_key_value_heads=1, rope_parameters=SCALED)
         ),
         "mistral": t.MistralForCausalLM(
-            t.MistralConfig(**{**LLAMA, "num_hidden_layers": 1}, num_key_value_heads=2, sliding_window=5)
+            t.MistralConfig(
+                **{**LLAMA, "num_hidden_layers": 1}, num_key_value_heads=2, sliding_window=5
+            )
         ),
         "qwen2": t.Qwen2ForCausalLM(t.Qwen2Config(**LLAMA, num_key_value_heads=2)),
         "gpt2": t.GPT2LMHeadModel(

@@ -1,5 +1,5 @@
-/// Adjust: fields of the next instruction follow the registers of a run, tokens and position, so
-/// that one program serves every length. Golden model: host/weft/adjust.py.
+/// Adjust: fields of the next instruction follow the registers of a run (tokens, position,
+/// origin), so that one program serves every length. Golden model: host/weft/adjust.py.
 #pragma once
 #include "check_ranges.hpp"
 #include "status.hpp"
@@ -9,7 +9,7 @@ namespace weft {
 /// One adjustment of an Adjust.
 struct Adjustment {
   UInt<5> word;
-  UInt<2> from;  // which register
+  UInt<3> from;  // which register
   UInt<1> drop;
   UInt<5> unit;
   Int<32> offset, most, scale, base;
@@ -19,7 +19,7 @@ struct Adjustment {
 /// a multiplication per clock; the instruction then takes a word per clock.
 class Adjuster {
   static constexpr int kMost = kMostAdjusts * kAdjustments;
-  Int<32> registers_[kTotalRegister + 1];
+  Int<32> registers_[kPlaceRegister + 1];
   int word_[kMost];
   Int<32> value_[kMost];
   int adjusts_;
@@ -28,7 +28,7 @@ class Adjuster {
   /// min(most, register − offset).
   Int<32> left(const Adjustment &a) const {
     WEFT_INLINE
-    const Int<32> offset = a.offset, from = registers_[a.from <= kTotalRegister ? int(a.from) : 0];
+    const Int<32> offset = a.offset, from = registers_[a.from <= kPlaceRegister ? int(a.from) : 0];
     const Int<32> difference = Int<32>(UInt<32>(from) - UInt<32>(offset));  // wraps
     return difference < a.most ? difference : a.most;
   }
@@ -45,7 +45,9 @@ class Adjuster {
   void begin(const Limits &limits) {
     registers_[kTokensRegister] = limits.tokens;
     registers_[kPositionRegister] = limits.position;
+    registers_[kOriginRegister] = limits.origin;
     registers_[kTotalRegister] = Int<32>(UInt<32>(limits.tokens) + UInt<32>(limits.position));
+    registers_[kPlaceRegister] = Int<32>(UInt<32>(limits.origin) + UInt<32>(limits.position));
     clear();
   }
   /// Forgets the Adjusts of the instruction before.
@@ -78,7 +80,7 @@ class Adjuster {
       word_[at] = int(a.word);
       value_[at] = value(a, counted);
       drops_ |= a.drop != 0 && counted < 1;
-      legal &= a.from <= kTotalRegister;
+      legal &= a.from <= kPlaceRegister;
     }
     ++adjusts_;
     return legal ? kDone : kBadField;

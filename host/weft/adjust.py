@@ -1,4 +1,4 @@
-"""Adjust: fields of instructions that follow the registers of a run, tokens and position.
+"""Adjust: fields of instructions that follow the registers of a run: tokens, position and origin.
 
 The golden model of hls/weft/adjust.hpp, and what estimates and messages know of a segment by it.
 All numbers are of 32 bits and wrap.
@@ -17,13 +17,19 @@ from weft.state import FaultError, Fields
 Registers = tuple[int, ...]  # tokens, position, origin; those that are not given are 0
 
 
+def whole(registers: Registers) -> tuple[int, int, int]:
+    """All three of them."""
+    tokens, position, origin = (*registers, 0, 0, 0)[:3]
+    return tokens, position, origin
+
+
 def _wrapped(value: int) -> int:
     return (value + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
 
 
 def check_registers(registers: Registers, limit: int) -> None:
     """Raises FaultError for tokens outside 0..limit (accumulator_rows), a position below 0."""
-    tokens, position, origin = (*registers, 0, 0, 0)[:3]
+    tokens, position, origin = whole(registers)
     if not 0 <= tokens <= limit:
         raise FaultError(2, f"tokens {tokens} is outside 0..{limit}")
     if not 0 <= position < 1 << 31:
@@ -36,7 +42,7 @@ class Adjuster:
     """Follows the instructions of a segment, and changes those behind an Adjust."""
 
     def __init__(self, registers: Registers) -> None:
-        tokens, position, origin = (*registers, 0, 0, 0)[:3]
+        tokens, position, origin = whole(registers)
         total, place = _wrapped(tokens + position), _wrapped(origin + position)
         self._registers = (tokens, position, total, origin, place)
         self._clear()

@@ -64,7 +64,7 @@ def compile(
     overlay: Overlay | str | Path = "lab",
     *,
     calibration: Calibration | None = None,
-    calibrator: str = "minmax",
+    calibrator: str | None = None,
     requant: str | None = None,
     batch: int | None = None,
     symmetric: bool = False,
@@ -94,7 +94,7 @@ def compile(
     A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
     them by input name, or the path of an .npz file; of a text encoder lines of text, or the path of
     a .txt file); `calibrator` names how ranges follow from
-    them, `requant` the rounding (single_round if None), `symmetric` asks for zero points of 0,
+    them (minmax; of decoders mse), `requant` the rounding (single_round if None), `symmetric` asks for zero points of 0,
     `dynamic` for ranges that need no data. A model that is quantized already keeps its scales and
     rounds as its own runtime does;
     `requant="double_round"` makes an int8 TFLite model round as TFLite's reference kernels.
@@ -138,7 +138,7 @@ def compile(
             cache=cache,
             slots=slots or 1,
             progress=progress,
-            calibrator=calibrator,
+            calibrator=calibrator or "mse",
             requant=requant or DEFAULT_REQUANT,
             symmetric=symmetric,
             weights=weights,
@@ -159,7 +159,7 @@ def compile(
         graph = quantize(
             graph,
             _typical_inputs(graph, calibration, needed=not dynamic),
-            calibrator=calibrator,
+            calibrator=calibrator or "minmax",
             requant=requant or DEFAULT_REQUANT,
             symmetric=symmetric,
             dynamic=dynamic,

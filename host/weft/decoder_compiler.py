@@ -20,7 +20,7 @@ from weft.text.generation import DecoderSession
 
 TOKENS = 32  # at a time, if nobody says how many
 CACHE = 512
-SEQUENCES, LENGTH = 8, 128  # of calibration, at most
+SEQUENCES, LENGTH = 8, 256  # of calibration, at most
 OWN_TEXTS = 4  # that the model writes itself where nobody gives any
 
 Progress = Callable[[str], None]
@@ -30,7 +30,7 @@ def compile_decoder(
     decoder: Decoder,
     overlay: Overlay,
     *,
-    calibration: Sequence[str] | None = None,
+    calibration: Sequence[str | Sequence[int]] | None = None,
     tokens: int | None = None,
     cache: int | None = None,
     slots: int = 1,
@@ -41,7 +41,7 @@ def compile_decoder(
 
     A run takes up to `tokens` tokens (32, or fewer where they do not fit) to those that the cache
     holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
-    `calibration` are lines of text; without any the model writes some itself (Liu et al., LLM-QAT,
+    `calibration` are lines of text, or lists of tokens; without any the model writes some itself (Liu et al., LLM-QAT,
     2023). `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a decoder that does not run on the overlay as a whole, UsageError.
@@ -103,12 +103,12 @@ def _own(decoder: Decoder, length: int) -> list[list[int]]:
     return texts
 
 
-def _given(decoder: Decoder, lines: Sequence[str], length: int) -> list[list[int]]:
+def _given(decoder: Decoder, lines: Sequence[str | Sequence[int]], length: int) -> list[list[int]]:
     """Sequences of `length` tokens: lines one behind another, each with its BOS."""
     session = DecoderSession(FloatForward(decoder, 1), DecoderAssets.of(decoder))
     flat: list[int] = []
     for line in lines:
-        if line.strip():
+        if not isinstance(line, str) or line.strip():
             flat += session.tokens_of(line)
         if len(flat) >= SEQUENCES * length:
             break

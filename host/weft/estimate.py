@@ -158,7 +158,11 @@ def estimate(
     multipliers = overlay.rows * overlay.cols
     layers = [
         LayerEstimate(
-            layer.name, layer.op, layer.engine, _macs(program, layer, registers) * batch, multipliers
+            layer.name,
+            layer.op,
+            layer.engine,
+            _macs(program, layer, registers) * batch,
+            multipliers,
         )
         for layer in program.layers
     ]

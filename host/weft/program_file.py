@@ -25,9 +25,9 @@ from weft.graph import Array, Graph, Quant, Tensor
 from weft.graph_file import node_entry, node_of
 from weft.program import (
     AcceleratorSegment,
+    Cache,
     HostSegment,
     Layer,
-    Cache,
     Layout,
     Program,
     Region,

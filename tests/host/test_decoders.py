@@ -110,7 +110,9 @@ def gguf_of(path, name="llama_gqa"):
             if part in key:
                 count = config[heads]
                 data = data.reshape(count, 2, -1, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
-        writer.add_tensor(names.get_name(key, try_suffixes=(".weight",)), np.ascontiguousarray(data))
+        writer.add_tensor(
+            names.get_name(key, try_suffixes=(".weight",)), np.ascontiguousarray(data)
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -11,9 +11,17 @@ import weft
 from weft import ops
 from weft.config import load_overlay
 from weft.decoder_compiler import compile_decoder
-from weft.errors import CapacityError, DeviceError, DeviceTimeout, InputError, ProgramError, UsageError
+from weft.errors import (
+    CapacityError,
+    DeviceError,
+    DeviceTimeout,
+    InputError,
+    ProgramError,
+    UsageError,
+)
 from weft.frontend import decoders
 from weft.frontend.decoder import INPUT, OUTPUT
+from weft.passes.whole_heads import with_tokens
 from weft.program import Program
 from weft.text.decoder_assets import DecoderAssets
 from weft.text.perplexity import perplexity
@@ -67,51 +75,42 @@ def test_golden_and_csim_agree(programs, name):
         assert found[device][1] == found["golden"][1]
 
 
-def scales_bound(graph, feeds, trials=24):
-    """How far logits move where every activation moves by up to a step of its codes.
+def scales_bound(graph, feeds, trials=32):
+    """How far logits move where every activation and weight moves by up to a step of its codes.
 
-    Weights of the quantized graph are what their codes stand for; what rounding does beside that
-    (exponentials, roots) is less than a step of what they make.
+    What rounding does beside that (exponentials, roots) is less than a step of what they make.
     """
     random = np.random.default_rng(0)
-    steps = {
-        n: float(t.quant.scale) for n, t in graph.tensors.items() if t.quant and t.data is None
-    }
-    plain = graph.replace(
-        tensors={
-            n: replace(t, quant=None) if t.data is None else t for n, t in graph.tensors.items()
-        }
-    )
-    still = ops.evaluate(plain, feeds)[OUTPUT]
-    worst = np.zeros_like(still)
+    still = ops.evaluate(graph, feeds)[OUTPUT]
+    worst = 0.0
     for _ in range(trials):
         values = {INPUT: feeds[INPUT]}
-        values |= {n: t.real() for n, t in plain.tensors.items() if t.data is not None}
-        for node in plain:
-            inputs = [values[n] for n in node.inputs if n]
-            y = ops.spec_of(node).reference(node, inputs)[0]
-            step = steps.get(node.outputs[0], 0.0)
+        for name, tensor in graph.tensors.items():
+            if tensor.data is not None:
+                step = tensor.quant.scale if tensor.quant is not None else 0.0
+                values[name] = tensor.real() + random.uniform(-1, 1, tensor.shape) * step
+        for node in graph:
+            y = ops.spec_of(node).reference(node, [values[n] for n in node.inputs if n])[0]
+            step = float(graph[node.outputs[0]].quant.scale)
             values[node.outputs[0]] = (y + random.uniform(-step, step, y.shape)).astype(np.float32)
-        worst = np.maximum(worst, np.abs(values[OUTPUT] - still))
-    return still, float(worst.max())
+        worst = max(worst, float(np.abs(values[OUTPUT] - still).max()))
+    return worst
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_within_the_bound_of_the_scales(programs, name):
-    """The library's logits, less what rounding weights changes, are met within the bound."""
+def test_logits_are_the_librarys_within_the_bound_of_the_scales(name):
+    """Ranges are of the very text, so that nothing saturates."""
     expected = np.load(FOLDER / name / "expected.npz")
     ids = expected["ids"][0][:12]
-    program = programs(name, tokens=12, slots=1)
-    graph = program.graph()
-    from weft.passes.whole_heads import with_tokens
-
-    feeds = {INPUT: DecoderAssets.of(decoders.load(FOLDER / name)).rows(ids, 0)[None]}
-    still, bound = scales_bound(with_tokens(graph, 12), feeds)
+    decoder = decoders.load(FOLDER / name)
+    program = compile_decoder(
+        decoder, LAB, tokens=12, cache=12, calibration=[ids.tolist()], calibrator="minmax"
+    )
+    feeds = {INPUT: DecoderAssets.of(decoder).rows(ids, 0)[None]}
+    bound = scales_bound(with_tokens(program.graph(), 12), feeds)
     with weft.open_decoder(program, "csim") as session:
         found = session.logits(ids.tolist())
-    assert np.abs(found - still[0]).max() <= 2 * bound
-    weights = np.abs(still[0] - expected["logits"][0][:12]).max()
-    assert np.abs(found - expected["logits"][0][:12]).max() <= weights + 2 * bound
+    assert np.abs(found - expected["logits"][0][:12]).max() <= bound
 
 
 def test_files_hold_all_that_generation_needs(programs, tmp_path):
@@ -168,7 +167,12 @@ def test_too_long_is_an_error_and_sliding_is_not(programs):
 
 def test_bad_prompts_leave_the_session_usable(programs):
     with weft.open_decoder(programs("llama_gqa")) as session:
-        for bad, told in (([], "no tokens"), ([40], "token 40"), ([-1], "token -1"), ("a", "tokenizer")):
+        for bad, told in (
+            ([], "no tokens"),
+            ([40], "token 40"),
+            ([-1], "token -1"),
+            ("a", "tokenizer"),
+        ):
             with pytest.raises(InputError, match=told):
                 session.generate(bad)
         with pytest.raises(UsageError, match="tokens = 0"):
@@ -231,7 +235,7 @@ def test_what_is_no_decoder_is_refused(programs, tmp_path):
         weft.open(programs("llama_gqa"))
     from weft.demo import MODELS, load_data
 
-    plain = weft.compile(MODELS / "digits_cnn.onnx", calibration=load_data().calibration)
+    plain = weft.compile(MODELS / "digits.onnx", calibration=load_data().calibration)
     with pytest.raises(ProgramError, match="no decoder"):
         weft.open_decoder(plain)
 

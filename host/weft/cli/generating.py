@@ -11,9 +11,7 @@ from weft.cli import terminal
 from weft.config import board_names
 from weft.errors import InputError, UsageError
 
-source_argument = click.argument(
-    "source", metavar="PROGRAM|MODEL", type=click.Path(path_type=Path)
-)
+source_argument = click.argument("source", metavar="PROGRAM|MODEL", type=click.Path(path_type=Path))
 
 
 def _device(

@@ -47,7 +47,7 @@ class Device(Protocol):
     ) -> RunResult:
         """Runs segment number `segment` of the program on `batch` samples.
 
-        `registers` are the tokens and the position that its Adjusts refer to (docs/isa.md).
+        `registers` are what its Adjusts refer to (docs/isa.md): tokens, position, origin.
         """
 
     def read(self, row: int, rows: int) -> Rows:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import build
-from weft.adjust import Registers
+from weft.adjust import Registers, whole
 from weft.device.base import RunResult, rows_of, segment_of, where
 from weft.errors import DeviceError, DeviceTimeout
 from weft.program import AcceleratorSegment, Program, Rows
@@ -33,7 +33,7 @@ def load_library(path: Path) -> ctypes.CDLL:
     pointer, integer, unsigned = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
     library.weft_run.argtypes = [
         *(pointer, pointer, pointer),
-        *(integer, integer, integer, integer, integer, integer, unsigned, unsigned),
+        *(integer, integer, integer, integer, integer, integer, integer, unsigned, unsigned),
         ctypes.c_double,
         pointer,
     ]
@@ -94,7 +94,7 @@ class Csim:
             self._segments[segment],
             1,
             batch,
-            *registers,
+            *whole(registers),
             len(self._memory),
             len(self._weights),
             -1.0 if timeout_s is None else timeout_s,

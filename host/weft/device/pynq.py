@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weft.adjust import Registers, running
+from weft.adjust import Registers, running, whole
 from weft.device import bitfile
 from weft.device.arena import Arena, RemoteArena
 from weft.device.base import RunResult, segment_of, where
@@ -204,13 +204,14 @@ class Pynq:
         return self._fabric.ready(self._path, program.overlay, self._clock_mhz)
 
     def _call(self, segment: int, batch: int, registers: Registers) -> Mapping[str, int]:
-        tokens, position = registers
+        tokens, position, origin = whole(registers)
         return {
             **self._arguments,
             "first": self._segments[segment],
             "batch": int(batch),
             "tokens": int(tokens),
             "position": int(position),
+            "origin": int(origin),
         }
 
     def _result(self, kernel: Kernel, segment: int, wall: float) -> RunResult:

@@ -41,6 +41,7 @@ ARGUMENTS = (
     Argument("batch", "scalar"),
     Argument("tokens", "scalar"),
     Argument("position", "scalar"),
+    Argument("origin", "scalar"),
     Argument("memory_rows", "scalar"),
     Argument("weight_rows", "scalar"),
     Argument("results", "memory", 32),

@@ -48,8 +48,8 @@ def load(config: Config, model: StoredModel, tokenizer: Tokenizer | None = None)
         limit,
         lambda tokens, cache: _graph(weights, sizes, words, activation, tokens, cache),
         tokenizer,
-        token_id(config.values.get("bos_token_id")),
-        token_ids(config.values.get("eos_token_id")),
+        token_id(config.values.get("bos_token_id"), sizes.vocabulary),
+        token_ids(config.values.get("eos_token_id"), sizes.vocabulary),
     )
 
 
@@ -76,11 +76,15 @@ def _layer(blocks: Blocks, x: str, at: str, activation: tuple[str, dict[str, obj
     h = _norm(blocks, x, f"{at}.ln_1")
     w, bias = _matrix(blocks, f"{at}.attn.c_attn", width, 3 * width)
     parts = [
-        blocks.linear(h, f"{at}.attn.{name}", w[i * width : (i + 1) * width], bias[i * width :][:width])
+        blocks.linear(
+            h, f"{at}.attn.{name}", w[i * width : (i + 1) * width], bias[i * width :][:width]
+        )
         for i, name in enumerate("qkv")
     ]
     mixed = blocks.attention(*parts, f"{at}.attn")
-    out = blocks.linear(mixed, f"{at}.attn.c_proj", *_matrix(blocks, f"{at}.attn.c_proj", width, width))
+    out = blocks.linear(
+        mixed, f"{at}.attn.c_proj", *_matrix(blocks, f"{at}.attn.c_proj", width, width)
+    )
     x = blocks.add(x, out, f"{at}.attn")
     h = _norm(blocks, x, f"{at}.ln_2")
     h = blocks.linear(h, f"{at}.mlp.c_fc", *_matrix(blocks, f"{at}.mlp.c_fc", width, inner))

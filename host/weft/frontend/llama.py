@@ -49,8 +49,8 @@ class Llama:
             self.limit,
             lambda tokens, cache: self._graph(weights, embedding, tokens, cache),
             tokenizer,
-            token_id(ids.get("bos_token_id")),
-            token_ids(ids.get("eos_token_id")),
+            token_id(ids.get("bos_token_id"), s.vocabulary),
+            token_ids(ids.get("eos_token_id"), s.vocabulary),
         )
 
     def _graph(self, weights: Weights, embedding: Floats, tokens: int, cache: int) -> Graph:
@@ -82,9 +82,7 @@ class Llama:
         heads = self.sizes.heads if part == "q" else self.sizes.kv_heads
         return blocks.rotated(x, heads, f"{own}.{part}_rope")
 
-    def _projected(
-        self, blocks: Blocks, x: str, name: str, heads: int, turned: bool = True
-    ) -> str:
+    def _projected(self, blocks: Blocks, x: str, name: str, heads: int, turned: bool = True) -> str:
         s, weights = self.sizes, blocks.weights
         w = weights.take(f"{name}.weight", heads * s.head, s.width)
         bias = None
@@ -97,7 +95,9 @@ class Llama:
 
     def _feed_forward(self, blocks: Blocks, x: str, at: str) -> str:
         s, take = self.sizes, blocks.weights.take
-        gate = blocks.linear(x, f"{at}.gate_proj", take(f"{at}.gate_proj.weight", s.hidden, s.width))
+        gate = blocks.linear(
+            x, f"{at}.gate_proj", take(f"{at}.gate_proj.weight", s.hidden, s.width)
+        )
         op, attrs = self.activation
         gate = blocks.b.emit(op, [gate], dict(attrs), name=f"{at}.act_fn")
         up = blocks.linear(x, f"{at}.up_proj", take(f"{at}.up_proj.weight", s.hidden, s.width))
@@ -113,10 +113,14 @@ def of_config(config: Config, model: StoredModel) -> Llama:
     config.require("attention_bias", kind == "qwen2", "biases of the output projection")
     config.require("mlp_bias", False, "biases in the feed-forward part")
     if kind == "qwen3":
-        raise UnsupportedError(f"{config.path}: qwen3 normalizes queries and keys, which weft lacks")
+        raise UnsupportedError(
+            f"{config.path}: qwen3 normalizes queries and keys, which weft lacks"
+        )
     heads, width = config.size("num_attention_heads"), config.size("hidden_size")
     head = config.size("head_dim", default=max(width // heads, 1))
-    window = config.values.get("sliding_window") if config.values.get("use_sliding_window", True) else 0
+    window = (
+        config.values.get("sliding_window") if config.values.get("use_sliding_window", True) else 0
+    )
     sizes = Sizes(
         config.size("num_hidden_layers"),
         width,
@@ -162,13 +166,12 @@ def _llama3(plain: Floats, scaling: Mapping[str, Any]) -> Floats:
     return (plain * (share + (1 - share) / factor)).astype(np.float32)
 
 
-def token_id(value: Any) -> int | None:
+def token_id(value: Any, words: int) -> int | None:
     """A token of a config: the first of several."""
-    return next(iter(token_ids(value)), None)
+    return next(iter(token_ids(value, words)), None)
 
 
-def token_ids(value: Any) -> tuple[int, ...]:
-    """Tokens of a config: none, one or several."""
-    if value is None:
-        return ()
-    return tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
+def token_ids(value: Any, words: int) -> tuple[int, ...]:
+    """Tokens of a config: none, one or several; defaults of a larger vocabulary are left out."""
+    many = value if isinstance(value, (list, tuple)) else (value,)
+    return tuple(int(v) for v in many if v is not None and 0 <= int(v) < words)

@@ -81,7 +81,9 @@ def _header(path: Path) -> dict[str, int]:
     if len(raw) < HEADER.size:
         raise ModelError(f"{path}: {len(raw)} bytes; a checkpoint begins with {HEADER.size}")
     header = dict(zip(_NAMES, HEADER.unpack(raw), strict=True))
-    good = all(1 <= abs(v) <= MOST if k == "vocab_size" else 1 <= v <= MOST for k, v in header.items())
+    good = all(
+        1 <= abs(v) <= MOST if k == "vocab_size" else 1 <= v <= MOST for k, v in header.items()
+    )
     if not good or header["dim"] % header["n_heads"]:
         raise ModelError(f"{path}: no checkpoint of llama2.c, or a damaged one: {header}")
     return header

@@ -91,7 +91,9 @@ def _check_operands(ctx: Context, node: Node, values: tuple[Value, ...]) -> None
             raise HostOnlyError(f"keys or values {name!r} that something else reads, too")
 
 
-def head_blocks(ctx: Context, values: tuple[Value, ...], heads: int, shared: int) -> tuple[int, int]:
+def head_blocks(
+    ctx: Context, values: tuple[Value, ...], heads: int, shared: int
+) -> tuple[int, int]:
     """Channel blocks of a head of queries and keys, and of one of values."""
     q, k, v = (value.layout.channels for value in values)
     widths = q // heads, v // shared

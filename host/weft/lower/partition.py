@@ -37,6 +37,7 @@ from weft.lower.vector import lower_binary, lower_pool
 from weft.passes.placement import coded
 from weft.passes.stream import copies, reads_wide
 
+
 def _attention(context: Context, node: Node) -> Stage:
     return (lower_cached if node.attrs.get("cache") else lower_attention)(context, node)
 
@@ -65,7 +66,12 @@ LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
 }
 
 
-UNITS = {"Attention": "attention", "LayerNorm": "norm", "RMSNorm": "norm", "Rope": "rotate"}  # that overlays may lack
+UNITS = {
+    "Attention": "attention",
+    "LayerNorm": "norm",
+    "RMSNorm": "norm",
+    "Rope": "rotate",
+}  # that overlays may lack
 
 
 @dataclass(frozen=True)

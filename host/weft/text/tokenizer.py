@@ -191,4 +191,6 @@ def check_tokens(tokens: Sequence[int], count: int) -> None:
     """Raises InputError unless all are tokens of a model that has `count` of them."""
     for place, token in enumerate(tokens):
         if not 0 <= token < count:
-            raise InputError(f"token {token} at place {place}: the model has tokens 0 to {count - 1}")
+            raise InputError(
+                f"token {token} at place {place}: the model has tokens 0 to {count - 1}"
+            )
