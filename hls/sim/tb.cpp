@@ -10,7 +10,8 @@
 extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weights,
                             const weft::Beat *loads, weft::Beat *stores, int code, int first,
                             int segments, int batch, int tokens, int position, int origin,
-                            unsigned memory_rows, unsigned weight_rows, weft::Int<32> report[weft::kReportWords]);
+                            unsigned memory_rows, unsigned weight_rows,
+                            weft::Int<32> report[weft::kReportWords]);
 
 namespace {
 

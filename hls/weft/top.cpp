@@ -8,7 +8,8 @@
 extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weights,
                             const weft::Beat *loads, weft::Beat *stores, int code, int first,
                             int segments, int batch, int tokens, int position, int origin,
-                            unsigned memory_rows, unsigned weight_rows, weft::Int<32> results[weft::kReportWords]) {
+                            unsigned memory_rows, unsigned weight_rows,
+                            weft::Int<32> results[weft::kReportWords]) {
 #pragma HLS INTERFACE mode = m_axi port = program bundle = gmem0 offset = slave depth = 16384
 #pragma HLS INTERFACE mode = m_axi port = weights bundle = gmem1 offset = \
     slave max_read_burst_length = 64 depth = 16384
@@ -35,8 +36,8 @@ extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weig
   results[weft::kStatusWord] = weft::kDone;
   results[weft::kDesignWord] = weft::Int<32>(weft::kDesignLow);
   results[weft::kDesignWord + 1] = weft::Int<32>(weft::kDesignHigh);
-  const weft::Limits limits = {batch, tokens, position, origin, weft::UInt<32>(memory_rows),
-                               weft::UInt<32>(weight_rows)};
+  const weft::Limits limits = {
+      batch, tokens, position, origin, weft::UInt<32>(memory_rows), weft::UInt<32>(weight_rows)};
 segments:
   for (int s = 0; s < segments; ++s) {
     WEFT_TRIPCOUNT(64)

@@ -93,8 +93,8 @@ def compile(
 
     A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
     them by input name, or the path of an .npz file; of a text encoder lines of text, or the path of
-    a .txt file); `calibrator` names how ranges follow from
-    them (minmax; of decoders mse), `requant` the rounding (single_round if None), `symmetric` asks for zero points of 0,
+    a .txt file); `calibrator` names how ranges follow from them (minmax; of decoders mse),
+    `requant` the rounding (single_round if None), `symmetric` asks for zero points of 0,
     `dynamic` for ranges that need no data. A model that is quantized already keeps its scales and
     rounds as its own runtime does;
     `requant="double_round"` makes an int8 TFLite model round as TFLite's reference kernels.
@@ -102,8 +102,8 @@ def compile(
     traced with `example_inputs`; `tokens` is the longest sentence of a text encoder (128, or what
     the model can), whose tokenizer and embeddings the program then holds. Of a decoder (a folder, a
     .gguf file, a checkpoint of llama2.c) `tokens` is how many a run takes at a time, `cache` how
-    many tokens are remembered of each of `slots` texts (`weft.decoder_compiler`). `export_qdq` names an
-    ONNX file that gets the quantized network in QDQ form. `progress` hears the name of each stage.
+    many tokens are remembered of each of `slots` texts (`weft.decoder_compiler`). `export_qdq`
+    names an ONNX file that gets the quantized network in QDQ form. `progress` hears the stages.
 
     `weights`, `activations` and `weight_method` choose number formats and how weights are rounded,
     `plan` (a Plan or its file) the exceptions layer by layer; these and the rest are the
@@ -131,7 +131,7 @@ def compile(
                 "shapes, batches and QDQ export: slots hold several texts"
             )
         return compile_decoder(
-            decoders.load(model),
+            decoders.load(str(model)),
             hardware,
             calibration=_lines(model, calibration),
             tokens=tokens,

@@ -12,7 +12,7 @@ import numpy as np
 from weft.config import Overlay
 from weft.errors import CapacityError, InputError, UsageError
 from weft.frontend.decoder import INPUT, Decoder
-from weft.graph import Array, Graph
+from weft.graph import Graph
 from weft.program import HostSegment, Program
 from weft.text.decoder_assets import DecoderAssets
 from weft.text.forward import FloatForward
@@ -41,8 +41,8 @@ def compile_decoder(
 
     A run takes up to `tokens` tokens (32, or fewer where they do not fit) to those that the cache
     holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
-    `calibration` are lines of text, or lists of tokens; without any the model writes some itself (Liu et al., LLM-QAT,
-    2023). `options` are those of `weft.passes.quantize.quantize`.
+    `calibration` are lines of text, or lists of tokens; without any the model writes some itself
+    (Liu et al., LLM-QAT, 2023). `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a decoder that does not run on the overlay as a whole, UsageError.
     """
@@ -51,7 +51,7 @@ def compile_decoder(
     from weft.passes.whole_heads import whole_heads
 
     tell = progress or (lambda stage: None)
-    capacity = min(cache or CACHE, decoder.limit) if cache is None else cache
+    capacity = min(CACHE, decoder.limit) if cache is None else cache
     if slots < 1:
         raise UsageError(f"slots = {slots}: a cache for at least one text")
     length = min(LENGTH, capacity)
@@ -159,6 +159,3 @@ def _on_device(
     assets = DecoderAssets.read(program.assets)
     opened = open_device(device, **options)
     return DecoderSession(ProgramForward(program, opened, assets), assets, timeout_s)
-
-
-__all__ = ["Array", "compile_decoder", "open_decoder"]

@@ -195,7 +195,7 @@ def estimate(
 
 
 def _macs(program: Program, layer: Layer, registers: Registers | None) -> int:
-    """Multiplications of a layer; of attention with a cache those with the tokens that are there."""
+    """Multiplications of a layer; attention with a cache has those of the tokens that are there."""
     cache = program.cache
     if cache is None or registers is None:
         return layer.macs

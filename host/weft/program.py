@@ -177,7 +177,8 @@ class Program:
     compiled from (`weft.graph_file`), None in files of older versions. `assets` is what the host
     needs around it, by name: of a text encoder the tokenizer and embedding tables (`weft.text`).
     `tokens` names, for tensors whose dimension 1 counts the tokens of an input, that input; `rules`
-    are what a run with fewer of them changes (`weft.tokens`). `cache` is that of a decoder. `lengths` is the input, if there is
+    are what a run with fewer of them changes (`weft.tokens`). `cache` is that of a
+    decoder. `lengths` is the input, if there is
     one, that holds how many tokens of a sample there are: each runs with as many (`weft.padding`).
     """
 

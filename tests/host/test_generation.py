@@ -118,7 +118,8 @@ def test_files_hold_all_that_generation_needs(programs, tmp_path):
     program.save(tmp_path / "m.weft")
     with weft.open_decoder(tmp_path / "m.weft") as read, weft.open_decoder(program) as made:
         texts = [[p.token for p in s.generate([3, 4], 8, stop=False)] for s in (read, made)]
-    assert texts[0] == texts[1] and len(texts[0]) == 8
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 8
     assert Program.load(tmp_path / "m.weft").cache == program.cache
 
 
@@ -133,7 +134,8 @@ def test_many_prompts_share_the_slots(programs):
             together[number].append(piece.token)
             order.append(number)
     assert together == alone
-    assert order[:4] == [0, 1, 0, 1] and set(order) == set(range(5))
+    assert order[:4] == [0, 1, 0, 1]
+    assert set(order) == set(range(5))
 
 
 def test_seeds_repeat_and_temperature_matters(programs):
@@ -280,7 +282,7 @@ def test_perplexity_of_texts_is_that_of_their_tokens():
             chances /= chances.sum(-1, keepdims=True)
             total -= np.log(chances[np.arange(len(piece) - 1), piece[1:]]).sum()
             count += len(piece) - 1
-    assert found.tokens == count and found.texts == 2
+    assert (found.tokens, found.texts) == (count, 2)
     assert found.perplexity == pytest.approx(np.exp(total / count))
     with pytest.raises(InputError, match="empty"):
         perplexity(session, " <|endoftext|> ")

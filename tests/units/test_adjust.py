@@ -35,7 +35,8 @@ numbers = st.integers(-(1 << 31), (1 << 31) - 1) | st.integers(-40, 40)
 
 @given(
     tokens=st.integers(0, 64), position=st.integers(0, (1 << 31) - 1) | st.integers(0, 99),
-    register=st.integers(0, 4), origin=numbers, offset=numbers, most=numbers, unit=st.integers(0, 31),
+    register=st.integers(0, 4), origin=numbers, offset=numbers, most=numbers,
+    unit=st.integers(0, 31),
     scale=numbers, base=numbers, drop=st.integers(0, 1),
 )  # fmt: skip
 def test_a_field_is_what_the_formula_says(

@@ -223,7 +223,7 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
     "--slots",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Texts that a decoder works on at once.",
+    help="Texts that a decoder keeps apart.",
 )
 @click.option(
     "--export-qdq",

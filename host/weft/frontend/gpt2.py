@@ -75,13 +75,9 @@ def _layer(blocks: Blocks, x: str, at: str, activation: tuple[str, dict[str, obj
     width, inner = blocks.sizes.width, blocks.sizes.hidden
     h = _norm(blocks, x, f"{at}.ln_1")
     w, bias = _matrix(blocks, f"{at}.attn.c_attn", width, 3 * width)
-    parts = [
-        blocks.linear(
-            h, f"{at}.attn.{name}", w[i * width : (i + 1) * width], bias[i * width :][:width]
-        )
-        for i, name in enumerate("qkv")
-    ]
-    mixed = blocks.attention(*parts, f"{at}.attn")
+    own = zip("qkv", np.split(w, 3), np.split(bias, 3), strict=True)
+    q, k, v = (blocks.linear(h, f"{at}.attn.{name}", *each) for name, *each in own)
+    mixed = blocks.attention(q, k, v, f"{at}.attn")
     out = blocks.linear(
         mixed, f"{at}.attn.c_proj", *_matrix(blocks, f"{at}.attn.c_proj", width, width)
     )

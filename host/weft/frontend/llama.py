@@ -113,9 +113,7 @@ def of_config(config: Config, model: StoredModel) -> Llama:
     config.require("attention_bias", kind == "qwen2", "biases of the output projection")
     config.require("mlp_bias", False, "biases in the feed-forward part")
     if kind == "qwen3":
-        raise UnsupportedError(
-            f"{config.path}: qwen3 normalizes queries and keys, which weft lacks"
-        )
+        raise UnsupportedError(f"{config.path}: weft lacks the norms of queries and keys of qwen3")
     heads, width = config.size("num_attention_heads"), config.size("hidden_size")
     head = config.size("head_dim", default=max(width // heads, 1))
     window = (

@@ -1,4 +1,4 @@
-"""Decoders of the Llama family in GGUF: names and metadata of llama.cpp, weights in any of its types.
+"""Decoders of the Llama family in GGUF: llama.cpp's names, weights in any of its types.
 
 Metadata: ggml-org/ggml, docs/gguf.md; names of tensors: llama.cpp, gguf-py/gguf/constants.py. For
 llama, llama.cpp stores rotated channels in adjacent pairs; for qwen2, half a head apart.

@@ -63,8 +63,9 @@ def lower(
 
     `batch` is the number of samples that a run may hold; None takes the largest power of two up to
     64 with which all activations stay on chip. `overlap` lets weight tiles shift in while the one
-    before computes. `slots` is how many texts the caches of a decoder hold. Raises UsageError for a batch below 1, CapacityError for a layer or batch that
-    does not fit, ModelError for scales that can't be encoded.
+    before computes. `slots` is how many texts the caches of a decoder hold. Raises UsageError for a
+    batch below 1, CapacityError for a layer or batch that does not fit, ModelError for scales that
+    can't be encoded.
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch = {batch}: a run holds at least one sample")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from weft import isa
@@ -13,6 +13,7 @@ from weft.lower.registers import ORIGIN, PLACE, POSITION, TOTAL, follow
 from weft.lower.rotate import SWAP
 from weft.lower.rows import LIMIT, MOST, parameters
 from weft.lower.stage import Cache, CachedOp, RotateOp, Rotation
+from weft.pack import split
 from weft.program import Rule
 
 if TYPE_CHECKING:
@@ -28,6 +29,29 @@ class _Part:
     first: int
     last: int
     rows: Rules
+
+
+def positions(emitter: Emitter, name: str, place: Place) -> None:
+    """Loads the words of a run's positions into the wide buffer."""
+    words = emitter.context.tables[name]  # [positions, words, lanes]
+    each = words.shape[1]
+    start, _ = emitter.store(name, lambda: split(words.reshape(-1, words.shape[2])))
+    rows = Rule(0, 0, "rows", emitter.token_symbol, 0, place.rows // each, scale=2 * each)
+    emitter.flush()
+    emitter.put(
+        isa.READ_WEIGHTS.encode(memory=start, rows=2 * place.rows, memory_rows=2 * place.rows),
+        (
+            rows,
+            replace(rows, field="memory_rows"),
+            follow("memory", POSITION, start, scale=2 * each),
+        ),
+    )
+    wide = isa.TABLES.index("wide")
+    emitter.put(
+        isa.SET_TABLE.encode(target=wide, index=place.at(0), count=place.rows),
+        (replace(rows, field="count", scale=each),),
+    )
+    emitter.flush()
 
 
 def rotate(

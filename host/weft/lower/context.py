@@ -15,7 +15,7 @@ from weft.lower.activations import packed_epilogue
 from weft.lower.engines import packed_bits, precisions
 from weft.lower.geometry import HERE, OPERAND, UNIFIED, WIDE, Map, Place, Value
 from weft.lower.layout import RELABELS, relabeled, wish
-from weft.lower.stage import HostOnlyError, Op, Rotation, Stage
+from weft.lower.stage import HostOnlyError, Op, RotateOp, Rotation, Stage
 from weft.lower.weights import is_float
 from weft.pack import extents
 from weft.program import Layer, Layout, Unfold
@@ -37,7 +37,8 @@ class Context:
     not. `quants` are of outputs that something else is added to before they become codes.
 
     `cached` is the number of tokens that caches hold, 0 without any: then fields follow the
-    registers of a run; there is one for each of `slots` texts. `caches` are their maps in memory; `rotations` what makes their codes of the
+    registers of a run; there is one for each of `slots` texts.
+    `caches` are their maps in memory; `rotations` what makes their codes of the
     int16 that they are of; `tables` words of int16 per position, in weight memory.
     """
 
@@ -255,8 +256,10 @@ class Context:
         if self.is_wide(out):
             layout = replace(layout, bits=16)
         elif wanted.bits < 8 and len(ops) == 1 and ops[0].target == HERE:
-            done = packed_epilogue(ops[0].epilogue, y.format, wanted.bits)
-            ops, layout = (replace(ops[0], epilogue=done),), wanted
+            (op,) = ops
+            assert not isinstance(op, RotateOp), "it gives int8"
+            done = packed_epilogue(op.epilogue, y.format, wanted.bits)
+            ops, layout = (replace(op, epilogue=done),), wanted
         self.values[out] = Value(out, layout, y)
         self.maps[out] = self.map_of(layout, out)
         true, padded = node.attrs.get("true", (1, 1))  # of what `pad_heads` has made larger

@@ -13,7 +13,7 @@ from weft import isa
 from weft.errors import CapacityError
 from weft.isa import Words
 from weft.lower.bands import bands
-from weft.lower.cache_rows import cached_attention, rotate
+from weft.lower.cache_rows import cached_attention, positions, rotate
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
 from weft.lower.fields import Rules, added, even, ifs, joined, moved, second, seen, source
@@ -21,7 +21,7 @@ from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
 from weft.lower.geometry import WIDE, Place, Rect, Target
 from weft.lower.nm import NmWeights
-from weft.lower.registers import POSITION, adjusts, follow
+from weft.lower.registers import adjusts
 from weft.lower.rows import attention, layer_tokens, norm
 from weft.lower.schedule import Piece
 from weft.lower.snap import SnapWeights
@@ -85,7 +85,7 @@ class Emitter:
                 rows = (0, self.context.maps[stage.target].height)
                 self._band(piece, stage, piece.plan.of(self.batch), rows, known)
         self.put(isa.BARRIER.encode())
-        self._flush()
+        self.flush()
         return np.stack(self.words), np.asarray(self.owners, np.int32)
 
     def put(self, words: Words, rules: Rules = ()) -> None:
@@ -107,7 +107,7 @@ class Emitter:
         for name in stage.targets:
             if name in piece.writes and stage is piece.last_writer(name):
                 self._transfer(isa.WRITE_HOST, name, places[name])
-        self._flush()
+        self.flush()
 
     def _operations(self, stage: Stage, places: Places, rows: tuple[int, int]) -> None:
         target = places[stage.target]
@@ -116,7 +116,7 @@ class Emitter:
                 self._constant(name, places[name])
             if name in self.context.tables and name not in self._tabled:
                 self._tabled.add(name)
-                self._positions(name, places[name])
+                positions(self, name, places[name])
         for op in stage.ops:
             if isinstance(op, NormOp):
                 norm(self, op, rows, places, target)
@@ -158,28 +158,6 @@ class Emitter:
             self._need((name, start), split(part))
             count, index = len(part), place.base + start
             self.put(isa.SET_TABLE.encode(target=WIDE_TABLE, index=index, count=count))
-
-    def _positions(self, name: str, place: Place) -> None:
-        """Loads the words of a run's positions into the wide buffer."""
-        words = self.context.tables[name]  # [positions, words, lanes]
-        each = words.shape[1]
-        count = place.rows // each
-        start, _ = self._store(name, lambda: split(words.reshape(-1, words.shape[2])))
-        rows = Rule(0, 0, "rows", self.token_symbol, 0, count, scale=2 * each)
-        self._flush()
-        self.put(
-            isa.READ_WEIGHTS.encode(memory=start, rows=2 * place.rows, memory_rows=2 * place.rows),
-            (
-                rows,
-                replace(rows, field="memory_rows"),
-                follow("memory", POSITION, start, scale=2 * each),
-            ),
-        )
-        self.put(
-            isa.SET_TABLE.encode(target=WIDE_TABLE, index=place.at(0), count=place.rows),
-            (replace(rows, field="count", scale=each),),
-        )
-        self._flush()
 
     def _transfer(self, kind: isa.Instruction, name: str, place: Place) -> None:
         """Moves the rows of a place, of every channel block, from or to the map's region."""
@@ -258,7 +236,7 @@ class Emitter:
                 block = tile + byte * op.byte_blocks
                 self._activate(raw, parameter, op.target, rect, block, target, rules)
             if skipped:
-                self._flush()
+                self.flush()
 
     def _vector(
         self, op: VectorOp, rect: Rect, places: Places, target: Place, rules: Rules
@@ -358,7 +336,7 @@ class Emitter:
 
     def _need(self, key: object, rows: NDArray[np.int8]) -> None:
         """The next instruction takes `rows` from the stream: stores them once, reads them now."""
-        self._read(*self._store(key, lambda: rows))
+        self._read(*self.store(key, lambda: rows))
 
     def _need_weights(
         self, key: object, weights: AnyWeights, tile: int, end: int, skipped: Rules
@@ -367,23 +345,23 @@ class Emitter:
 
         Where it may be `skipped`, they are read for it alone.
         """
-        start, count = self._store(key, lambda: weights.packed(tile, end))
+        start, count = self.store(key, lambda: weights.packed(tile, end))
         fields = weights.fields(tile, end)
         if fields["format"] == 0 and not skipped:
             self._read(start, count)
             return
-        self._flush()
+        self.flush()
         read = isa.READ_WEIGHTS.encode(memory=start, memory_rows=count, **fields)
         self.put(read, skipped)
 
     def _read(self, start: int, count: int) -> None:
         """Rows for the next instruction; those that lie behind one another are read together."""
         if start != self._range[1] or self._range[0] == self._range[1]:
-            self._flush()
+            self.flush()
             self._range = (start, start)
         self._range = (self._range[0], start + count)
 
-    def _store(self, key: object, make: Callable[[], NDArray[np.int8]]) -> tuple[int, int]:
+    def store(self, key: object, make: Callable[[], NDArray[np.int8]]) -> tuple[int, int]:
         """First row and number of rows of what is stored under `key`."""
         if key not in self._stored:
             rows = make()
@@ -397,7 +375,7 @@ class Emitter:
             self._paces[id(weights)] = weights.pace(self.context.overlay)
         return self._paces[id(weights)]
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Puts out what waits, behind the ReadWeights that feeds it."""
         low, high = self._range
         if low < high:

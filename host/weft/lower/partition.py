@@ -31,7 +31,7 @@ from weft.lower.movement import (
 from weft.lower.norm import copy_of_norm, lower_norm
 from weft.lower.residual import lower_residual
 from weft.lower.rotate import lower_rotate
-from weft.lower.stage import HostOnlyError, Stage
+from weft.lower.stage import HostOnlyError, RotateOp, Stage
 from weft.lower.tokens import token_axes
 from weft.lower.vector import lower_binary, lower_pool
 from weft.passes.placement import coded
@@ -205,7 +205,10 @@ def _merge(found: Partition, node: Node) -> Placement | None:
     out = node.outputs[0]
     if stage is None or not alone or context.graph[out].shape != context.graph[name].shape:
         return None
-    changed = tuple(replace(op, epilogue=with_lookup(op.epilogue, table)) for op in stage.ops)
+    before = [op for op in stage.ops if not isinstance(op, RotateOp)]
+    if len(before) != len(stage.ops):
+        return None
+    changed = tuple(replace(op, epilogue=with_lookup(op.epilogue, table)) for op in before)
     del found.stages[name]
     found.stages[out] = replace(stage, target=out, ops=changed, nodes=(*stage.nodes, key_of(node)))
     quant = context.quant(out)

@@ -24,9 +24,18 @@ class Follow(Rule):
     drop: bool = False
 
 
-def follow(field: str, register: int, base: int = 0, **more: int) -> Follow:
+def follow(
+    field: str,
+    register: int,
+    base: int = 0,
+    *,
+    most: int = (1 << 31) - 1,
+    unit: int = 1,
+    scale: int = 1,
+    drop: bool = False,
+) -> Follow:
     """A rule of a register for the next instruction."""
-    return Follow(0, 0, field, "", register=register, base=base, **more)
+    return Follow(0, 0, field, "", 0, most, unit, scale, register, base, drop)
 
 
 def adjusts(words: Words, rules: Sequence[Rule]) -> Iterator[Words]:

@@ -85,4 +85,4 @@ def angles(frequencies: Array, positions: int) -> Array:
     cos, sin = rotations(frequencies, positions)
     turned = np.stack([-sin, sin], axis=-1).reshape(positions, -1)
     both = np.stack([np.repeat(cos, 2, axis=1), turned], axis=1)
-    return np.rint(both * (1 << FRACTION)).astype(np.int16)
+    return np.asarray(np.rint(both * (1 << FRACTION)), np.int16)

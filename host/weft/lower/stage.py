@@ -300,7 +300,8 @@ class CachedOp(AttentionOp):
     @property
     def caches(self) -> tuple[Cache, Cache]:
         """Those of keys and of values."""
-        assert self.key_cache is not None and self.value_cache is not None, "they are there"
+        assert self.key_cache is not None, "it has both"
+        assert self.value_cache is not None, "it has both"
         return self.key_cache, self.value_cache
 
     def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:

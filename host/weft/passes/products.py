@@ -1,7 +1,7 @@
-"""SmoothQuant where two activations multiply: factors that cancel in the product, or move through it.
+"""SmoothQuant where two activations multiply: factors that cancel, or move through the product.
 
-In a decoder with a cache, keys and values are int8 with one scale for all channels, and so is the product
-of a gated feed-forward part. Three pairs of layers take factors for nothing:
+In a decoder with a cache, keys and values are int8 with one scale for all channels, and so is the
+product of a gated feed-forward part. Three pairs of layers take factors for nothing:
 
 - q · kᵀ: a channel of keys is divided by what the same channel of queries is multiplied with (both
   channels of a rotated pair by the same factor, which rotations let through);

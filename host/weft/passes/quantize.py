@@ -131,7 +131,8 @@ def quantize(
 def prepare(graph: Graph, data: Mapping[str, Array], options: Options) -> Graph:
     """The same function in float, its weights and activations easier to round.
 
-    Equalization first, then factors between products of activations, then SmoothQuant, then AWQ's factors for the layers whose method that is.
+    Equalization first, then factors between products of activations, then
+    SmoothQuant, then AWQ's factors for the layers whose method that is.
     """
     if options.equalize:
         graph = equalize.equalize(graph)

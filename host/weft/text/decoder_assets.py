@@ -49,7 +49,7 @@ class DecoderAssets:
             "eos": list(self.eos),
             "tokenizer": self.tokenizer.kind if self.tokenizer else "",
         }
-        found = {
+        found: dict[str, Array] = {
             PREFIX + "embedding": np.asarray(self.embedding, np.float32),
             PREFIX + "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
         }

@@ -89,7 +89,7 @@ class ProgramForward:
         rows = self.device.read(regions[OUTPUT].row, views.outputs.words)
         shape = (1, count, len(self.assets.embedding))
         codes = views.outputs.unpack(rows, 1, shape)
-        return regions[OUTPUT].quant.dequantize(codes)[0]
+        return np.asarray(regions[OUTPUT].quant.dequantize(codes)[0])
 
     def reload(self) -> None:
         """Loads the program again; caches are empty."""

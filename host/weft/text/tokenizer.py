@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from weft.errors import InputError, MissingDependency, ModelError, unknown
+from weft.errors import MissingDependency, ModelError, unknown
 from weft.graph import Array
 
 _ENTRY = struct.Struct("<fi")
@@ -185,12 +184,3 @@ def restored(kind: str, data: Array) -> Tokenizer:
     if kind == Pretrained.kind:
         return Pretrained(raw.decode("utf-8", "replace"))
     raise ModelError(unknown("kind of tokenizer", kind, [SentencePieces.kind, Pretrained.kind]))
-
-
-def check_tokens(tokens: Sequence[int], count: int) -> None:
-    """Raises InputError unless all are tokens of a model that has `count` of them."""
-    for place, token in enumerate(tokens):
-        if not 0 <= token < count:
-            raise InputError(
-                f"token {token} at place {place}: the model has tokens 0 to {count - 1}"
-            )
