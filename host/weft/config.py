@@ -250,8 +250,9 @@ class Board:
     """One board: its part, clock, memory and fabric (docs/boards.md).
 
     `ddr_bytes_per_s` is the memory's peak, `ddr_efficiency` what share of it a long burst reaches;
-    `axi_ports` and `axi_bits` are the ports from the fabric to that memory, and `ports` names them.
-    `shell_*` is what the vendor's platform takes of an Alveo card; `power_w` a measured power.
+    `ddr_bits` is the width of each of its `ddr_channels`, which work side by side. `axi_ports`
+    and `axi_bits` are the ports from the fabric to that memory, and `ports` names them. `shell_*`
+    is what the vendor's platform takes of an Alveo card; `power_w` a measured power.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -271,6 +272,8 @@ class Board:
     family: Literal["zynq7000", "zynqmp", "alveo"] = "zynqmp"
     memory: Literal["DDR3", "DDR4", "LPDDR4", "HBM2"] = "DDR4"
     ddr_efficiency: float = 1.0
+    ddr_bits: int = 64
+    ddr_channels: int = 1
     ports: tuple[str, ...] = ()
     ps_clock_mhz: float = 0.0
     slrs: int = 1
@@ -295,6 +298,8 @@ class Board:
             "ddr_bytes_per_s": (1e8, 1e13),
             "ddr_bytes": (1 << 24, 1 << 40),
             "ddr_efficiency": (0.1, 1),
+            "ddr_bits": (8, 1024),
+            "ddr_channels": (1, 64),
             "axi_ports": (1, 64),
             "axi_bits": (32, 1024),
             "slrs": (1, 8),
