@@ -35,6 +35,7 @@ GROUPS = (
     "hgpipe",
     "embedding",
     "designs",
+    "tpu",
     "sparse_packing",
     "importing",
 )
