@@ -36,6 +36,7 @@ GROUPS = (
     "embedding",
     "designs",
     "tpu",
+    "decoders",
     "sparse_packing",
     "importing",
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -338,3 +340,17 @@ def test_a_picture_of_contexts(tmp_path, capsys):
     path, picture = str(MODELS / "tinyllama-1.1b.json"), tmp_path / "p.svg"
     assert cli.run(["estimate", path, "--board", "ZCU104", "--plot", str(picture)]) == 0
     assert "<!-- predicted -->" in picture.read_text()
+
+
+def test_the_benchmark_compares_with_published_rates(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+    bench = importlib.import_module("bench.decoders")
+    near = [one for one in bench.published() if one.decoder.name in ("Llama-2-7b-hf", "LLaMA3-8B")]
+    for one in near:
+        if one.board == "KV260":
+            assert one.row().ours == pytest.approx(one.theirs, rel=0.1)
+    rows = {row.metric: row for row in bench.llama_rows()}
+    assert rows["Llama-2-7B on KV260, prompt of 512: array's peak"].met
+    assert rows["Llama-2-7B on KV260, memory at 1,024 tokens (peer: DATE 2025)"].met
+    gains = [row.ours / row.peer for row in bench.faster_rows()]
+    assert min(gains) > 1
