@@ -34,8 +34,10 @@ GROUPS = (
     "nonlinear",
     "hgpipe",
     "embedding",
-    "decoders",
+    "generation",
     "designs",
+    "tpu",
+    "decoders",
     "sparse_packing",
     "importing",
 )

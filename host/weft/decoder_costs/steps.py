@@ -1,0 +1,246 @@
+"""What one run of a decoder's program does: its instructions' clocks and the bytes they move.
+
+The clocks are those of the units' own formulas (weft.units), as estimate has them of a compiled
+program; only the list of instructions is made here, layer by layer, without any weights. Nothing
+overlaps but what the hardware lets: an instruction takes its clocks, one after another.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from weft import isa, tiles
+from weft.decoder_costs.config import Decoder, Product
+from weft.decoder_costs.stream import ROWS, Streaming, matvec_clocks
+from weft.format import Format
+from weft.state import ISSUE_CLOCKS, Clocks
+from weft.storage import ceil_div
+from weft.units import attention, normalize, systolic, transfer
+
+PRODUCTS, ATTENTION, ELEMENTWISE, TABLES, TRANSFERS = (
+    "products", "attention", "elementwise", "tables", "transfers",
+)  # fmt: skip
+WEIGHTS, SCALES, PARAMETERS, CACHE, ACTIVATIONS, PROGRAM = (
+    "weights", "scales of groups", "requantization", "keys and values", "activations", "program",
+)  # fmt: skip
+PER_WORD_ROTATED = 4  # clocks: word, partner, cosine and sine come through one port
+INSTRUCTION_BYTES = 4 * isa.WORDS
+
+
+@dataclass(frozen=True)
+class Step:
+    """Some instructions that do one thing; `times` they are done.
+
+    `read` and `written` are bytes by kind of one time; `streams` ports bring what is read, in runs
+    of `run` consecutive bytes; `pieces` is in how many places is written. `macs`: of the model.
+    """
+
+    name: str
+    part: str
+    clocks: Clocks
+    instructions: int = 1
+    read: dict[str, int] = field(default_factory=dict)
+    written: int = 0
+    streams: int = 1
+    run: int = 1 << 20
+    pieces: int = 0
+    macs: int = 0
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An overlay, the format of weights, and ways to bring keys and values faster than it does.
+
+    `load_ports`: ports that keys and values come through; `ahead`: the next head's come while the
+    present one is attended to; `streamed`: they pass the matrix-vector engine as weights do;
+    `table_ports`: ports that fill tables. Overlays have none of this yet.
+    """
+
+    overlay: Streaming
+    weights: Format
+    load_ports: int = 1
+    ahead: bool = False
+    streamed: bool = False
+    table_ports: int = 1
+
+    def table(self, target: int, count: int) -> Clocks:
+        """Clocks of a SetTable."""
+        found = transfer.clocks({"target": target, "count": count}, self.overlay, 1, {})
+        return replace(found, table=int(ceil_div(found.table, self.table_ports)))
+
+    def takes(self, m: int) -> bool:
+        """Whether the matrix-vector engine is there and takes so many rows."""
+        return m <= ROWS and "matvec" in self.overlay.engines
+
+    def blocks(self, channels: int) -> int:
+        """Words that hold so many channels."""
+        return int(ceil_div(channels, self.overlay.lanes))
+
+    def head_blocks(self, decoder: Decoder) -> int:
+        """Words of a head."""
+        return self.blocks(decoder.head_width)
+
+
+def total(clocks: Iterator[Clocks] | list[Clocks]) -> Clocks:
+    """The sum, by cause."""
+    found: Counter[str] = Counter()
+    for one in clocks:
+        found.update(vars(one))
+    return Clocks(**found)
+
+
+def times(clocks: Clocks, count: int) -> Clocks:
+    """So many of the same."""
+    return Clocks(**{name: count * value for name, value in vars(clocks).items()})
+
+
+def stored(machine: Machine, p: Product) -> tuple[int, int]:
+    """Bytes of the codes of one copy of a product, and of what its groups share."""
+    fmt, lanes = machine.weights, machine.overlay.lanes
+    shape = (p.outputs, 1, p.inputs)
+    codes = tiles.stored_rows(shape, fmt, lanes) * lanes
+    whole = tiles.stored_rows(shape, fmt, lanes, fmt.group, fmt.asymmetric) * lanes
+    return codes, whole - codes
+
+
+def product(machine: Machine, p: Product, m: int, count: int) -> Iterator[Step]:
+    """The copies of a product with m rows, and the tables of its epilogue; `count` of them all."""
+    o, folds = machine.overlay, machine.blocks(p.inputs)
+    codes, scales = stored(machine, p)
+    columns = machine.blocks(p.outputs)
+    memory_rows = (codes + scales) // o.lanes
+    found: list[Clocks] = []
+    tables: list[Clocks] = []
+    for first in range(0, columns, o.parameter_blocks):
+        part = min(o.parameter_blocks, columns - first)
+        rows = part * folds * o.lanes
+        arriving = ceil_div(memory_rows * part, columns)
+        found.append(_matmul(machine, m, part * folds, rows, int(arriving)))
+        tables.append(machine.table(transfer.PARAMETERS, part))
+    reading = len(found) * ISSUE_CLOCKS  # of the Activate behind each; ReadWeights go elsewhere
+    clocks = total([*found, Clocks(issue=reading)])
+    yield Step(
+        p.name, PRODUCTS, clocks, 3 * len(found), {WEIGHTS: codes, SCALES: scales},
+        streams=o.weight_ports, macs=m * p.inputs * p.outputs, times=count * p.copies,
+    )  # fmt: skip
+    yield Step(
+        f"{p.name}: requantization", TABLES, total(tables), 2 * len(tables),
+        {PARAMETERS: columns * isa.PARAMETER_ROWS * o.lanes}, streams=o.weight_ports,
+        times=count * p.copies,
+    )  # fmt: skip
+
+
+def _matmul(machine: Machine, m: int, folds: int, rows: int, memory_rows: int) -> Clocks:
+    """Clocks of one MatMul: the matrix-vector engine for a few rows, the array for more."""
+    o = machine.overlay
+    if machine.takes(m):
+        return matvec_clocks(m, rows, memory_rows, o)
+    pace = max(1, int(ceil_div(memory_rows * o.beats, o.weight_ports * rows)))
+    array = systolic.array_clocks(m, folds, o, pace=pace)
+    return replace(array, issue=ISSUE_CLOCKS)
+
+
+def norm(machine: Machine, rows: int, channels: int, count: int) -> Iterator[Step]:
+    """Norms of `rows` rows, with their parameters."""
+    o, blocks = machine.overlay, machine.blocks(channels)
+    found = normalize.clocks({"rows": rows, "blocks": blocks}, o, 1, {})
+    yield Step("norm", ELEMENTWISE, found, times=count)
+    table = machine.table(transfer.PARAMETERS, blocks)
+    read = {PARAMETERS: blocks * isa.PARAMETER_ROWS * o.lanes}
+    streams = o.weight_ports
+    yield Step("norm: parameters", TABLES, table, 2, read, streams=streams, times=count)
+
+
+def rotate(machine: Machine, name: str, words: int, plain: bool, count: int) -> Step:
+    """Words that get their position, or (plain) only new codes."""
+    clocks = Clocks(ISSUE_CLOCKS, vector=words * (1 if plain else PER_WORD_ROTATED))
+    return Step(name, ELEMENTWISE, clocks, times=count)
+
+
+def move(machine: Machine, name: str, words: int, wide: bool, count: int, kind: str) -> Step:
+    """Words that are read from memory behind one another."""
+    space = isa.WIDE if wide else isa.UNIFIED
+    f = {"chunks": 1, "words": words, "space": space}
+    o = machine.overlay
+    rows = transfer.rows_moved(f, 1)
+    return Step(
+        name, TRANSFERS, transfer.clocks(f, o, 1, {}), read={kind: rows * o.lanes}, times=count
+    )
+
+
+def write(machine: Machine, name: str, words: int, pieces: int, count: int) -> Step:
+    """Words that are written to memory, in `pieces` places."""
+    f = {"chunks": pieces, "words": max(1, words // pieces), "space": isa.UNIFIED}
+    clocks = transfer.clocks(f, machine.overlay, 1, {})
+    written = transfer.rows_moved(f, 1) * machine.overlay.lanes
+    return Step(name, TRANSFERS, clocks, written=written, pieces=pieces, times=count)
+
+
+def cached(machine: Machine, d: Decoder, m: int, count: int) -> Iterator[Step]:
+    """Queries and keys of m tokens get their positions; keys and values go to the cache."""
+    blocks = machine.head_blocks(d)
+    q, kv = m * d.heads * blocks, m * d.kv_heads * blocks
+    if d.head_norms:
+        yield from norm(machine, m * d.heads, d.head_width, count)
+        yield from norm(machine, m * d.kv_heads, d.head_width, count)
+    yield rotate(machine, "queries", q, not d.rotary, count)
+    # Once for the cache, once behind the cached ones for this run.
+    yield rotate(machine, "keys", 2 * kv, not d.rotary, count)
+    yield rotate(machine, "values", 2 * kv, True, count)
+    pieces = d.kv_heads * blocks  # each block of a head lies by itself, in the order of tokens
+    yield write(machine, "keys to the cache", kv, pieces, count)
+    yield write(machine, "values to the cache", kv, pieces, count)
+
+
+def attend(
+    machine: Machine, d: Decoder, m: int, past: int, keys: int, count: int, macs: int
+) -> Iterator[Step]:
+    """Attention of m tokens to `keys` keys, of which `past` come from memory; all heads."""
+    blocks, o = machine.head_blocks(d), machine.overlay
+    rows = past * blocks * o.lanes
+    load = Clocks()
+    if past:
+        f = {"chunks": blocks, "words": past, "space": isa.OPERAND}
+        load = times(transfer.clocks(f, o, 1, {}), 2)
+    if machine.streamed and machine.takes(m * d.group):
+        yield _streamed(machine, d, m * d.group, keys, rows, count, macs)
+        return
+    tokens = max(1, min(m, o.accumulator_rows // d.group))  # of the queries of an Attend
+    calls = [min(tokens, m - first) for first in range(0, m, tokens)]
+    busy = total([_attends(machine, n * d.group, keys, blocks) for n in calls])
+    load = replace(load, transfer=int(ceil_div(load.transfer, machine.load_ports)))
+    clocks = times(total([load, busy]), d.kv_heads)
+    if machine.ahead:  # all heads but the first arrive while the one before is attended to
+        waits = max(0, load.transfer - busy.total)
+        clocks = total([load, times(replace(busy, transfer=waits), d.kv_heads - 1), busy])
+    yield Step(
+        "attention", ATTENTION, clocks, d.kv_heads * (2 + 4 * len(calls)),
+        {CACHE: 2 * rows * d.kv_heads}, streams=machine.load_ports, run=max(1, past * o.lanes),
+        times=count, macs=macs,
+    )  # fmt: skip
+
+
+def _attends(machine: Machine, rows: int, keys: int, blocks: int) -> Clocks:
+    """Scores of some rows, and their exponentials times values."""
+    o, key_blocks = machine.overlay, machine.blocks(keys)
+    fields = {"rows": rows, "overlap": 1, "normalized": 0}
+    scores = attention.clocks({**fields, "tiles": key_blocks, "blocks": blocks}, o, 1, {})
+    values = attention.clocks({**fields, "tiles": blocks, "blocks": key_blocks}, o, 1, {})
+    return total([scores, values, Clocks(issue=2 * ISSUE_CLOCKS)])
+
+
+def _streamed(
+    machine: Machine, d: Decoder, m: int, keys: int, rows: int, count: int, macs: int
+) -> Step:
+    """Keys and values on their way through the matrix-vector engine, a byte each."""
+    o = machine.overlay
+    tile_rows = machine.blocks(keys) * machine.head_blocks(d) * o.lanes
+    one = total([matvec_clocks(m, tile_rows, tile_rows, o), Clocks(issue=ISSUE_CLOCKS)])
+    return Step(
+        "attention", ATTENTION, times(one, 2 * d.kv_heads), 6 * d.kv_heads,
+        {CACHE: 2 * rows * d.kv_heads}, streams=o.weight_ports, run=keys * o.lanes, times=count,
+        macs=macs,
+    )  # fmt: skip
