@@ -10,18 +10,17 @@ constexpr int kEpsilonHigh = 1 << 30;  // so that n²·variance and what is adde
 /// Words that a Norm reads and writes, and whether no two of its input are the same one.
 struct NormRanges {
   Range source, target;
-  bool distinct;
+  bool once;
 
   explicit NormRanges(const Norm &f) {
     const Int<64> rows = Int<64>(f.rows) - 1, blocks = Int<64>(f.blocks) - 1;
-    const Int<64> down = Int<64>(f.source_col), right = Int<64>(f.source_block);
+    const Int<64> strides[] = {Int<64>(f.source_col), Int<64>(f.source_block)};
+    const Int<64> steps[] = {rows, blocks};
     source.first = Int<64>(f.source);
-    source.last = source.first + rows * down + blocks * right;
+    source.last = source.first + rows * strides[0] + blocks * strides[1];
     target.first = Int<64>(f.target);
     target.last = target.first + rows * Int<64>(f.target_col) + blocks * Int<64>(f.target_block);
-    const bool apart = down > blocks * right || right > rows * down;
-    distinct = (rows == 0 || down != 0) && (blocks == 0 || right != 0) &&
-               (rows == 0 || blocks == 0 || apart);
+    once = distinct(strides, steps);
   }
 };
 
@@ -35,7 +34,7 @@ inline Status check_norm(const Norm &f, int batch) {
   if (!in_words(ranges.source, kWideWords) || !in_buffer(ranges.target)) return kBadBuffer;
   if (f.rows > kAccumulatorRows) return kBadRows;
   if (int(f.parameter) + int(f.blocks) > kParameterBlocks) return kBadTable;
-  return f.keep != 0 && !ranges.distinct ? kBadOverlap : kDone;
+  return f.keep != 0 && !ranges.once ? kBadOverlap : kDone;
 }
 
 }  // namespace weft

@@ -34,6 +34,25 @@ inline Int<64> reach(Int<64> out, Int<64> stride, Int<64> kernel, Int<64> dilati
   return Int<64>((out - 1) * stride) + Int<64>((kernel - 1) * dilation);
 }
 
+/// Whether no two words of a walk along some axes are the same one: each stride that is taken
+/// reaches further than all shorter ones together.
+template <int kAxes>
+inline bool distinct(const Int<64> (&strides)[kAxes], const Int<64> (&steps)[kAxes]) {
+  bool apart = true;
+axes:
+  for (int a = 0; a < kAxes; ++a) {
+    WEFT_UNROLL
+    Int<64> shorter = 0;
+  others:
+    for (int b = 0; b < kAxes; ++b) {
+      WEFT_UNROLL
+      if (b != a && strides[b] <= strides[a]) shorter += steps[b] * strides[b];
+    }
+    if (steps[a] != 0 && strides[a] <= shorter) apart = false;
+  }
+  return apart;
+}
+
 /// How often each stride is taken, from the first word of an output or a residual to its last.
 struct Steps {
   Int<64> samples, blocks, rows, cols;
@@ -58,6 +77,13 @@ inline bool in_place(const Activate &f) {
   return f.residual_base == f.target && f.residual_sample == f.target_sample &&
          f.residual_block == f.target_block && f.residual_row == f.target_row &&
          f.residual_col == f.target_col;
+}
+/// Whether no word is written twice: in place it would be read again behind its first result.
+inline bool written_once(const Activate &f, const Steps &s) {
+  const Int<64> strides[] = {Int<64>(f.target_sample), Int<64>(f.target_block),
+                             Int<64>(f.target_row), Int<64>(f.target_col)};
+  const Int<64> steps[] = {s.samples, s.blocks, s.rows, s.cols};
+  return distinct(strides, steps);
 }
 
 }  // namespace weft

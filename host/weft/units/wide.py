@@ -76,7 +76,9 @@ def check_output(state: State, f: Fields, sums: Sums) -> None:
 
 
 def check_residual(state: State, f: Fields, batch: int, sums: Sums, last: int) -> None:
-    """Raises FaultError for a residual outside the wide buffer, or under other outputs."""
+    """Raises FaultError for a residual outside the wide buffer or under other outputs, and in place
+    where a word that is written twice would be read again behind its first result.
+    """
     if not f["residual"]:
         return
     words = _residual_words(f, batch, (sums.out_h, sums.out_w))
@@ -88,3 +90,6 @@ def check_residual(state: State, f: Fields, batch: int, sums: Sums, last: int) -
     )
     if not in_place and f["target"] <= end and f["residual_base"] <= last:
         raise FaultError(7, f"words {f['target']}..{last} and {f['residual_base']}..{end}")
+    steps = (batch - 1, len(sums.blocks) - 1, sums.out_h - 1, sums.out_w - 1)
+    if in_place and not window.distinct([f[f"target_{step}"] for step in _STEPS], steps):
+        raise FaultError(7, "a residual in place, but some outputs share a word")
