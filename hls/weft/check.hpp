@@ -255,13 +255,14 @@ class Checker {
     return f.normalize == 0 || divides_;
   }
   /// Whether an output lies on what is still read.
-  bool overlaps(const Activate &f, const Range &target, const Range &added) const {
+  bool overlaps(const Activate &f, const Steps &steps, const Range &target,
+                const Range &added) const {
     const int first = scored_ ? kWideSpace : kUnifiedSpace;
     const int second = attends_ ? kOperandSpace : kUnifiedSpace;
     if (f.space == first && target.meets(first_)) return true;
     if (f.space == second && target.meets(second_)) return true;
     if (f.space != kWideSpace || f.residual == 0) return false;
-    return target.meets(added) && !in_place(f);
+    return target.meets(added) && !(in_place(f) && written_once(f, steps));
   }
   Status activate(const Activate &f) {
     if (!pending_ && !repeat_) return kBadOrder;
@@ -274,7 +275,7 @@ class Checker {
     const Range target = target_range(f, steps), added = residual_range(f, steps);
     if (!in_words(target, space_words(int(f.space)))) return kBadBuffer;
     if (f.residual != 0 && !in_words(added, kWideWords)) return kBadBuffer;
-    if (overlaps(f, target, added)) return kBadOverlap;
+    if (overlaps(f, steps, target, added)) return kBadOverlap;
     if (int(f.parameter) + (f.parameter_step != 0 ? blocks_ - 1 : 0) >= kParameterBlocks)
       return kBadTable;
     pending_ = false;

@@ -17,7 +17,7 @@ inline Status check_norm(const Norm &f, int batch) {
   if (!in_words(ranges.source, kWideWords) || !in_buffer(ranges.target)) return kBadBuffer;
   if (f.rows > kAccumulatorRows) return kBadRows;
   if (int(f.parameter) + int(f.blocks) > kParameterBlocks) return kBadTable;
-  return f.keep != 0 && !ranges.distinct ? kBadOverlap : kDone;
+  return f.keep != 0 && !ranges.once ? kBadOverlap : kDone;
 }
 
 }  // namespace weft

@@ -36,10 +36,29 @@ inline int space_words(int space) {
 inline bool legal_space(const ReadHost &) { return true; }
 inline bool legal_space(const WriteHost &f) { return f.space != kOperandSpace; }
 
+/// Whether no two words of a walk along some axes are the same one: each stride that is taken
+/// reaches further than all shorter ones together.
+template <int kAxes>
+inline bool distinct(const Int<64> (&strides)[kAxes], const Int<64> (&steps)[kAxes]) {
+  bool apart = true;
+axes:
+  for (int a = 0; a < kAxes; ++a) {
+    WEFT_UNROLL
+    Int<64> shorter = 0;
+  others:
+    for (int b = 0; b < kAxes; ++b) {
+      WEFT_UNROLL
+      if (b != a && strides[b] <= strides[a]) shorter += steps[b] * strides[b];
+    }
+    if (steps[a] != 0 && strides[a] <= shorter) apart = false;
+  }
+  return apart;
+}
+
 /// Words that an instruction of rows and blocks reads in the wide buffer, and those that it writes.
 struct RowRanges {
   Range source, target;
-  bool distinct;  // no two words of the source are the same one
+  bool once;  // no two words of the source are the same one
 
   template <typename Instruction> explicit RowRanges(const Instruction &f) {
     const Int<64> rows = Int<64>(f.rows) - 1, blocks = Int<64>(f.blocks) - 1;
@@ -48,9 +67,9 @@ struct RowRanges {
     source.last = source.first + rows * down + blocks * right;
     target.first = Int<64>(f.target);
     target.last = target.first + rows * Int<64>(f.target_col) + blocks * Int<64>(f.target_block);
-    const bool apart = down > blocks * right || right > rows * down;
-    distinct = (rows == 0 || down != 0) && (blocks == 0 || right != 0) &&
-               (rows == 0 || blocks == 0 || apart);
+    const Int<64> strides[] = {down, right};
+    const Int<64> steps[] = {rows, blocks};
+    once = distinct(strides, steps);
   }
 };
 
@@ -90,6 +109,13 @@ inline bool in_place(const Activate &f) {
   return f.residual_base == f.target && f.residual_sample == f.target_sample &&
          f.residual_block == f.target_block && f.residual_row == f.target_row &&
          f.residual_col == f.target_col;
+}
+/// Whether no word is written twice: in place it would be read again behind its first result.
+inline bool written_once(const Activate &f, const Steps &s) {
+  const Int<64> strides[] = {Int<64>(f.target_sample), Int<64>(f.target_block),
+                             Int<64>(f.target_row), Int<64>(f.target_col)};
+  const Int<64> steps[] = {s.samples, s.blocks, s.rows, s.cols};
+  return distinct(strides, steps);
 }
 
 }  // namespace weft

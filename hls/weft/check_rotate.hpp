@@ -29,7 +29,7 @@ inline Status check_rotate(const Rotate &f, int batch) {
   if (!in_words(at.target, space_words(int(f.space)))) return kBadBuffer;
   const bool same =
       f.source == f.target && f.source_col == f.target_col && f.source_block == f.target_block;
-  if (f.space != kWideSpace || (!turns && same && at.distinct)) return kDone;
+  if (f.space != kWideSpace || (!turns && same && at.once)) return kDone;
   const bool meets = at.target.meets(at.source) || (turns && at.target.meets(table));
   return meets ? kBadOverlap : kDone;
 }

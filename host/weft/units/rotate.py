@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
-from weft.units import requant, wide
+from weft.units import requant, wide, window
 
 CODE_LIMIT = 127  # of codes; words of the wide buffer go to wide.LIMIT
 FRACTION = 14  # bits of cosines and sines
@@ -101,7 +101,9 @@ def _range(f: Fields, name: str) -> _Range:
 def _in_place(f: Fields) -> bool:
     """Whether every word is written where it is read, and no two words are the same one."""
     same = all(f[f"source{end}"] == f[f"target{end}"] for end in ("", "_col", "_block"))
-    return same and wide.distinct(f)
+    return same and window.distinct(
+        (f["source_col"], f["source_block"]), (f["rows"] - 1, f["blocks"] - 1)
+    )
 
 
 UNIT = Unit("rotate", (isa.ROTATE,), golden, clocks, "rotary embedding of the wide buffer")

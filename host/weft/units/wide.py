@@ -99,7 +99,9 @@ def _check_joined(state: State, f: Fields, sums: Sums) -> None:
 
 
 def check_residual(state: State, f: Fields, batch: int, sums: Sums, last: int) -> None:
-    """Raises FaultError for a residual outside the wide buffer, or under other outputs."""
+    """Raises FaultError for a residual outside the wide buffer or under other outputs, and in place
+    where a word that is written twice would be read again behind its first result.
+    """
     if not f["residual"]:
         return
     words = _residual_words(f, batch, (sums.out_h, sums.out_w))
@@ -112,12 +114,7 @@ def check_residual(state: State, f: Fields, batch: int, sums: Sums, last: int) -
     meets = f["space"] == isa.WIDE and not in_place
     if meets and f["target"] <= end and f["residual_base"] <= last:
         raise FaultError(7, f"words {f['target']}..{last} and {f['residual_base']}..{end}")
-
-
-def distinct(f: Fields) -> bool:
-    """Whether no two words of rows and blocks, the input of an instruction, are the same one."""
-    rows, blocks = f["rows"] - 1, f["blocks"] - 1
-    down, right = f["source_col"], f["source_block"]
-    if (rows and not down) or (blocks and not right):
-        return False
-    return not (rows and blocks) or down > blocks * right or right > rows * down
+    steps = (batch - 1, len(sums.blocks) - 1, sums.out_h - 1, sums.out_w - 1)
+    alone = window.distinct([f[f"target_{step}"] for step in _STEPS], steps)
+    if in_place and f["space"] == isa.WIDE and not alone:
+        raise FaultError(7, "a residual in place, but some outputs share a word")
