@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,8 @@ class Context:
     `constants` hold int16 words of the wide buffer that the weight stream brings. `refused` are
     Attention nodes that run on the host, and why; `tokens` names for tensors what their second
     dimension counts, where a run may have less of it, and `fixed` are the names for which it may
-    not. `quants` are of outputs that something else is added to before they become codes.
+    not. `quants` are of outputs that something else is added to before they become codes; `known`
+    are the weights that layers have so far, by constant and by how they read it.
     """
 
     graph: Graph
@@ -44,6 +46,7 @@ class Context:
     fixed: set[str] = field(default_factory=set)
     constants: dict[str, Array] = field(default_factory=dict)
     quants: dict[str, Quant] = field(default_factory=dict)
+    known: dict[tuple[object, ...], Any] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     maps: dict[str, Map] = field(default_factory=dict)
     hosted: set[str] = field(default_factory=set)
