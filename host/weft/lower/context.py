@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +35,13 @@ class Context:
     `constants` hold int16 words of the wide buffer that the weight stream brings. `refused` are
     Attention nodes that run on the host, and why; `tokens` names for tensors what their second
     dimension counts, where a run may have less of it, and `fixed` are the names for which it may
-    not. `quants` are of outputs that something else is added to before they become codes.
+    not. `quants` are of outputs that something else is added to before they become codes; `known`
+    are the weights that layers have so far, by constant and by how they read it.
 
     `cached` is the number of tokens that caches hold, 0 without any: then fields follow the
-    registers of a run; there is one for each of `slots` texts.
-    `caches` are their maps in memory; `rotations` what makes their codes of the
-    int16 that they are of; `tables` words of int16 per position, in weight memory.
+    registers of a run; there is one cache for each of `slots` texts. `caches` are their maps in
+    memory; `rotations` what makes their codes of the int16 that they are of; `tables` words of
+    int16 per position, in weight memory.
     """
 
     graph: Graph
@@ -54,6 +56,7 @@ class Context:
     rotations: dict[str, Rotation] = field(default_factory=dict)
     tables: dict[str, Array] = field(default_factory=dict)
     quants: dict[str, Quant] = field(default_factory=dict)
+    known: dict[tuple[object, ...], Any] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     maps: dict[str, Map] = field(default_factory=dict)
     hosted: set[str] = field(default_factory=set)

@@ -210,7 +210,7 @@ class Emitter:
             for number, part in enumerate(op.passes):
                 place = places[part.source]
                 window, fields = seen(part, rect, place)
-                self._need_weights((id(op), number, tile), part.weights, tile, end, skipped)
+                self._need_weights((id(part.weights), tile, end), part.weights, tile, end, skipped)
                 last = number == len(op.passes) - 1
                 self.put(
                     isa.MAT_MUL.encode(

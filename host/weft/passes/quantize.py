@@ -8,7 +8,7 @@ output channel, as in Jacob et al. (CVPR 2018) and TFLite, unless another format
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from weft.passes.choices import Choice, activation_formats, choices, layers
 from weft.passes.even import STRENGTH, even_out
 from weft.passes.placement import FOLLOWS, accelerated, coded, quantized_roots
 from weft.passes.ranges import BATCH, Progress, check_data, feeds, ranges
+from weft.passes.roles import pools, saturated
 from weft.passes.stream import reads_wide, stream, with_copies
 from weft.passes.weights import BIAS_LIMIT, encode, finite, format_for
 from weft.plan import Plan
@@ -111,10 +112,14 @@ def quantize(
     if wide:
         strength = STRENGTH if options.smooth is None else options.smooth
         graph = even_out(graph, feeds(graph, data), strength)
-    roots = quantized_roots(graph)
+    shared = pools(graph, quantized_roots(graph))
+    roots = shared.roots
     formats = activation_formats(graph, roots, chosen)
     formats |= {roots[name]: activation.WIDE for name in wide if name in roots}
-    found = ranges(graph, data, formats, CALIBRATORS[calibrator], progress)
+    found = ranges(graph, data, formats, CALIBRATORS[calibrator], progress, shared.members)
+    for root, limit in saturated(graph, roots).items():
+        if root in found:
+            found[root] = max(found[root][0], -limit), min(found[root][1], limit)
     balanced = {roots[n] for node in graph for n in _balanced(node) if n in roots}
     quants = {
         root: activation.affine(*bounds, formats[root], symmetric or root in balanced)
@@ -201,10 +206,14 @@ def _rounded_rows(x: Array) -> Array:
 
 @dataclass
 class _Constants:
-    """The graph's tensors while constants get their codes."""
+    """The graph's tensors while constants get their codes.
+
+    `shared` are the constants, and remarks, of layers that other steps of a recurrence have, too.
+    """
 
     tensors: Tensors
     readers: Mapping[str, list[Node]]
+    shared: dict[object, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
 
     def new(self, name: str) -> str:
         """`name`, or it with marks, that no tensor has."""
@@ -311,15 +320,35 @@ def _with_weights(
     """Conv or Linear with weights in their format and an int32 (for bf16 a float32) bias."""
     x = graph[node.inputs[0]].quant
     assert x is not None, "the caller has checked it"
+    key = node.attrs.get("roles"), node.inputs[1:], choice, float(x.scale), x.zero_point
+    names, notes = constants.shared.get(key, ((), ()))
+    if not names:
+        names, notes = _encoded(graph, node, constants, choice, seen, correct)
+    if "roles" in node.attrs:
+        constants.shared[key] = names, notes
+    changed = replace(node, inputs=(node.inputs[0], *names))
+    return changed.with_attrs(notes=notes) if notes else changed
+
+
+def _encoded(
+    graph: Graph,
+    node: Node,
+    constants: _Constants,
+    choice: Choice,
+    seen: Statistics | None,
+    correct: bool,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the codes of a layer's weights and bias, and remarks."""
+    x = graph[node.inputs[0]].quant
+    assert x is not None, "the caller has checked it"
     made = encode(graph, node, choice, x, seen, correct)
     weights = graph[node.inputs[1]]
-    names = [node.inputs[0], constants.put(weights.name, node, made.data, made.quant)]
+    names = [constants.put(weights.name, node, made.data, made.quant)]
     has_bias = len(node.inputs) > 2 and bool(node.inputs[2])
     if has_bias or (correct and seen is not None):
         name = node.inputs[2] if has_bias else constants.new(f"{node.outputs[0]}/bias")
         names.append(_put_bias(name, node, constants, made.bias, x, made.quant))
-    changed = replace(node, inputs=tuple(names))
-    return changed.with_attrs(notes=made.notes) if made.notes else changed
+    return tuple(names), made.notes
 
 
 def _put_bias(name: str, node: Node, constants: _Constants, bias: Array, x: Quant, w: Quant) -> str:
