@@ -62,6 +62,8 @@ def save(program: Program, path: str | Path) -> None:
         "tokens": dict(program.tokens),
         "lengths": program.lengths,
         "rules": [list(asdict(rule).values()) for rule in program.rules],
+        "states": dict(program.states),
+        "entries": {name: list(numbers) for name, numbers in program.entries.items()},
     }
     if program.model is not None:
         blobs["model"] = program.model
@@ -192,6 +194,8 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
         tokens={str(name): str(root) for name, root in manifest.get("tokens", {}).items()},
         rules=tuple(_rule(entry) for entry in manifest.get("rules", ())),
         lengths=str(manifest.get("lengths", "")),
+        states={str(name): str(state) for name, state in manifest.get("states", {}).items()},
+        entries={str(n): tuple(map(int, e)) for n, e in manifest.get("entries", {}).items()},
         assets={n.removeprefix(ASSET): b for n, b in blobs.items() if n.startswith(ASSET)},
     )
     return program.verify()
