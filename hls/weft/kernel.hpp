@@ -1,7 +1,7 @@
 /// The kernel: fetch → load, and weights → decode → compute → store, for one segment of a program.
 ///
 /// Segments run one after another (run_segment is not inlined, so their dataflow regions never
-/// overlap): a segment may read what the one before wrote, and nothing that it writes itself.
+/// overlap): a segment may read what the one before wrote, and nothing that it has written itself.
 #pragma once
 #include "adjust.hpp"
 #include "check.hpp"
@@ -110,6 +110,7 @@ load:
     WEFT_TRIPCOUNT(65536)
     const Command words = commands.read();
     open = words[0] != kBarrier;
+    WEFT_SIM(sim::run().reads.instruction = int(words[kNumberWord]));
     if (open) load_rows(ReadHost::decode(words), batch, memory, loaded);
   }
 }
@@ -139,6 +140,7 @@ store:
     WEFT_TRIPCOUNT(65536)
     const Command words = commands.read();
     open = words[0] != kBarrier;
+    WEFT_SIM(sim::run().writes.instruction = int(words[kNumberWord]));
     if (open) store_rows(WriteHost::decode(words), batch, stored, memory);
   }
 }

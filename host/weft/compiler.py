@@ -85,6 +85,7 @@ def compile(
     tokens: int | None = None,
     cache: int | None = None,
     slots: int | None = None,
+    states: Mapping[str, str] | None = None,
     export_qdq: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Program:
@@ -102,8 +103,10 @@ def compile(
     traced with `example_inputs`; `tokens` is the longest sentence of a text encoder (128, or what
     the model can), whose tokenizer and embeddings the program then holds. Of a decoder (a folder, a
     .gguf file, a checkpoint of llama2.c) `tokens` is how many a run takes at a time, `cache` how
-    many tokens are remembered of each of `slots` texts (`weft.decoder_compiler`). `export_qdq`
-    names an ONNX file that gets the quantized network in QDQ form. `progress` hears the stages.
+    many tokens are remembered of each of `slots` texts (`weft.decoder_compiler`). `states` maps
+    outputs of one step of a network to the inputs that take them in the next one: they stay in the
+    device's memory (`weft.recurrent`). `export_qdq` names an ONNX file that gets the quantized
+    network in QDQ form. `progress` hears the stages.
 
     `weights`, `activations` and `weight_method` choose number formats and how weights are rounded,
     `plan` (a Plan or its file) the exceptions layer by layer; these and the rest are the
@@ -117,10 +120,11 @@ def compile(
     """
     from weft.decoder_compiler import compile_decoder
     from weft.frontend import decoders
-    from weft.lower import lower
+    from weft.lower import Steps, lower
     from weft.passes.quantize import quantize
     from weft.plan import read
 
+    known = _both(states or {})
     tell = progress or _silent
     tell("loading the model")
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
@@ -171,6 +175,7 @@ def compile(
             equalize=equalize,
             smooth=smooth,
             correct_bias=correct_bias,
+            states=known,
             progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
         )
     elif plan is not None or (weights, activations) != ("int8", "int8"):
@@ -178,12 +183,23 @@ def compile(
             f"model {graph.name!r} is quantized already and keeps its formats: number formats and "
             "plans are for float models"
         )
-    if export_qdq is not None:
-        from weft.export_qdq import export_qdq as write
-
-        write(graph, export_qdq)
+    _export(graph, export_qdq)
     tell(f"lowering to overlay {hardware.name}")
-    return _with_assets(lower(graph, hardware, batch=batch).keeping(graph), model)
+    program = lower(graph, hardware, batch=batch, steps=Steps(known))
+    return _with_assets(program.keeping(graph), model)
+
+
+def _both(states: Mapping[str, str]) -> dict[str, str]:
+    """Both tensors of each state, output and input, by the name of the input."""
+    return {name: taken for output, taken in states.items() for name in (output, taken)}
+
+
+def _export(graph: Graph, path: str | Path | None) -> None:
+    """Writes the quantized graph as ONNX, if there is a path for it."""
+    if path is not None:
+        from weft.export_qdq import export_qdq
+
+        export_qdq(graph, path)
 
 
 def _silent(stage: str) -> None:

@@ -176,10 +176,12 @@ class Program:
     host and accelerator to their place in it. `model` are the bytes of the quantized graph it was
     compiled from (`weft.graph_file`), None in files of older versions. `assets` is what the host
     needs around it, by name: of a text encoder the tokenizer and embedding tables (`weft.text`).
-    `tokens` names, for tensors whose dimension 1 counts the tokens of an input, that input; `rules`
-    are what a run with fewer of them changes (`weft.tokens`). `cache` is that of a
-    decoder. `lengths` is the input, if there is
-    one, that holds how many tokens of a sample there are: each runs with as many (`weft.padding`).
+    `states` names, for inputs and outputs that lie at one place, the state that they are: what a
+    run leaves there the next one reads. `entries` are parts that run alone, by name: which segments
+    (`weft.recurrent`). `tokens` names, for tensors whose dimension 1 counts the tokens of an input,
+    that input; `rules` are what a run with fewer of them changes (`weft.tokens`). `cache` is that of
+    a decoder. `lengths` is the input, if there is one, that holds how many tokens of a sample there
+    are: each runs with as many (`weft.padding`).
     """
 
     name: str
@@ -198,6 +200,8 @@ class Program:
     rules: tuple[Rule, ...] = ()
     lengths: str = ""
     cache: Cache | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     assets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
@@ -266,6 +270,10 @@ class Program:
             from weft.tokens import check_rules
 
             check_rules(self)
+        if self.states or self.entries:
+            from weft.recurrent.states import check_states
+
+            check_states(self)
         return self
 
     def at_tokens(self, tokens: int | Mapping[str, int]) -> Program:

@@ -64,6 +64,8 @@ def save(program: Program, path: str | Path) -> None:
         "lengths": program.lengths,
         "cache": None if program.cache is None else asdict(program.cache),
         "rules": [list(asdict(rule).values()) for rule in program.rules],
+        "states": dict(program.states),
+        "entries": {name: list(numbers) for name, numbers in program.entries.items()},
     }
     if program.model is not None:
         blobs["model"] = program.model
@@ -195,6 +197,8 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
         rules=tuple(_rule(entry) for entry in manifest.get("rules", ())),
         lengths=str(manifest.get("lengths", "")),
         cache=_cache(manifest.get("cache")),
+        states={str(name): str(state) for name, state in manifest.get("states", {}).items()},
+        entries={str(n): tuple(map(int, e)) for n, e in manifest.get("entries", {}).items()},
         assets={n.removeprefix(ASSET): b for n, b in blobs.items() if n.startswith(ASSET)},
     )
     return program.verify()

@@ -107,7 +107,7 @@ class State:
         self.stream, self.sums = [], None
         self.pending, self.queued, self.open_rows = False, 0, 0
         self.scores = 0
-        self.read = np.zeros(len(self.memory), np.bool_)
+        self.late = np.zeros(len(self.memory), np.bool_)  # rows that are read once they are written
         self.written = np.zeros(len(self.memory), np.bool_)
 
     def need(self, rows: int) -> None:
@@ -137,10 +137,10 @@ class State:
         if self.stream:
             rows = sum(len(block) for block in self.stream)
             raise FaultError(9, f"{rows} rows are never used")
-        both = np.flatnonzero(self.read & self.written)
-        if len(both):
+        late = np.flatnonzero(self.late)
+        if len(late):
             raise DeviceError(
-                f"memory rows {both[0]}..{both[-1]} are read in the segment that writes them"
+                f"memory rows {late[0]}..{late[-1]} are read in the segment that has written them"
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -70,6 +71,7 @@ def quantize(
     equalize: bool = False,
     smooth: float | None = None,
     correct_bias: bool = False,
+    states: Mapping[str, str] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> Graph:
     """`graph` with codes and scales wherever the accelerator can run.
@@ -85,6 +87,7 @@ def quantize(
     `weight_method` how weights are rounded (`weft.quantization.methods`). A `plan` says it layer by
     layer, `keep_first_last` leaves the first and the last layer at int8. `equalize`, `smooth`
     (SmoothQuant's strength; 0.5 behind norms) and `correct_bias` apply the method of that name.
+    Tensors to which `states` gives one name get one scale.
 
     A channel whose bias or sums would not fit int32 gets a larger weight scale, and a depthwise
     convolution int8 weights where it can't take the format; the node's attribute "notes" says so.
@@ -112,7 +115,7 @@ def quantize(
     if wide:
         strength = STRENGTH if options.smooth is None else options.smooth
         graph = even_out(graph, feeds(graph, data), strength)
-    shared = pools(graph, quantized_roots(graph))
+    shared = pools(graph, quantized_roots(graph), states)
     roots = shared.roots
     formats = activation_formats(graph, roots, chosen)
     formats |= {roots[name]: activation.WIDE for name in wide if name in roots}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from weft.graph import Graph, Node
 from weft.passes.placement import follows
@@ -37,8 +38,12 @@ def roles_of(node: Node) -> Iterator[tuple[str, str]]:
             yield name, role
 
 
-def pools(graph: Graph, roots: Mapping[str, str]) -> Pools:
-    """`roots` (of activations that shall be codes) with those of one role under one root."""
+def pools(
+    graph: Graph, roots: Mapping[str, str], states: Mapping[str, str] = MappingProxyType({})
+) -> Pools:
+    """`roots` (of activations that shall be codes) with those of one role, and with those that
+    `states` gives one name, under one root.
+    """
     parent: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -46,13 +51,13 @@ def pools(graph: Graph, roots: Mapping[str, str]) -> Pools:
             name = parent[name]
         return name
 
-    first: dict[str, str] = {}
-    for node in graph:
-        for name, role in roles_of(node):
-            if name in roots:
-                base, own = find(first.setdefault(role, roots[name])), find(roots[name])
-                if base != own:
-                    parent[own] = base
+    first: dict[tuple[str, bool], str] = {}
+    parts = [(name, (role, False)) for node in graph for name, role in roles_of(node)]
+    for name, key in (*parts, *((name, (state, True)) for name, state in states.items())):
+        if name in roots:
+            base, own = find(first.setdefault(key, roots[name])), find(roots[name])
+            if base != own:
+                parent[own] = base
     found = {name: find(root) for name, root in roots.items()}
     members: dict[str, dict[str, None]] = {}
     for root in roots.values():
