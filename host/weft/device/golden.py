@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
@@ -14,14 +15,21 @@ from weft.program import AcceleratorSegment, Program, Rows
 from weft.state import COUNTERS, ISSUE_CLOCKS, FaultError, Fields, State
 from weft.units import BY_OPCODE
 
+Watch = Callable[[State, int, int, Fields, int], None]
+
 
 class Golden:
-    """Runs the encoded instructions one after another on numpy arrays."""
+    """Runs the encoded instructions one after another on numpy arrays.
+
+    `watch(state, layer, number, fields, batch)` is called before each MatMul, which is instruction
+    `number` of its segment and part of the program's layer `layer`. It may not change the state.
+    """
 
     name = "golden"
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch | None = None) -> None:
         self._program: Program | None = None
+        self._watch = watch
         self._state: State | None = None
 
     def load(self, program: Program) -> None:
@@ -67,8 +75,8 @@ class Golden:
         """Forgets the program."""
         self._program = self._state = None
 
-    @staticmethod
     def _step(
+        self,
         state: State,
         code: AcceleratorSegment,
         number: int,
@@ -84,6 +92,8 @@ class Golden:
             return before
         unit = BY_OPCODE[kind.opcode]
         state.taken = None
+        if self._watch is not None and kind is isa.MAT_MUL:
+            self._watch(state, int(code.layers[number]), number, fields, batch)
         unit.golden(state, fields, batch)
         taken = state.taken or unit.clocks(fields, state.overlay, batch, before)
         for name, clocks in asdict(taken).items():
