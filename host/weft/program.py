@@ -179,9 +179,9 @@ class Program:
     `states` names, for inputs and outputs that lie at one place, the state that they are: what a
     run leaves there the next one reads. `entries` are parts that run alone, by name: which segments
     (`weft.recurrent`). `tokens` names, for tensors whose dimension 1 counts the tokens of an input,
-    that input; `rules` are what a run with fewer of them changes (`weft.tokens`). `cache` is that of
-    a decoder. `lengths` is the input, if there is one, that holds how many tokens of a sample there
-    are: each runs with as many (`weft.padding`).
+    that input; `rules` are what a run with fewer of them changes (`weft.tokens`). `cache` is that
+    of a decoder. `lengths` is the input, if there is one, that holds how many tokens of a sample
+    there are: each runs with as many (`weft.padding`).
     """
 
     name: str

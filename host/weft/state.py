@@ -116,6 +116,12 @@ class State:
         if there < rows:
             raise FaultError(9, f"{rows - there} rows are missing")
 
+    def ahead(self, rows: int) -> NDArray[Any]:
+        """A copy of the next `rows` rows of the weight stream, which stay in it."""
+        self.need(rows)
+        whole = [np.zeros((0, self.overlay.lanes), np.int8), *self.stream]
+        return np.asarray(np.concatenate(whole)[:rows])
+
     def take(self, rows: int) -> NDArray[Any]:
         """The next `rows` rows of the weight stream."""
         self.need(rows)

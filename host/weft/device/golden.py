@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
@@ -15,14 +16,21 @@ from weft.program import AcceleratorSegment, Program, Rows
 from weft.state import COUNTERS, ISSUE_CLOCKS, FaultError, Fields, State
 from weft.units import BY_OPCODE
 
+Watch = Callable[[State, int, int, Fields, int], None]
+
 
 class Golden:
-    """Runs the encoded instructions one after another on numpy arrays."""
+    """Runs the encoded instructions one after another on numpy arrays.
+
+    `watch(state, layer, number, fields, batch)` is called before each MatMul, which is instruction
+    `number` of its segment and part of the program's layer `layer`. It may not change the state.
+    """
 
     name = "golden"
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch | None = None) -> None:
         self._program: Program | None = None
+        self._watch = watch
         self._state: State | None = None
 
     def load(self, program: Program) -> None:
@@ -62,7 +70,8 @@ class Golden:
                 if words is None:
                     continue
                 done = words[0] == isa.BARRIER.opcode
-                before = self._step(state, words, batch, before, counters)
+                at = int(code.layers[number]), number
+                before = self._step(words, at, batch, before, counters)
             except FaultError as fault:
                 place = where(program, segment, number)
                 raise FaultError(fault.status, fault.detail, place) from None
@@ -80,11 +89,18 @@ class Golden:
         """Forgets the program."""
         self._program = self._state = None
 
-    @staticmethod
     def _step(
-        state: State, words: isa.Words, batch: int, before: Fields, counters: dict[str, int]
+        self,
+        words: isa.Words,
+        at: tuple[int, int],
+        batch: int,
+        before: Fields,
+        counters: dict[str, int],
     ) -> Fields:
-        """Runs one instruction, adds its clocks, returns what Activate needs to know of it."""
+        """Runs one instruction, of layer and number `at`, adds its clocks, returns what Activate
+        needs to know of it.
+        """
+        state = self._loaded()[1]
         kind, fields = _decode(state, words)
         if kind is isa.BARRIER:
             state.finish()
@@ -92,6 +108,8 @@ class Golden:
             return before
         unit = BY_OPCODE[kind.opcode]
         state.taken = None
+        if self._watch is not None and kind is isa.MAT_MUL:
+            self._watch(state, *at, fields, batch)
         unit.golden(state, fields, batch)
         taken = state.taken or unit.clocks(fields, state.overlay, batch, before)
         for name, clocks in asdict(taken).items():
