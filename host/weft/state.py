@@ -20,7 +20,8 @@ STATUS = {
     3: "a unified-buffer address outside the buffer",
     4: "more rows than the accumulators have",
     5: "a table index outside the table",
-    6: "MatMul or Vector without its Activate, an Activate without sums, or no Barrier at the end",
+    6: "MatMul or Vector without its Activate, an Activate without sums, an Adjust without an "
+    "instruction, or no Barrier at the end",
     7: "output overlaps input",
     8: "a memory address outside what the host gave",
     9: "the weight stream does not match its use",
