@@ -27,6 +27,7 @@ GROUPS = (
     "packing",
     "accuracy",
     "tflite",
+    "recurrent",
     "formats",
     "formats_accuracy",
     "eie",

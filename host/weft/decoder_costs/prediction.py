@@ -12,7 +12,7 @@ from weft.decoder_costs import dram, run
 from weft.decoder_costs.config import Decoder
 from weft.decoder_costs.memory_map import MemoryMap, memory_map
 from weft.decoder_costs.steps import INSTRUCTION_BYTES, PROGRAM, Machine, Step, times, total
-from weft.decoder_costs.stream import streaming
+from weft.decoder_costs.stream import planned, streaming
 from weft.errors import InputError, UsageError
 from weft.formats import base_name, parse
 from weft.state import Clocks
@@ -107,6 +107,7 @@ class Prediction:
             "model_type": self.decoder.kind,
             "parameters": self.decoder.parameters,
             "overlay": self.machine.overlay.name,
+            "planned_engines": planned(self.machine.overlay),
             "board": self.board.name,
             "weights": self.machine.weights.name,
             "context": self.context,

@@ -1,7 +1,8 @@
 """The weight stream of decoders: several memory ports, and an engine for products of a few rows.
 
 `matvec` consumes the tiles of the systolic array as fast as memory brings them: `stream_rows` tile
-rows per clock, in all columns, and a clock per row of the input.
+rows per clock, in all columns, and a clock per row of the input. It is a design: the hardware
+source has no such engine yet, and every estimate with it says so (`planned`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, fields
 from math import ceil
 
 from weft.config import Overlay
+from weft.isa import ENGINES
 from weft.state import ISSUE_CLOCKS, Clocks
 
 ROWS = 8  # of the input that the engine takes
@@ -22,6 +24,11 @@ class Streaming(Overlay):
 
     stream_rows: int = 8
     weight_ports: int = 4
+
+
+def planned(overlay: Overlay) -> list[str]:
+    """The engines of an overlay that no hardware source has."""
+    return [name for name in overlay.engines if name not in ENGINES]
 
 
 def matvec_clocks(m: int, rows: int, memory_rows: int, o: Streaming) -> Clocks:
