@@ -90,7 +90,6 @@ def _boards(data: Path) -> list[Row]:
 def _lstm(data: Path) -> list[Row]:
     """MNIST by TFLite's float LSTM, its steps on the accelerator."""
     import models
-
     from weft.ops import evaluate
 
     net = models.tflite_network("mnist_lstm", data)

@@ -11,7 +11,7 @@ from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
 from weft.lower.registers import ORIGIN, PLACE, POSITION, TOTAL, follow
 from weft.lower.rotate import SWAP
-from weft.lower.rows import LIMIT, MOST, parameters
+from weft.lower.rows import LIMIT, divided, parameters, weighted
 from weft.lower.stage import Cache, CachedOp, RotateOp, Rotation
 from weft.pack import split
 from weft.program import Rule
@@ -230,38 +230,12 @@ def _values(
     emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Places, target: Place
 ) -> None:
     """Exponentials of the scores times values, divided by the sum of the exponentials."""
-    value, scores, done = places[op.caches[1].place], places[op.scratch], op.epilogue
-    parameter = emitter.epilogue(done, 0, 1)
+    value, scores = places[op.caches[1].place], places[op.scratch]
+    parameter = emitter.epilogue(op.epilogue, 0, 1)
     lanes = emitter.context.lanes
+    sizes = part.last - part.first, -(-op.keys // lanes)
     emitter.put(
-        isa.ATTEND.encode(
-            source=scores.at(0),
-            source_block=scores.block,
-            source_col=1,
-            rows=part.last - part.first,
-            blocks=-(-op.keys // lanes),
-            tiles=op.value_blocks,
-            operand=value.at(0),
-            operand_block=value.block,
-            scores=1,
-            method=op.method,
-            most=MOST,
-            overlap=int(emitter.overlap),
-        ),
+        weighted(emitter, op, sizes, scores, value.at(0), value.block),
         (*part.rows, follow("blocks", TOTAL, most=op.keys, unit=lanes)),
     )
-    block = op.target.block0 + query * op.value_blocks
-    emitter.put(
-        isa.ACTIVATE.encode(
-            target=target.at(block, op.target.y0, op.target.x0 + part.first),
-            target_block=target.block,
-            target_col=1,
-            normalize=1,
-            zero_point=done.zero_point,
-            low=done.low,
-            high=done.high,
-            lookup=int(done.lookup is not None),
-            **parameters(done, parameter),
-        ),
-        ifs(part.rows),
-    )
+    emitter.put(divided(op, parameter, query, part.first, target), ifs(part.rows))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from weft import isa
+from weft.isa import Words
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
 from weft.lower.stage import AttentionOp, Epilogue, NormOp, Stage
@@ -182,38 +183,55 @@ def _values(
     """Exponentials of the scores times values, divided by the sum of the exponentials."""
     value, scores = places[op.value], places[op.scratch]
     parameter = emitter.epilogue(op.epilogue, 0, 1)
-    block, out = head // op.group * op.value_blocks, op.target.block0 + head * op.value_blocks
+    operand = value.at(head // op.group * op.value_blocks) + part.tile * emitter.context.lanes
+    sizes = part.last - part.first, part.tiles
     emitter.put(
-        isa.ATTEND.encode(
-            source=scores.at(0),
-            source_block=scores.block,
-            source_col=1,
-            rows=part.last - part.first,
-            blocks=part.tiles,
-            tiles=op.value_blocks,
-            operand=value.at(block) + part.tile * emitter.context.lanes,
-            operand_block=value.block,
-            scores=1,
-            method=op.method,
-            most=MOST,
-            overlap=int(emitter.overlap),
-        ),
+        weighted(emitter, op, sizes, scores, operand, value.block),
         (*part.rows, *_named(part.keys, "blocks")),
     )
-    done = op.epilogue
     emitter.put(
-        isa.ACTIVATE.encode(
-            target=target.at(out, op.target.y0, op.target.x0 + part.first),
-            target_block=target.block,
-            target_col=1,
-            normalize=1,
-            zero_point=done.zero_point,
-            low=done.low,
-            high=done.high,
-            lookup=int(done.lookup is not None),
-            **parameters(done, parameter),
-        ),
-        (*ifs(part.rows), *ifs(part.keys)),
+        divided(op, parameter, head, part.first, target), (*ifs(part.rows), *ifs(part.keys))
+    )
+
+
+def weighted(
+    emitter: Emitter,
+    op: AttentionOp,
+    sizes: tuple[int, int],
+    scores: Place,
+    operand: int,
+    operand_block: int,
+) -> Words:
+    """Attend of exponentials of scores, `sizes` (rows, tiles of keys), with values from `operand`."""
+    return isa.ATTEND.encode(
+        source=scores.at(0),
+        source_block=scores.block,
+        source_col=1,
+        rows=sizes[0],
+        blocks=sizes[1],
+        tiles=op.value_blocks,
+        operand=operand,
+        operand_block=operand_block,
+        scores=1,
+        method=op.method,
+        most=MOST,
+        overlap=int(emitter.overlap),
+    )
+
+
+def divided(op: AttentionOp, parameter: int, head: int, first: int, target: Place) -> Words:
+    """Activate of one head's results behind it, from row `first` on."""
+    done, block = op.epilogue, op.target.block0 + head * op.value_blocks
+    return isa.ACTIVATE.encode(
+        target=target.at(block, op.target.y0, op.target.x0 + first),
+        target_block=target.block,
+        target_col=1,
+        normalize=1,
+        zero_point=done.zero_point,
+        low=done.low,
+        high=done.high,
+        lookup=int(done.lookup is not None),
+        **parameters(done, parameter),
     )
 
 

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from weft import ops
 from weft.graph import Array, Graph, Node
+from weft.passes.ranges import largest_of
 from weft.quantization import fold
 
 STRENGTH = 0.5
@@ -37,26 +37,13 @@ def even_products(
         return graph
     gates = [node for node in graph if _is_gate(graph, node)]
     names = [n for node in cached for n in node.inputs[:3]] + [n.outputs[0] for n in gates]
-    largest = _largest(graph, names, batches)
+    largest = largest_of(graph, names, batches)
     for key in [node.outputs[0] for node in cached]:
         graph = _scores(graph, graph.producers()[key], largest, strength)
         graph = _values(graph, graph.producers()[key], largest, strength)
     for key in [node.outputs[0] for node in gates]:
         graph = _gate(graph, graph.producers()[key], largest[key], strength)
     return graph.verify()
-
-
-def _largest(
-    graph: Graph, names: list[str], batches: Iterable[Mapping[str, Array]]
-) -> dict[str, Factors]:
-    """Largest magnitude of every channel."""
-    found = {name: np.zeros(graph[name].shape[-1]) for name in names}
-    for part in batches:
-        values = ops.evaluate(graph, part, keep=names)
-        for name in names:
-            flat = np.abs(values[name]).reshape(-1, len(found[name]))
-            found[name] = np.maximum(found[name], flat.max(0))
-    return found
 
 
 def _layer(graph: Graph, name: str) -> Node | None:

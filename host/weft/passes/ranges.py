@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weft import ops
 from weft.activation import WIDE
@@ -88,3 +89,16 @@ def batches(graph: Graph, data: Mapping[str, Array]) -> Iterator[tuple[dict[str,
 def feeds(graph: Graph, data: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     """The batches alone."""
     return (part for part, _, _ in batches(graph, data))
+
+
+def largest_of(
+    graph: Graph, names: list[str], batches: Iterable[Mapping[str, Array]]
+) -> dict[str, NDArray[np.float64]]:
+    """Largest magnitude of every channel."""
+    found = {name: np.zeros(graph[name].shape[-1]) for name in names}
+    for part in batches:
+        values = ops.evaluate(graph, part, keep=names)
+        for name in names:
+            flat = np.abs(values[name]).reshape(-1, len(found[name]))
+            found[name] = np.maximum(found[name], flat.max(0))
+    return found

@@ -120,19 +120,7 @@ class Pretrained:
 
     @cached_property
     def _made(self) -> Any:
-        try:
-            from tokenizers import Tokenizer as Made
-        except ImportError:
-            raise MissingDependency(
-                "text needs the package tokenizers: pip install 'weft[text]'"
-            ) from None
-        try:
-            made = Made.from_str(self.text)
-        except Exception as error:  # the library raises nothing narrower
-            raise ModelError(f"tokenizer.json can't be read: {error}") from None
-        made.no_padding()
-        made.no_truncation()
-        return made
+        return pretrained(self.text)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text."""
@@ -148,6 +136,26 @@ class Pretrained:
     def data(self) -> Array:
         """The text, as UTF-8."""
         return np.frombuffer(self.text.encode(), np.uint8)
+
+
+def pretrained(text: str) -> Any:
+    """The tokenizers library's object for a tokenizer.json, which neither pads nor cuts.
+
+    Raises MissingDependency without the library, ModelError for a text that is none.
+    """
+    try:
+        from tokenizers import Tokenizer as Made
+    except ImportError:
+        raise MissingDependency(
+            "text needs the package tokenizers: pip install 'weft[text]'"
+        ) from None
+    try:
+        made = Made.from_str(text)
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelError(f"tokenizer.json can't be read: {error}") from None
+    made.no_padding()
+    made.no_truncation()
+    return made
 
 
 def read_llama2c(path: Path, count: int) -> SentencePieces:
