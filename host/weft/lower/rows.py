@@ -202,7 +202,7 @@ def weighted(
     operand: int,
     operand_block: int,
 ) -> Words:
-    """Attend of exponentials of scores, `sizes` (rows, tiles of keys), with values from `operand`."""
+    """Attend of exponentials of scores, `sizes` (rows, tiles of keys), with values."""
     return isa.ATTEND.encode(
         source=scores.at(0),
         source_block=scores.block,
