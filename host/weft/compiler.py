@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -118,75 +119,92 @@ def compile(
 
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
-    from weft.decoder_compiler import compile_decoder
     from weft.frontend import decoders
     from weft.lower import Steps, lower
-    from weft.passes.quantize import quantize
     from weft.plan import read
 
     known = _both(states or {})
     tell = progress or _silent
     tell("loading the model")
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
+    options = {
+        "requant": requant or DEFAULT_REQUANT,
+        "symmetric": symmetric,
+        "weights": weights,
+        "activations": activations,
+        "weight_method": weight_method,
+        "keep_first_last": keep_first_last,
+        "equalize": equalize,
+        "smooth": smooth,
+        "correct_bias": correct_bias,
+    }
     if decoders.is_decoder(model):
-        if sparsity or plan or dynamic or export_qdq or shapes or batch not in (None, 1):
-            raise UsageError(
-                f"{model} is a decoder, which is compiled without sparsity, plans, dynamic ranges, "
-                "shapes, batches and QDQ export: slots hold several texts"
-            )
-        return compile_decoder(
-            decoders.load(str(model)),
-            hardware,
-            calibration=_lines(model, calibration),
-            tokens=tokens,
-            cache=cache,
-            slots=slots or 1,
-            progress=progress,
-            calibrator=calibrator or "mse",
-            requant=requant or DEFAULT_REQUANT,
-            symmetric=symmetric,
-            weights=weights,
-            activations=activations,
-            weight_method=weight_method,
-            keep_first_last=keep_first_last,
-            equalize=equalize,
-            smooth=smooth,
-            correct_bias=correct_bias,
-        )
+        others = (sparsity, plan, dynamic, export_qdq, shapes, states, (batch or 1) > 1)
+        options |= {"tokens": tokens, "cache": cache, "slots": slots or 1}
+        return _decoder(model, hardware, any(others), calibration, calibrator, progress, options)
     if cache is not None or slots is not None:
         raise UsageError(f"cache and slots are for decoders, which {model} is not")
     graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs, tokens=tokens)
     calibration = _embedded(model, graph, calibration)
     chosen = None if plan is None else read(plan)
     graph = _pruned(graph, chosen, sparsity, criterion, permute, calibration, tell)
-    if not is_quantized(graph):
-        graph = quantize(
-            graph,
-            _typical_inputs(graph, calibration, needed=not dynamic),
-            calibrator=calibrator or "minmax",
-            requant=requant or DEFAULT_REQUANT,
-            symmetric=symmetric,
-            dynamic=dynamic,
-            weights=weights,
-            activations=activations,
-            weight_method=weight_method,
-            plan=chosen,
-            keep_first_last=keep_first_last,
-            equalize=equalize,
-            smooth=smooth,
-            correct_bias=correct_bias,
-            states=known,
-            progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
-        )
-    elif plan is not None or (weights, activations) != ("int8", "int8"):
-        raise UsageError(
-            f"model {graph.name!r} is quantized already and keeps its formats: number formats and "
-            "plans are for float models"
-        )
+    own = {"calibrator": calibrator or "minmax", "dynamic": dynamic, "plan": chosen}
+    graph = _quantized(graph, calibration, tell, {**options, **own, "states": known})
     _export(graph, export_qdq)
     tell(f"lowering to overlay {hardware.name}")
     program = lower(graph, hardware, batch=batch, steps=Steps(known))
     return _with_assets(program.keeping(graph), model)
+
+
+def _decoder(
+    model: Any,
+    overlay: Overlay,
+    refused: bool,
+    calibration: Calibration | None,
+    calibrator: str | None,
+    progress: Progress | None,
+    options: Mapping[str, Any],
+) -> Program:
+    """The program of a language model; `refused` are arguments that it can't take."""
+    from weft.decoder_compiler import compile_decoder
+    from weft.frontend import decoders
+
+    if refused:
+        raise UsageError(
+            f"{model} is a decoder, which is compiled without sparsity, plans, dynamic ranges, "
+            "shapes, states, batches and QDQ export: slots hold several texts"
+        )
+    return compile_decoder(
+        decoders.load(str(model)),
+        overlay,
+        calibration=_lines(model, calibration),
+        calibrator=calibrator or "mse",
+        progress=progress,
+        **options,
+    )
+
+
+def _quantized(
+    graph: Graph, calibration: Calibration | None, tell: Progress, options: Mapping[str, Any]
+) -> Graph:
+    """The graph with codes and scales; itself if it has them."""
+    from weft.passes.quantize import quantize
+
+    if not is_quantized(graph):
+        data = _typical_inputs(graph, calibration, needed=not options["dynamic"])
+        progress = partial(_samples, tell)
+        return quantize(graph, data, progress=progress, **options)
+    formats = options["weights"], options["activations"]
+    if options["plan"] is not None or formats != ("int8", "int8"):
+        raise UsageError(
+            f"model {graph.name!r} is quantized already and keeps its formats: number formats and "
+            "plans are for float models"
+        )
+    return graph
+
+
+def _samples(tell: Progress, done: int, total: int) -> None:
+    tell(f"quantizing, {done} of {total} samples")
 
 
 def _both(states: Mapping[str, str]) -> dict[str, str]:

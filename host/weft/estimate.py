@@ -154,18 +154,7 @@ def estimate(
         )
     if isinstance(board, str):
         board = load_board(board)
-    overlay = program.overlay
-    multipliers = overlay.rows * overlay.cols
-    layers = [
-        LayerEstimate(
-            layer.name,
-            layer.op,
-            layer.engine,
-            _macs(program, layer, registers) * batch,
-            multipliers,
-        )
-        for layer in program.layers
-    ]
+    overlay, layers = program.overlay, _layers(program, batch, registers)
     for layer, known in zip(layers, program.layers, strict=True):
         layer.cycles += known.data_clocks * batch
         layer.counters["matrix"] += known.data_clocks * batch
@@ -192,6 +181,21 @@ def estimate(
         board=board,
         fit=fit,
     )
+
+
+def _layers(program: Program, batch: int, registers: Registers | None) -> list[LayerEstimate]:
+    """The layers, with nothing but their multiplications."""
+    multipliers = program.overlay.rows * program.overlay.cols
+    return [
+        LayerEstimate(
+            layer.name,
+            layer.op,
+            layer.engine,
+            _macs(program, layer, registers) * batch,
+            multipliers,
+        )
+        for layer in program.layers
+    ]
 
 
 def _macs(program: Program, layer: Layer, registers: Registers | None) -> int:

@@ -66,6 +66,22 @@ def load(path: Path) -> Decoder:
         raise UnsupportedError(
             f"{path}: architecture {kind!r}; decoders in GGUF are {', '.join(PAIRED)}"
         )
+    numbers, sizes = _sizes(model)
+    meta = model.metadata
+    facts = {
+        "model_type": kind,
+        "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": meta.get("tokenizer.ggml.eos_token_id"),
+    }
+    limit = numbers.size("context_length")
+    renamed = _renamed(model)
+    llama = Llama(Config(path, facts), renamed, sizes, limit, PAIRED[kind])
+    return llama.decoder(_tokenizer(meta, sizes.vocabulary))
+
+
+def _sizes(model: StoredModel) -> tuple[Config, Sizes]:
+    """The metadata of the architecture, and the numbers in it."""
+    kind, path = model.architecture, model.path
     values = {
         key.removeprefix(f"{kind}."): value
         for key, value in model.metadata.items()
@@ -92,16 +108,7 @@ def load(path: Path) -> Decoder:
             numbers.size("rope.dimension_count", default=head),
         ),
     ).check(str(path))
-    meta = model.metadata
-    facts = {
-        "model_type": kind,
-        "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": meta.get("tokenizer.ggml.eos_token_id"),
-    }
-    limit = numbers.size("context_length")
-    renamed = _renamed(model)
-    llama = Llama(Config(path, facts), renamed, sizes, limit, PAIRED[kind])
-    return llama.decoder(_tokenizer(meta, words))
+    return numbers, sizes
 
 
 def _renamed(model: StoredModel) -> StoredModel:
