@@ -139,7 +139,7 @@ def compile(
         "correct_bias": correct_bias,
     }
     if decoders.is_decoder(model):
-        others = (sparsity, plan, dynamic, export_qdq, shapes, states, (batch or 1) > 1)
+        others = (sparsity, plan, dynamic, export_qdq, shapes, states, batch not in (None, 1))
         options |= {"tokens": tokens, "cache": cache, "slots": slots or 1}
         return _decoder(model, hardware, any(others), calibration, calibrator, progress, options)
     if cache is not None or slots is not None:

@@ -56,8 +56,8 @@ def compile_decoder(
         raise UsageError(f"slots = {slots}: a cache for at least one text")
     length = min(LENGTH, capacity)
     tell("writing a text to calibrate with" if calibration is None else "reading the text")
-    texts = _own(decoder, length) if calibration is None else _given(decoder, calibration, length)
     assets = DecoderAssets.of(decoder)
+    texts = _own(decoder, length) if calibration is None else _given(assets, calibration, length)
     data = np.stack([assets.rows(text, 0) for text in texts])
     graph = whole_heads(fuse(decoder.graph(length, capacity)), overlay.lanes)
     graph = quantize(
@@ -103,13 +103,14 @@ def _own(decoder: Decoder, length: int) -> list[list[int]]:
     return texts
 
 
-def _given(decoder: Decoder, lines: Sequence[str | Sequence[int]], length: int) -> list[list[int]]:
+def _given(
+    assets: DecoderAssets, lines: Sequence[str | Sequence[int]], length: int
+) -> list[list[int]]:
     """Sequences of `length` tokens: lines one behind another, each with its BOS."""
-    session = DecoderSession(FloatForward(decoder, 1), DecoderAssets.of(decoder))
     flat: list[int] = []
     for line in lines:
         if not isinstance(line, str) or line.strip():
-            flat += session.tokens_of(line)
+            flat += assets.tokens_of(line)
         if len(flat) >= SEQUENCES * length:
             break
     if not flat:

@@ -224,6 +224,12 @@ def test_a_timeout_costs_the_texts_but_not_the_session(programs):
         assert len(list(session.generate([3], 5, stop=False))) == 5
 
 
+@pytest.mark.parametrize("options", [{"batch": 0}, {"batch": 2}, {"sparsity": "2:4"}])
+def test_what_a_decoder_does_not_take_is_refused(options):
+    with pytest.raises(UsageError, match="slots hold several texts"):
+        weft.compile(FOLDER / "llama_gqa", "lab", **options)
+
+
 def test_a_closed_session_says_so(programs):
     session = weft.open_decoder(programs("llama_gqa"))
     session.close()

@@ -11,7 +11,7 @@ from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
 from weft.lower.registers import ORIGIN, PLACE, POSITION, TOTAL, follow
 from weft.lower.rotate import SWAP
-from weft.lower.rows import LIMIT, divided, parameters, weighted
+from weft.lower.rows import LIMIT, divided, parameters, scored, weighted
 from weft.lower.stage import Cache, CachedOp, RotateOp, Rotation
 from weft.pack import split
 from weft.program import Rule
@@ -192,19 +192,10 @@ def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Pla
     source, key, scores = places[op.query], places[op.caches[0].place], places[op.scratch]
     parameter = emitter.epilogue(op.scores, 0, 1)
     lanes = emitter.context.lanes
+    sizes = part.last - part.first, -(-op.keys // lanes)
+    queries = source.at(query * op.query_blocks, 0, part.first), source.block
     emitter.put(
-        isa.ATTEND.encode(
-            source=source.at(query * op.query_blocks, 0, part.first),
-            source_block=source.block,
-            source_col=1,
-            rows=part.last - part.first,
-            blocks=op.query_blocks,
-            tiles=-(-op.keys // lanes),
-            operand=key.at(0),
-            operand_block=key.block,
-            transposed=1,
-            overlap=int(emitter.overlap),
-        ),
+        scored(emitter, op, sizes, queries, (key.at(0), key.block)),
         (*part.rows, follow("tiles", TOTAL, most=op.keys, unit=lanes)),
     )
     window = [follow("right", POSITION, part.first + min(op.most, 0))]
@@ -235,7 +226,7 @@ def _values(
     lanes = emitter.context.lanes
     sizes = part.last - part.first, -(-op.keys // lanes)
     emitter.put(
-        weighted(emitter, op, sizes, scores, value.at(0), value.block),
+        weighted(emitter, op, sizes, scores, (value.at(0), value.block)),
         (*part.rows, follow("blocks", TOTAL, most=op.keys, unit=lanes)),
     )
     emitter.put(divided(op, parameter, query, part.first, target), ifs(part.rows))

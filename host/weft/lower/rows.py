@@ -115,19 +115,10 @@ def _scores(
     lanes = emitter.context.lanes
     parameter = emitter.epilogue(op.scores, 0, 1)
     block = head // op.group * op.query_blocks
+    source = query.at(head * op.query_blocks, 0, part.first), query.block
+    operand = key.at(block) + part.tile * lanes, key.block
     emitter.put(
-        isa.ATTEND.encode(
-            source=query.at(head * op.query_blocks, 0, part.first),
-            source_block=query.block,
-            source_col=1,
-            rows=part.last - part.first,
-            blocks=op.query_blocks,
-            tiles=part.tiles,
-            operand=key.at(block) + part.tile * lanes,
-            operand_block=key.block,
-            transposed=1,
-            overlap=int(emitter.overlap),
-        ),
+        scored(emitter, op, (part.last - part.first, part.tiles), source, operand),
         (*part.rows, *_named(part.keys, "tiles")),
     )
     shift = part.first - part.tile * lanes
@@ -186,7 +177,7 @@ def _values(
     operand = value.at(head // op.group * op.value_blocks) + part.tile * emitter.context.lanes
     sizes = part.last - part.first, part.tiles
     emitter.put(
-        weighted(emitter, op, sizes, scores, operand, value.block),
+        weighted(emitter, op, sizes, scores, (operand, value.block)),
         (*part.rows, *_named(part.keys, "blocks")),
     )
     emitter.put(
@@ -194,13 +185,29 @@ def _values(
     )
 
 
+Walk = tuple[int, int]  # first word, and words from channel block to channel block
+
+
+def scored(
+    emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], source: Walk, operand: Walk
+) -> Words:
+    """Attend of queries, `sizes` (rows, tiles of keys), with keys."""
+    return isa.ATTEND.encode(
+        source=source[0],
+        source_block=source[1],
+        source_col=1,
+        rows=sizes[0],
+        blocks=op.query_blocks,
+        tiles=sizes[1],
+        operand=operand[0],
+        operand_block=operand[1],
+        transposed=1,
+        overlap=int(emitter.overlap),
+    )
+
+
 def weighted(
-    emitter: Emitter,
-    op: AttentionOp,
-    sizes: tuple[int, int],
-    scores: Place,
-    operand: int,
-    operand_block: int,
+    emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], scores: Place, operand: Walk
 ) -> Words:
     """Attend of exponentials of scores, `sizes` (rows, tiles of keys), with values."""
     return isa.ATTEND.encode(
@@ -210,8 +217,8 @@ def weighted(
         rows=sizes[0],
         blocks=sizes[1],
         tiles=op.value_blocks,
-        operand=operand,
-        operand_block=operand_block,
+        operand=operand[0],
+        operand_block=operand[1],
         scores=1,
         method=op.method,
         most=MOST,

@@ -161,22 +161,11 @@ class VectorOp:
 
 
 @dataclass(frozen=True, eq=False)
-class NormOp:
-    """LayerNorm or RMSNorm of the rows of a map of the wide buffer.
-
-    Parameter block: gamma, beta and the shift behind them, then the scale of the codes. With
-    `keep` the normalized int16 take the place of the source. `epsilon` is added to n²·variance.
-    """
+class RowOp:
+    """An operation that makes each row of its target of the same row of one map."""
 
     source: str
     window: Window
-    elements: int
-    epilogue: Epilogue
-    method: int
-    rms: bool
-    epsilon: int
-    keep: bool = False
-    target: Target = HERE
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -190,6 +179,23 @@ class NormOp:
     def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
         """Input rows per source that output rows first..last-1 need."""
         return {self.source: (first, last)}
+
+
+@dataclass(frozen=True, eq=False)
+class NormOp(RowOp):
+    """LayerNorm or RMSNorm of the rows of a map of the wide buffer.
+
+    Parameter block: gamma, beta and the shift behind them, then the scale of the codes. With
+    `keep` the normalized int16 take the place of the source. `epsilon` is added to n²·variance.
+    """
+
+    elements: int
+    epilogue: Epilogue
+    method: int
+    rms: bool
+    epsilon: int
+    keep: bool = False
+    target: Target = HERE
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,27 +256,12 @@ class Rotation:
 
 
 @dataclass(frozen=True, eq=False)
-class RotateOp:
+class RotateOp(RowOp):
     """Rotary embedding of a map of the wide buffer, or int8 codes of it alone."""
 
-    source: str
-    window: Window
     blocks: int
     rotation: Rotation
     target: Target = HERE
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Maps that are read."""
-        return (self.source,)
-
-    def output_rows(self, low: int, high: int) -> tuple[int, int]:
-        """Output rows [first, last) that go to target rows low..high-1."""
-        return low, high
-
-    def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
-        """Input rows per source that output rows first..last-1 need."""
-        return {self.source: (first, last)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,11 +294,6 @@ class CachedOp(AttentionOp):
         assert self.key_cache is not None, "it has both"
         assert self.value_cache is not None, "it has both"
         return self.key_cache, self.value_cache
-
-    def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
-        """Input rows per source that output rows first..last-1 need."""
-        every = (0, self.key_rows)
-        return union([(self.query, (first, last)), (self.key, every), (self.value, every)])
 
 
 Op = MatrixOp | VectorOp | NormOp | AttentionOp | RotateOp

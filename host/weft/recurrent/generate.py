@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from weft.closing import Closing
 from weft.errors import InputError
 from weft.graph import Array
 from weft.program import Program
@@ -62,7 +62,7 @@ def generate(
     return said
 
 
-class Generator:
+class Generator(Closing):
     """An encoder-decoder on an open device; `took` is what the last `run` took."""
 
     def __init__(self, program: Program | str | Path, device: str = "csim", **options: Any) -> None:
@@ -114,14 +114,3 @@ class Generator:
     def close(self) -> None:
         """Gives the device back; safe to call twice."""
         self.steps.close()
-
-    def __enter__(self) -> Generator:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

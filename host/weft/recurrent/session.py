@@ -11,11 +11,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from weft.closing import Closing
 from weft.device.base import Device, RunResult
 from weft.errors import DeviceError, InputError, UsageError, unknown
 from weft.graph import Array
@@ -68,7 +68,7 @@ class _Entry:
     outputs: tuple[str, ...]
 
 
-class StepSession:
+class StepSession(Closing):
     """A program of steps on an open device.
 
     `slots` is how many samples it holds; `took` what they took since `start`. Threads may share a
@@ -197,17 +197,6 @@ class StepSession:
             if self._open:
                 self._open = False
                 self.device.close()
-
-    def __enter__(self) -> StepSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _state(self, name: str) -> _State:
         if name not in self._states:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.errors import ProgramError
+from weft.errors import InputError, ProgramError
 from weft.frontend.decoder import Decoder
 from weft.graph import Array
 from weft.text.tokenizer import Tokenizer, restored
@@ -40,6 +40,28 @@ class DecoderAssets:
         if self.position is not None:
             x = x + self.position[position : position + len(x)]
         return np.asarray(x, np.float32)
+
+    def tokens_of(self, prompt: str | Sequence[int]) -> list[int]:
+        """Tokens of a prompt: those of a text begin with BOS, if the model has it.
+
+        Raises InputError for tokens that the model lacks, and a text without a tokenizer.
+        """
+        if not isinstance(prompt, str):
+            found = [int(token) for token in prompt]
+        elif self.tokenizer is None:
+            raise InputError("the model came without a tokenizer: give tokens in place of a text")
+        else:
+            begin = [] if self.bos is None else [self.bos]
+            found = begin + self.tokenizer.encode(prompt)
+        if not found:
+            raise InputError(
+                "no tokens: a prompt has at least one, and an empty one begins with BOS"
+            )
+        bad = [token for token in found if not 0 <= token < len(self.embedding)]
+        if bad:
+            last = len(self.embedding) - 1
+            raise InputError(f"token {bad[0]}: the model has tokens 0 to {last}")
+        return found
 
     def arrays(self) -> dict[str, Array]:
         """As a program holds them."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from weft import ops
 from weft.device.base import Device, RunResult
-from weft.errors import InputError, ProgramError
+from weft.errors import ProgramError
 from weft.frontend.decoder import INPUT, OUTPUT, Decoder
 from weft.graph import Array, Graph, Node
 from weft.pack import Packer
@@ -146,12 +146,3 @@ class FloatForward:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-
-def check_new(forward: Forward, tokens: Sequence[int], words: int) -> None:
-    """Raises InputError for no tokens, or one that the model lacks."""
-    if not len(tokens):
-        raise InputError("no tokens: a prompt has at least one, and an empty one begins with BOS")
-    bad = [t for t in tokens if not 0 <= t < words]
-    if bad:
-        raise InputError(f"token {bad[0]}: the model has tokens 0 to {words - 1}")

@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 
 import numpy as np
 
+from weft.closing import Closing
 from weft.errors import DeviceError, InputError, UsageError
 from weft.graph import Array
 from weft.text.decoder_assets import DecoderAssets
-from weft.text.forward import Forward, check_new
+from weft.text.forward import Forward
 from weft.text.sampling import Sampler
 
 SINKS = 4  # first tokens that a sliding window keeps (Xiao et al., StreamingLLM, 2023)
@@ -60,7 +60,7 @@ class _Text:
     timing: Timing = field(default_factory=Timing)
 
 
-class DecoderSession:
+class DecoderSession(Closing):
     """A decoder ready to generate. Threads may share it: each text has a slot of its own."""
 
     def __init__(
@@ -74,21 +74,6 @@ class DecoderSession:
         self._running = threading.Lock()
         self._age = 0
         self._open = True
-
-    def tokens_of(self, prompt: str | Sequence[int]) -> list[int]:
-        """Tokens of a prompt: those of a text begin with BOS, if the model has it.
-
-        Raises InputError for tokens that the model lacks, and a text without a tokenizer.
-        """
-        if not isinstance(prompt, str):
-            found = [int(token) for token in prompt]
-        elif self.assets.tokenizer is None:
-            raise InputError("the model came without a tokenizer: give tokens in place of a text")
-        else:
-            begin = [] if self.assets.bos is None else [self.assets.bos]
-            found = begin + self.assets.tokenizer.encode(prompt)
-        check_new(self.forward, found, len(self.assets.embedding))
-        return found
 
     def generate(
         self,
@@ -112,7 +97,7 @@ class DecoderSession:
         works on.
         """
         sampler = Sampler(temperature, top_p, seed)
-        text = _Text(self.tokens_of(prompt))
+        text = _Text(self.assets.tokens_of(prompt))
         self._check_length(len(text.tokens), tokens, sliding)
         return self._generate(text, tokens, sampler, stop, sliding)
 
@@ -263,7 +248,7 @@ class DecoderSession:
 
     def logits(self, prompt: str | Sequence[int]) -> Array:
         """Logits [n, V] behind each of the n tokens of a prompt."""
-        text = _Text(self.tokens_of(prompt))
+        text = _Text(self.assets.tokens_of(prompt))
         self._check_length(len(text.tokens), 1, False)
         self._enter(text)
         try:
@@ -277,14 +262,3 @@ class DecoderSession:
             if self._open:
                 self._open = False
                 self.forward.close()
-
-    def __enter__(self) -> DecoderSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -33,7 +33,7 @@ def perplexity(
     parts = [p.strip() for p in text.split(SEPARATOR) if p.strip()]
     total, count = 0.0, 0
     for number, part in enumerate(parts):
-        tokens = session.tokens_of(part)
+        tokens = session.assets.tokens_of(part)
         room = session.forward.capacity
         for start in range(0, max(len(tokens) - 1, 0), room):
             piece = tokens[start : start + room + 1]
