@@ -17,6 +17,7 @@ from weft.errors import InputError, UsageError
 from weft.formats import base_name, parse
 from weft.state import Clocks
 
+NEEDS = ("attention", "norm", "rotate")
 COMPUTE, PORTS, MEMORY = "compute", "ports", "memory"
 
 
@@ -180,10 +181,11 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
             f"--weights {machine.weights.name}: groups need operands of 16 bits; those of overlay "
             f"{o.name!r} have {o.weight_bits}"
         )
-    lacks = [unit for unit in ("attention", "norm") if unit not in o.units]
+    lacks = [unit for unit in NEEDS if unit not in o.units]
     if lacks:
         raise UsageError(
-            f"overlay {o.name!r} has no unit {' and no unit '.join(lacks)}; decoders need both"
+            f"overlay {o.name!r} has no unit {' and no unit '.join(lacks)}; decoders need "
+            f"{', '.join(NEEDS)}"
         )
     for what, tokens in (("--context", context), ("--prompt", prompt)):
         if d.positions and tokens > d.positions:
