@@ -195,7 +195,8 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
 def step_seconds(step: Step, machine: Machine, board: Board) -> tuple[float, float]:
     """Seconds of one time by clocks, and by the memory."""
     burst = dram.BURST_BEATS * machine.overlay.bus_bytes
-    reads = dram.Reads(sum(step.read.values()), step.streams, step.run)
+    # Ports take turns on one run of weights: for the memory they are one stream.
+    reads = dram.Reads(sum(step.read.values()), 1, step.run)
     piece = step.written // step.pieces if step.pieces else 0
     writes = dram.Writes(step.pieces, piece, int(step.pieces > 0))
     memory = dram.read_seconds(board, reads, burst) + dram.write_seconds(board, writes)
@@ -240,7 +241,7 @@ def _bound(step: Step, machine: Machine, compute: float, memory: float) -> str:
     if memory >= compute:
         return MEMORY
     o = machine.overlay
-    beats = sum(step.read.values()) / (o.bus_bytes * step.streams)
+    beats = sum(step.read.values()) / (o.bus_bytes * step.ports)
     return PORTS if beats >= 0.9 * step.clocks.total else COMPUTE
 
 

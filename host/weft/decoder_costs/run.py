@@ -91,7 +91,7 @@ def _positions(machine: Machine, d: Decoder, m: int) -> Step:
     f, o = {"target": transfer.WIDE, "count": count}, machine.overlay
     read = {PARAMETERS: transfer.table_rows(f, o.lanes) * o.lanes}
     clocks = machine.table(transfer.WIDE, count)
-    return Step("positions", TABLES, clocks, 2, read, streams=o.weight_ports)
+    return Step("positions", TABLES, clocks, 2, read, ports=o.weight_ports)
 
 
 def _last(machine: Machine, d: Decoder, m: int) -> Iterator[Step]:

@@ -33,8 +33,8 @@ INSTRUCTION_BYTES = 4 * isa.WORDS
 class Step:
     """Some instructions that do one thing; `times` they are done.
 
-    `read` and `written` are bytes by kind of one time; `streams` ports bring what is read, in runs
-    of `run` consecutive bytes; `pieces` is in how many places is written. `macs`: of the model.
+    `read` and `written` are bytes by kind of one time; `ports` bring what is read, in runs of
+    `run` consecutive bytes; `pieces` is in how many places is written. `macs`: of the model.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Step:
     instructions: int = 1
     read: dict[str, int] = field(default_factory=dict)
     written: int = 0
-    streams: int = 1
+    ports: int = 1
     run: int = 1 << 20
     pieces: int = 0
     macs: int = 0
@@ -134,11 +134,11 @@ def product(
     clocks = total([*found, Clocks(issue=reading)])
     yield Step(
         p.name, PRODUCTS, clocks, 3 * len(found), {WEIGHTS: codes, SCALES: scales},
-        streams=o.weight_ports, macs=m * (weights or p.inputs * p.outputs), times=count * p.copies,
+        ports=o.weight_ports, macs=m * (weights or p.inputs * p.outputs), times=count * p.copies,
     )  # fmt: skip
     yield Step(
         f"{p.name}: requantization", TABLES, total(loads), 2 * len(loads),
-        {PARAMETERS: columns * isa.PARAMETER_ROWS * o.lanes}, streams=o.weight_ports,
+        {PARAMETERS: columns * isa.PARAMETER_ROWS * o.lanes}, ports=o.weight_ports,
         times=count * p.copies,
     )  # fmt: skip
     if lookup:
@@ -146,7 +146,7 @@ def product(
         clocks = times(machine.table(transfer.LOOKUP, entries), len(loads))
         read = {PARAMETERS: len(loads) * entries * o.lanes}
         yield Step(
-            f"{p.name}: function", TABLES, clocks, 2, read, streams=o.weight_ports, times=count
+            f"{p.name}: function", TABLES, clocks, 2, read, ports=o.weight_ports, times=count
         )
 
 
@@ -163,7 +163,7 @@ def tables(machine: Machine, name: str, blocks: int, count: int) -> Iterator[Ste
     """Parameters of so many channel blocks."""
     o, clocks = machine.overlay, machine.table(transfer.PARAMETERS, blocks)
     read = {PARAMETERS: blocks * isa.PARAMETER_ROWS * o.lanes}
-    yield Step(name, TABLES, clocks, 2, read, streams=o.weight_ports, times=count)
+    yield Step(name, TABLES, clocks, 2, read, ports=o.weight_ports, times=count)
 
 
 def _matmul(machine: Machine, m: int, folds: int, rows: int, memory_rows: int) -> Clocks:
@@ -261,7 +261,7 @@ def attend(
         clocks = total([load, times(replace(busy, transfer=waits), d.kv_heads - 1), busy])
     yield Step(
         "attention", ATTENTION, clocks, d.kv_heads * (2 + 4 * d.group * len(calls)),
-        {CACHE: 2 * rows * d.kv_heads}, streams=machine.load_ports, run=max(1, past * o.lanes),
+        {CACHE: 2 * rows * d.kv_heads}, ports=machine.load_ports, run=max(1, past * o.lanes),
         times=count, macs=macs,
     )  # fmt: skip
 
@@ -284,6 +284,6 @@ def _streamed(
     one = total([matvec_clocks(m, tile_rows, tile_rows, o), Clocks(issue=ISSUE_CLOCKS)])
     return Step(
         "attention", ATTENTION, times(one, 2 * d.kv_heads), 6 * d.kv_heads,
-        {CACHE: 2 * rows * d.kv_heads}, streams=o.weight_ports, run=keys * o.lanes, times=count,
+        {CACHE: 2 * rows * d.kv_heads}, ports=o.weight_ports, run=keys * o.lanes, times=count,
         macs=macs,
     )  # fmt: skip
