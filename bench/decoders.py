@@ -71,7 +71,7 @@ def published() -> list[Published]:
         ),
         Published(
             "HBM of 460 GB/s, LLaMA2-7B (FlightLLM on U280)",
-            llama2(), "Alveo-U55C", "int4:g128", 55, "66 % of all channels; ours has 4 ports",
+            llama2(), "Alveo-U55C", "int4:g128", 55, "66 % of all channels; ours uses one",
         ),
     ]  # fmt: skip
 

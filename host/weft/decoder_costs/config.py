@@ -48,7 +48,7 @@ class Decoder:
 
     `gated`: two products in front of the activation function; `positions` is the longest sequence
     (0: unlimited), `window` the keys that a query sees at most (0: all); `head_norms`: queries and
-    keys are normalized per head; `layer_norms`: norms in a layer.
+    keys are normalized per head.
     """
 
     name: str

@@ -9,7 +9,9 @@ the memory idles only
   most of precharge and activate (tRP + tRCD) behind bursts to other banks: EXPOSED is what is left;
 - where it turns from reads to writes and back, with rows that are not open.
 
-Latencies are not in it: what is read is known long before it is used.
+Ports that take turns on one run are one stream. Latencies are not in it: what is read is known long
+before it is used; nor is tCCD_L: the address map of a controller lets consecutive bursts alternate
+between groups of banks.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ TIMINGS = {
 
 @dataclass(frozen=True)
 class Reads:
-    """Bytes that come through `streams` ports, in runs of `run` consecutive bytes per port."""
+    """Bytes of `streams` at once, each in runs of `run` consecutive bytes."""
 
     nbytes: int
     streams: int
@@ -86,7 +88,7 @@ class Writes:
 
 
 def peak(board: Board, streams: int) -> float:
-    """Bytes per second of the channels that `streams` ports reach: each stays in one of them."""
+    """Bytes per second of the channels that `streams` reach: each stays in one of them."""
     return board.ddr_bytes_per_s * min(streams, board.ddr_channels) / board.ddr_channels
 
 
@@ -119,6 +121,6 @@ def write_seconds(board: Board, writes: Writes) -> float:
 
 
 def efficiency(board: Board, streams: int, burst_bytes: int) -> float:
-    """Share of the peak that long runs through `streams` ports reach."""
+    """Share of the peak that `streams` of long runs reach."""
     reads = Reads(1 << 30, streams, 1 << 20)
     return reads.nbytes / read_seconds(board, reads, burst_bytes) / peak(board, streams)

@@ -59,7 +59,7 @@ def memory_map(
     """Of a decoder at `context` tokens, behind `source` of an encoder; `steps`: its program."""
     o = machine.overlay
     codes = scales = parameters = 0
-    for p, count in d.products():
+    for p, count in machine.whole_heads(d).products():
         own, shared = stored(machine, p)
         codes += own * p.copies * count
         scales += shared * p.copies * count
@@ -72,20 +72,17 @@ def memory_map(
         parameters += positions * 2 * o.lanes
     chunk = run.chunk_tokens(machine, d, max(context, source))
     per_token = cache_bytes(machine, d, 1)
-    held = min(context, d.window) if d.window else context
     found = {
         WEIGHTS: codes,
         SCALES: scales,
         PARAMETERS: parameters,
         EMBEDDINGS: d.embedding,  # a byte each; their scales are a number per row
-        CACHE: (held + source) * per_token,
+        CACHE: (context + source) * per_token,
         ACTIVATIONS: 2 * o.lanes * (chunk * machine.blocks(d.width) + machine.blocks(d.vocab)),
         PROGRAM: sum(step.instructions * step.times for step in steps) * INSTRUCTION_BYTES,
     }
-    rest = sum(found.values()) - held * per_token
+    rest = sum(found.values()) - context * per_token
     longest = max(0, (board.ddr_bytes - rest) // per_token)
-    if d.window and longest >= d.window:
-        longest = d.positions
     return MemoryMap(
         found, board.ddr_bytes, min(longest, d.positions or longest), run.longest(machine, d)
     )

@@ -17,6 +17,7 @@ from weft.errors import InputError, UsageError
 from weft.formats import base_name, parse
 from weft.state import Clocks
 
+NEEDS = ("attention", "norm", "rotate")
 COMPUTE, PORTS, MEMORY = "compute", "ports", "memory"
 
 
@@ -180,10 +181,11 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
             f"--weights {machine.weights.name}: groups need operands of 16 bits; those of overlay "
             f"{o.name!r} have {o.weight_bits}"
         )
-    lacks = [unit for unit in ("attention", "norm") if unit not in o.units]
+    lacks = [unit for unit in NEEDS if unit not in o.units]
     if lacks:
         raise UsageError(
-            f"overlay {o.name!r} has no unit {' and no unit '.join(lacks)}; decoders need both"
+            f"overlay {o.name!r} has no unit {' and no unit '.join(lacks)}; decoders need "
+            f"{', '.join(NEEDS)}"
         )
     for what, tokens in (("--context", context), ("--prompt", prompt)):
         if d.positions and tokens > d.positions:
@@ -193,7 +195,8 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
 def step_seconds(step: Step, machine: Machine, board: Board) -> tuple[float, float]:
     """Seconds of one time by clocks, and by the memory."""
     burst = dram.BURST_BEATS * machine.overlay.bus_bytes
-    reads = dram.Reads(sum(step.read.values()), step.streams, step.run)
+    # Ports take turns on one run of weights: for the memory they are one stream.
+    reads = dram.Reads(sum(step.read.values()), 1, step.run)
     piece = step.written // step.pieces if step.pieces else 0
     writes = dram.Writes(step.pieces, piece, int(step.pieces > 0))
     memory = dram.read_seconds(board, reads, burst) + dram.write_seconds(board, writes)
@@ -238,7 +241,7 @@ def _bound(step: Step, machine: Machine, compute: float, memory: float) -> str:
     if memory >= compute:
         return MEMORY
     o = machine.overlay
-    beats = sum(step.read.values()) / (o.bus_bytes * step.streams)
+    beats = sum(step.read.values()) / (o.bus_bytes * step.ports)
     return PORTS if beats >= 0.9 * step.clocks.total else COMPUTE
 
 

@@ -10,22 +10,26 @@ from weft.decoder_costs.steps import (
     ACTIVATIONS,
     PARAMETERS,
     TABLES,
+    TRANSFERS,
     Machine,
     Step,
+    around_attention,
     attend,
     cached,
+    gate,
     move,
     norm,
     product,
     write,
 )
 from weft.errors import CapacityError
+from weft.state import ISSUE_CLOCKS, Clocks
 from weft.units import transfer
 
 
 def decode(machine: Machine, d: Decoder, past: int, source: int = 0) -> list[Step]:
     """One token behind `past` others; of an encoder-decoder also attending to `source` tokens."""
-    return [*_tokens(machine, d, 1, past, source), *_last(machine, d)]
+    return list(_tokens(machine, d, 1, past, source))
 
 
 def prefill(machine: Machine, d: Decoder, prompt: int) -> list[Step]:
@@ -37,7 +41,7 @@ def prefill(machine: Machine, d: Decoder, prompt: int) -> list[Step]:
     for m in parts(prompt, chunk_tokens(machine, d, prompt)):
         made += _tokens(machine, d, m, past, 0)
         past += m
-    return [*made, *_last(machine, d)]
+    return made
 
 
 def causal_macs(d: Decoder, m: int, past: int) -> int:
@@ -48,34 +52,37 @@ def causal_macs(d: Decoder, m: int, past: int) -> int:
 
 
 def _tokens(machine: Machine, d: Decoder, m: int, past: int, source: int) -> Iterator[Step]:
-    """All layers of the decoder."""
+    """One run of the decoder. A window masks earlier keys, which are read all the same."""
     yield move(machine, "embeddings", m * machine.blocks(d.width), True, 1, ACTIVATIONS)
     if d.rotary:
         yield _positions(machine, d, m)
-    past = min(past, d.window - 1) if d.window else past
-    if not d.rotary and not d.positions:  # biases by distance, the same for all layers
+    elif not d.positions:  # biases by distance, the same for all layers
         words = m * d.heads * machine.blocks(past + m)
         yield move(machine, "position biases", words, True, 1, ACTIVATIONS)
     yield from norm(machine, m, d.width, d.layers)
-    for p in d.attention_products():
-        yield from product(machine, p, m, d.layers)
+    around = around_attention(machine, d, m, d.layers)
+    for made in around.values():
+        yield from made
     yield from cached(machine, d, m, d.layers)
     yield from attend(machine, d, m, past, past + m, d.layers, causal_macs(d, m, past))
     if source:
         yield from norm(machine, m, d.width, d.layers)
-        query, _, out = d.attention_products()
-        for p in (query, out):
-            yield from product(machine, replace(p, name=f"cross {p.name}"), m, d.layers)
+        for step in (*around["q"], *around["o"]):
+            yield replace(step, name=f"cross {step.name}")
         macs = 2 * m * source * d.heads * d.head_width
         for step in attend(machine, d, m, source, source, d.layers, macs):
-            yield replace(step, name="cross attention")
+            yield replace(step, name=f"cross {step.name}")
     yield from _feed_forward(machine, d, m, d.layers)
+    yield from _last(machine, d, m)
 
 
 def _feed_forward(machine: Machine, d: Decoder, m: int, layers: int) -> Iterator[Step]:
     yield from norm(machine, m, d.width, layers)
-    for p in d.feed_forward_products():
-        yield from product(machine, p, m, layers)
+    up, down = d.feed_forward_products()
+    yield from product(machine, up, m, layers, lookup=True)
+    if d.gated:
+        yield from gate(machine, d.inner, m, layers)
+    yield from product(machine, down, m, layers)
 
 
 def _positions(machine: Machine, d: Decoder, m: int) -> Step:
@@ -84,15 +91,15 @@ def _positions(machine: Machine, d: Decoder, m: int) -> Step:
     f, o = {"target": transfer.WIDE, "count": count}, machine.overlay
     read = {PARAMETERS: transfer.table_rows(f, o.lanes) * o.lanes}
     clocks = machine.table(transfer.WIDE, count)
-    return Step("positions", TABLES, clocks, 2, read, streams=o.weight_ports)
+    return Step("positions", TABLES, clocks, 2, read, ports=o.weight_ports)
 
 
-def _last(machine: Machine, d: Decoder) -> Iterator[Step]:
-    """The last token's numbers for the vocabulary."""
-    yield from norm(machine, 1, d.width, 1)
-    yield from product(machine, d.output(), 1, 1)
-    words = 2 * machine.blocks(d.vocab)  # of 16 bits each
-    yield write(machine, "logits", words, 1, 1)
+def _last(machine: Machine, d: Decoder, m: int) -> Iterator[Step]:
+    """Numbers for the vocabulary, of every token, and the end of the run."""
+    yield from norm(machine, m, d.width, 1)
+    yield from product(machine, d.output(), m, 1)
+    yield write(machine, "logits", 2 * m * machine.blocks(d.vocab), 1, 1)  # of 16 bits each
+    yield Step("end", TRANSFERS, Clocks(issue=ISSUE_CLOCKS))
 
 
 def _encode(machine: Machine, d: Decoder, tokens: int) -> Iterator[Step]:
@@ -111,11 +118,11 @@ def _encode(machine: Machine, d: Decoder, tokens: int) -> Iterator[Step]:
     yield move(machine, "position biases", biases, True, crossing, ACTIVATIONS)
     for m in parts(tokens, chunk):
         yield from norm(machine, m, d.width, layers)
-        for p in d.attention_products():
-            yield from product(machine, p, m, layers)
+        for made in around_attention(machine, d, m, layers).values():
+            yield from made
         yield from _feed_forward(machine, d, m, layers)
-        keys_values = replace(d.attention_products()[1], name="cross k, v")
-        yield from product(machine, keys_values, m, d.layers)
+        for step in around_attention(machine, d, m, d.layers)["k, v"]:
+            yield replace(step, name=f"cross {step.name}")
     macs = 2 * tokens * tokens * d.heads * d.head_width
     yield from attend(machine, d, tokens, 0, tokens, layers, macs)
     for name in ("cross keys", "cross values"):
@@ -137,10 +144,10 @@ def chunk_tokens(machine: Machine, d: Decoder, keys: int) -> int:
     """
     o, width = machine.overlay, machine.blocks(d.width)
     hold = machine.head_blocks(d)
-    wide = width + d.group * machine.blocks(keys) + 2 * hold
+    wide = width + machine.blocks(keys) + 2 * hold
     unified = width + max(2 * d.heads * hold, machine.blocks(d.inner))
     limits = {
-        "accumulator_rows": (o.accumulator_rows, d.group),
+        "accumulator_rows": (o.accumulator_rows, 1),
         "wide_words": (o.words_of("wide"), wide),
         "buffer_words": (o.buffer_words, unified),
     }
@@ -159,5 +166,4 @@ def longest(machine: Machine, d: Decoder) -> int:
     o, hold = machine.overlay, machine.head_blocks(d)
     operands = o.words_of("operand") // (2 * hold)
     rest = o.words_of("wide") - machine.blocks(d.width) - 2 * hold
-    scores = rest // d.group * o.lanes
-    return max(0, min(operands, scores))
+    return max(0, min(operands, rest * o.lanes))

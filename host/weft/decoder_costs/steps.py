@@ -17,7 +17,8 @@ from weft.decoder_costs.stream import ROWS, Streaming, matvec_clocks
 from weft.format import Format
 from weft.state import ISSUE_CLOCKS, Clocks
 from weft.storage import ceil_div
-from weft.units import attention, normalize, systolic, transfer
+from weft.units import attention, normalize, systolic, transfer, vector
+from weft.units import rotate as rotator
 
 PRODUCTS, ATTENTION, ELEMENTWISE, TABLES, TRANSFERS = (
     "products", "attention", "elementwise", "tables", "transfers",
@@ -25,7 +26,6 @@ PRODUCTS, ATTENTION, ELEMENTWISE, TABLES, TRANSFERS = (
 WEIGHTS, SCALES, PARAMETERS, CACHE, ACTIVATIONS, PROGRAM = (
     "weights", "scales of groups", "requantization", "keys and values", "activations", "program",
 )  # fmt: skip
-PER_WORD_ROTATED = 4  # clocks: word, partner, cosine and sine come through one port
 INSTRUCTION_BYTES = 4 * isa.WORDS
 
 
@@ -33,8 +33,8 @@ INSTRUCTION_BYTES = 4 * isa.WORDS
 class Step:
     """Some instructions that do one thing; `times` they are done.
 
-    `read` and `written` are bytes by kind of one time; `streams` ports bring what is read, in runs
-    of `run` consecutive bytes; `pieces` is in how many places is written. `macs`: of the model.
+    `read` and `written` are bytes by kind of one time; `ports` bring what is read, in runs of
+    `run` consecutive bytes; `pieces` is in how many places is written. `macs`: of the model.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Step:
     instructions: int = 1
     read: dict[str, int] = field(default_factory=dict)
     written: int = 0
-    streams: int = 1
+    ports: int = 1
     run: int = 1 << 20
     pieces: int = 0
     macs: int = 0
@@ -80,8 +80,12 @@ class Machine:
         return int(ceil_div(channels, self.overlay.lanes))
 
     def head_blocks(self, decoder: Decoder) -> int:
-        """Words of a head."""
-        return self.blocks(decoder.head_width)
+        """Words of a head: 1, 2, 4, ... (weft.passes.whole_heads)."""
+        return 1 << (self.blocks(decoder.head_width) - 1).bit_length()
+
+    def whole_heads(self, decoder: Decoder) -> Decoder:
+        """The decoder with heads of whole words."""
+        return replace(decoder, head_width=self.head_blocks(decoder) * self.overlay.lanes)
 
 
 def total(clocks: Iterator[Clocks] | list[Clocks]) -> Clocks:
@@ -106,31 +110,60 @@ def stored(machine: Machine, p: Product) -> tuple[int, int]:
     return codes, whole - codes
 
 
-def product(machine: Machine, p: Product, m: int, count: int) -> Iterator[Step]:
-    """The copies of a product with m rows, and the tables of its epilogue; `count` of them all."""
+def product(
+    machine: Machine, p: Product, m: int, count: int, lookup: bool = False, weights: int = 0
+) -> Iterator[Step]:
+    """The copies of a product with m rows, and the tables of its epilogue; `count` of them all.
+
+    `lookup`: one of the copies has an activation function, whose table comes before it. `weights`
+    of a copy are the model's, where heads are filled up (0: all).
+    """
     o, folds = machine.overlay, machine.blocks(p.inputs)
     codes, scales = stored(machine, p)
     columns = machine.blocks(p.outputs)
     memory_rows = (codes + scales) // o.lanes
     found: list[Clocks] = []
-    tables: list[Clocks] = []
+    loads: list[Clocks] = []
     for first in range(0, columns, o.parameter_blocks):
         part = min(o.parameter_blocks, columns - first)
         rows = part * folds * o.lanes
         arriving = ceil_div(memory_rows * part, columns)
         found.append(_matmul(machine, m, part * folds, rows, int(arriving)))
-        tables.append(machine.table(transfer.PARAMETERS, part))
+        loads.append(machine.table(transfer.PARAMETERS, part))
     reading = len(found) * ISSUE_CLOCKS  # of the Activate behind each; ReadWeights go elsewhere
     clocks = total([*found, Clocks(issue=reading)])
     yield Step(
         p.name, PRODUCTS, clocks, 3 * len(found), {WEIGHTS: codes, SCALES: scales},
-        streams=o.weight_ports, macs=m * p.inputs * p.outputs, times=count * p.copies,
+        ports=o.weight_ports, macs=m * (weights or p.inputs * p.outputs), times=count * p.copies,
     )  # fmt: skip
     yield Step(
-        f"{p.name}: requantization", TABLES, total(tables), 2 * len(tables),
-        {PARAMETERS: columns * isa.PARAMETER_ROWS * o.lanes}, streams=o.weight_ports,
+        f"{p.name}: requantization", TABLES, total(loads), 2 * len(loads),
+        {PARAMETERS: columns * isa.PARAMETER_ROWS * o.lanes}, ports=o.weight_ports,
         times=count * p.copies,
     )  # fmt: skip
+    if lookup:
+        entries = isa.LOOKUP_ENTRIES
+        clocks = times(machine.table(transfer.LOOKUP, entries), len(loads))
+        read = {PARAMETERS: len(loads) * entries * o.lanes}
+        yield Step(
+            f"{p.name}: function", TABLES, clocks, 2, read, ports=o.weight_ports, times=count
+        )
+
+
+def gate(machine: Machine, channels: int, m: int, count: int) -> Iterator[Step]:
+    """Products of two maps, element by element."""
+    o = machine.overlay
+    f = {"operation": vector.MUL, "out_h": 1, "out_w": m, "blocks": machine.blocks(channels)}
+    clocks = total([vector.clocks(f, o, 1, {}), Clocks(issue=ISSUE_CLOCKS)])
+    yield Step("gate", ELEMENTWISE, clocks, 2, times=count)
+    yield from tables(machine, "gate: requantization", 1, count)
+
+
+def tables(machine: Machine, name: str, blocks: int, count: int) -> Iterator[Step]:
+    """Parameters of so many channel blocks."""
+    o, clocks = machine.overlay, machine.table(transfer.PARAMETERS, blocks)
+    read = {PARAMETERS: blocks * isa.PARAMETER_ROWS * o.lanes}
+    yield Step(name, TABLES, clocks, 2, read, ports=o.weight_ports, times=count)
 
 
 def _matmul(machine: Machine, m: int, folds: int, rows: int, memory_rows: int) -> Clocks:
@@ -148,16 +181,13 @@ def norm(machine: Machine, rows: int, channels: int, count: int) -> Iterator[Ste
     o, blocks = machine.overlay, machine.blocks(channels)
     found = normalize.clocks({"rows": rows, "blocks": blocks}, o, 1, {})
     yield Step("norm", ELEMENTWISE, found, times=count)
-    table = machine.table(transfer.PARAMETERS, blocks)
-    read = {PARAMETERS: blocks * isa.PARAMETER_ROWS * o.lanes}
-    streams = o.weight_ports
-    yield Step("norm: parameters", TABLES, table, 2, read, streams=streams, times=count)
+    yield from tables(machine, "norm: parameters", blocks, count)
 
 
 def rotate(machine: Machine, name: str, words: int, plain: bool, count: int) -> Step:
-    """Words that get their position, or (plain) only new codes."""
-    clocks = Clocks(ISSUE_CLOCKS, vector=words * (1 if plain else PER_WORD_ROTATED))
-    return Step(name, ELEMENTWISE, clocks, times=count)
+    """Words that get their position, or (plain) only new codes; `count` times."""
+    f = {"rows": 1, "blocks": words, "plain": int(plain)}
+    return Step(name, ELEMENTWISE, rotator.clocks(f, machine.overlay, 1, {}), times=count)
 
 
 def move(machine: Machine, name: str, words: int, wide: bool, count: int, kind: str) -> Step:
@@ -179,46 +209,59 @@ def write(machine: Machine, name: str, words: int, pieces: int, count: int) -> S
     return Step(name, TRANSFERS, clocks, written=written, pieces=pieces, times=count)
 
 
+def around_attention(machine: Machine, d: Decoder, m: int, count: int) -> dict[str, list[Step]]:
+    """Products around attention by name, with heads of whole words."""
+    whole = machine.whole_heads(d).attention_products()
+    return {
+        p.name: list(product(machine, p, m, count, weights=true.inputs * true.outputs))
+        for p, true in zip(whole, d.attention_products(), strict=True)
+    }
+
+
 def cached(machine: Machine, d: Decoder, m: int, count: int) -> Iterator[Step]:
     """Queries and keys of m tokens get their positions; keys and values go to the cache."""
-    blocks = machine.head_blocks(d)
-    q, kv = m * d.heads * blocks, m * d.kv_heads * blocks
+    head = m * machine.head_blocks(d)
     if d.head_norms:
         yield from norm(machine, m * d.heads, d.head_width, count)
         yield from norm(machine, m * d.kv_heads, d.head_width, count)
-    yield rotate(machine, "queries", q, not d.rotary, count)
-    # Once for the cache, once behind the cached ones for this run.
-    yield rotate(machine, "keys", 2 * kv, not d.rotary, count)
-    yield rotate(machine, "values", 2 * kv, True, count)
-    pieces = d.kv_heads * blocks  # each block of a head lies by itself, in the order of tokens
-    yield write(machine, "keys to the cache", kv, pieces, count)
-    yield write(machine, "values to the cache", kv, pieces, count)
+    if d.rotary:
+        yield rotate(machine, "queries", d.heads * head, False, count)
+    heads = count * d.kv_heads
+    # Once behind the cached ones for this run, once for the cache.
+    yield rotate(machine, "keys", head, not d.rotary, 2 * heads)
+    yield rotate(machine, "values", head, True, 2 * heads)
+    for name in ("keys to the cache", "values to the cache"):
+        # Each block of a head lies by itself, in the order of tokens.
+        yield write(machine, name, head, machine.head_blocks(d), heads)
 
 
 def attend(
     machine: Machine, d: Decoder, m: int, past: int, keys: int, count: int, macs: int
 ) -> Iterator[Step]:
-    """Attention of m tokens to `keys` keys, of which `past` come from memory; all heads."""
+    """Attention of m tokens to `keys` keys, of which `past` come from memory; all heads.
+
+    Heads of queries that share keys and values take turns on them.
+    """
     blocks, o = machine.head_blocks(d), machine.overlay
     rows = past * blocks * o.lanes
+    yield from tables(machine, "attention: requantization", 1, 2 * count)
+    if machine.streamed and machine.takes(m * d.group):
+        yield _streamed(machine, d, m * d.group, keys, rows, count, macs)
+        return
     load = Clocks()
     if past:
         f = {"chunks": blocks, "words": past, "space": isa.OPERAND}
         load = times(transfer.clocks(f, o, 1, {}), 2)
-    if machine.streamed and machine.takes(m * d.group):
-        yield _streamed(machine, d, m * d.group, keys, rows, count, macs)
-        return
-    tokens = max(1, min(m, o.accumulator_rows // d.group))  # of the queries of an Attend
-    calls = [min(tokens, m - first) for first in range(0, m, tokens)]
-    busy = total([_attends(machine, n * d.group, keys, blocks) for n in calls])
+    calls = [min(o.accumulator_rows, m - i) for i in range(0, m, o.accumulator_rows)]
+    busy = times(total([_attends(machine, n, keys, blocks) for n in calls]), d.group)
     load = replace(load, transfer=int(ceil_div(load.transfer, machine.load_ports)))
     clocks = times(total([load, busy]), d.kv_heads)
     if machine.ahead:  # all heads but the first arrive while the one before is attended to
         waits = max(0, load.transfer - busy.total)
         clocks = total([load, times(replace(busy, transfer=waits), d.kv_heads - 1), busy])
     yield Step(
-        "attention", ATTENTION, clocks, d.kv_heads * (2 + 4 * len(calls)),
-        {CACHE: 2 * rows * d.kv_heads}, streams=machine.load_ports, run=max(1, past * o.lanes),
+        "attention", ATTENTION, clocks, d.kv_heads * (2 + 4 * d.group * len(calls)),
+        {CACHE: 2 * rows * d.kv_heads}, ports=machine.load_ports, run=max(1, past * o.lanes),
         times=count, macs=macs,
     )  # fmt: skip
 
@@ -241,6 +284,6 @@ def _streamed(
     one = total([matvec_clocks(m, tile_rows, tile_rows, o), Clocks(issue=ISSUE_CLOCKS)])
     return Step(
         "attention", ATTENTION, times(one, 2 * d.kv_heads), 6 * d.kv_heads,
-        {CACHE: 2 * rows * d.kv_heads}, streams=o.weight_ports, run=keys * o.lanes, times=count,
+        {CACHE: 2 * rows * d.kv_heads}, ports=o.weight_ports, run=keys * o.lanes, times=count,
         macs=macs,
     )  # fmt: skip

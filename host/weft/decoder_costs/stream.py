@@ -45,8 +45,8 @@ def matvec_clocks(m: int, rows: int, memory_rows: int, o: Streaming) -> Clocks:
 def streaming(overlay: Overlay | None = None) -> Streaming:
     """An overlay as decoders see it, one port and no such engine where it says nothing else.
 
-    None: the array of `encoder16` behind four ports of 128 bits, which are as fast as DDR4-2400 of
-    64 bits.
+    None: the array and buffers of `encoder16` behind four ports of 128 bits, which are as fast as
+    DDR4-2400 of 64 bits.
     """
     if overlay is not None:
         facts = {f.name: getattr(overlay, f.name) for f in fields(Overlay)}
@@ -58,12 +58,12 @@ def streaming(overlay: Overlay | None = None) -> Streaming:
         bus_bytes=16,
         buffer_words=49_152,
         wide_words=24_576,
-        operand_words=16_384,
+        operand_words=8_192,
         accumulator_rows=512,
-        parameter_blocks=256,
+        parameter_blocks=512,
         tap_words=1_024,
         weight_bits=16,
         engines=("systolic", "matvec"),
         formats=("int8", "int4", "flint4", "mxfp4", "ternary"),
-        units=("requant", "vector", "lookup", "attention", "norm"),
+        units=("requant", "vector", "lookup", "attention", "norm", "rotate"),
     )
