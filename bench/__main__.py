@@ -36,6 +36,7 @@ GROUPS = (
     "qat",
     "nonlinear",
     "hgpipe",
+    "swin",
     "embedding",
     "generation",
     "designs",

@@ -50,7 +50,9 @@ def rope_shape(node: Node, inputs: Inputs) -> list[Shape]:
 
 
 def attention_shape(node: Node, inputs: Inputs) -> list[Shape]:
-    """q [1, S, H·dh], k [1, T, Hk·dh], v [1, T, Hk·dv] → [1, S, H·dv]; bias [1 or H, S, T]."""
+    """q [1, S, H·dh], k [1, T, Hk·dh], v [1, T, Hk·dv] → [1, S, H·dv]; bias [1 or H, S, T], with
+    windows of S tokens as many of these as there are kinds of windows.
+    """
     q, k, v = (nth(node, inputs, i).shape for i in range(3))
     heads, kv_heads = node.attrs["heads"], node.attrs["kv_heads"]
     if not len(q) == len(k) == len(v) == 3 or k[:2] != v[:2] or q[0] != k[0]:
@@ -69,14 +71,30 @@ def attention_shape(node: Node, inputs: Inputs) -> list[Shape]:
             f"{kv_heads} heads of one width"
         )
     bias, keys = (inputs[i] if len(inputs) > i else None for i in (3, 4))
-    if bias is not None and bias.shape not in ((1, q[1], k[1]), (heads, q[1], k[1])):
+    rows, columns, count = _window_sizes(node, q[1], k[1])
+    fits = [(count, rows, columns), (count * heads, rows, columns)]
+    if bias is not None and bias.shape not in fits:
         raise ShapeError(
-            f"Attention {node.name!r}: bias of shape {bias.shape}, expected (1 or {heads}, {q[1]}, "
-            f"{k[1]})"
+            f"Attention {node.name!r}: bias of shape {bias.shape}, expected {fits[0]} or {fits[1]}"
         )
-    if keys is not None and keys.shape != (1, 1):
-        raise ShapeError(f"Attention {node.name!r}: keys of shape {keys.shape}, expected (1, 1)")
+    if keys is not None and (keys.shape != (1, 1) or node.attrs.get("windows", 1) > 1):
+        raise ShapeError(
+            f"Attention {node.name!r}: keys of shape {keys.shape}, expected (1, 1), and no windows"
+        )
     return [(*q[:2], heads * (v[2] // kv_heads))]
+
+
+def _window_sizes(node: Node, queries: int, keys: int) -> tuple[int, int, int]:
+    """Queries and keys of a window, and how many kinds of windows there are."""
+    count = node.attrs.get("windows", 1)
+    kinds = node.attrs.get("kinds", (0,) * count)
+    if count < 1 or queries % count or keys % count:
+        raise ShapeError(
+            f"Attention {node.name!r}: {queries} queries and {keys} keys in {count} windows"
+        )
+    if len(kinds) != count or min(kinds) < 0:
+        raise ShapeError(f"Attention {node.name!r}: kinds {kinds} of {count} windows")
+    return queries // count, keys // count, max(kinds) + 1
 
 
 def layer_norm(node: Node, inputs: list[Array]) -> list[Array]:
@@ -128,8 +146,11 @@ def attention(node: Node, inputs: list[Array]) -> list[Array]:
     """softmax(scale · q kᵀ + bias) v per head (Vaswani et al., 2017); 0 where no key is seen.
 
     Query m sees key j if left ≤ j − m ≤ right, j < keys of the sample, and, causal, j ≤ m.
-    Heads of a group share keys and values (Ainslie et al., GQA, 2023).
+    Heads of a group share keys and values (Ainslie et al., GQA, 2023). With `windows`, each of so
+    many equal parts of the tokens sees itself alone; `kinds` says which part of the bias it takes.
     """
+    if node.attrs.get("windows", 1) > 1:
+        return [_windowed(node, inputs)]
     q, k, v = inputs[:3]
     bias, keys = (inputs[i] if len(inputs) > i else None for i in (3, 4))
     a = node.attrs
@@ -147,6 +168,22 @@ def attention(node: Node, inputs: list[Array]) -> list[Array]:
         seen = seen & (np.arange(columns) < keys.reshape(n, 1, 1, 1, 1))
     out = _softmax(scores, seen) @ values
     return [out.transpose(0, 3, 1, 2, 4).reshape(n, rows, -1).astype(q.dtype, copy=False)]
+
+
+def _windowed(node: Node, inputs: list[Array]) -> Array:
+    """Attention window by window."""
+    count, heads = node.attrs["windows"], node.attrs["heads"]
+    alone = node.with_attrs(windows=1)
+    bias = inputs[3] if len(inputs) > 3 else None
+    kinds = node.attrs.get("kinds", (0,) * count)
+    each = 0 if bias is None else len(bias) // (max(kinds) + 1)
+    assert each in (0, 1, heads), "its shape was checked"
+    parts = []
+    for place, kind in enumerate(kinds):
+        cut = [np.split(x, count, axis=1)[place] for x in inputs[:3]]
+        own = None if bias is None else bias[kind * each : (kind + 1) * each]
+        parts.append(attention(alone, cut if own is None else [*cut, own])[0])
+    return np.concatenate(parts, axis=1)
 
 
 def window(node: Node) -> tuple[int, int]:
@@ -197,7 +234,8 @@ SPECS = (
         attention_shape,
         attention,
         "matrix",
-        "q, k, v, bias or none, keys or none; heads, kv_heads, scale, causal, left, right, cache",
+        "q, k, v, bias or none, keys or none; heads, kv_heads, scale, causal, left, right, cache, "
+        "windows, kinds",
         _samples_alone,
     ),
 )

@@ -22,7 +22,7 @@ from weft.lower.gather import GatherWeights
 from weft.lower.geometry import WIDE, Place, Rect, Target
 from weft.lower.nm import NmWeights
 from weft.lower.registers import adjusts
-from weft.lower.rows import attention, layer_tokens, norm
+from weft.lower.rows import attention, layer_tokens, merge, norm
 from weft.lower.schedule import Piece
 from weft.lower.snap import SnapWeights
 from weft.lower.sparse import compressed, row_limit, tile_step
@@ -31,6 +31,7 @@ from weft.lower.stage import (
     CachedOp,
     Epilogue,
     MatrixOp,
+    MergeOp,
     NormOp,
     RotateOp,
     Stage,
@@ -122,6 +123,8 @@ class Emitter:
                 norm(self, op, rows, places, target)
             elif isinstance(op, RotateOp):
                 rotate(self, op, rows, places, target)
+            elif isinstance(op, MergeOp):
+                merge(self, op, rows, places, target)
             elif isinstance(op, CachedOp):
                 cached_attention(self, op, rows, places, target)
             elif isinstance(op, AttentionOp):

@@ -64,6 +64,8 @@ def _step(graph: Graph, node: Node, names: list[str]) -> tuple[list[list[str]], 
     x = node.inputs[0]
     moving = [n for n in node.inputs if n and graph[n].data is None]
     if node.op == "Attention":
+        if node.attrs.get("windows", 1) > 1:
+            return [], None
         keys = [n for n in node.inputs[1:3] if n in names]
         if len(keys) not in (0, 2) or (x not in names and not keys):
             return [], None
