@@ -232,8 +232,9 @@ class Emitter:
                     rules,
                 )
             if not op.byte_blocks:
-                extra = added(op.residual, places, rect, op.target.block0 + tile)
-                self._activate(op.epilogue, parameter, op.target, rect, tile, target, rules, extra)
+                to = op.target
+                extra = added(op.residual, places, rect, to.block0 + tile, to)
+                self._activate(op.epilogue, parameter, to, rect, tile, target, rules, extra)
             for byte in range(4 if op.byte_blocks else 0):
                 raw = replace(op.epilogue, mode=isa.RAW_BYTE + byte)
                 block = tile + byte * op.byte_blocks

@@ -156,13 +156,17 @@ def plain_window(layout: Layout) -> Window:
 
 @dataclass(frozen=True)
 class Target:
-    """Where output position (y, x), block k goes: (block0 + k, y0 + y·step_y, x0 + x·step_x)."""
+    """Where output position (y, x), block k goes: (block0 + k, y0 + y·step_y, x0 + x·step_x).
+
+    `flat`: the target has a width of 1, and `step_y` is the width of a row of the output.
+    """
 
     block0: int = 0
     y0: int = 0
     x0: int = 0
     step_y: int = 1
     step_x: int = 1
+    flat: bool = False
 
     def output_rows(self, low: int, high: int, count: int) -> tuple[int, int]:
         """Those of `count` output rows that go to target rows low..high-1: [first, last)."""

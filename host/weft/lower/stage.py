@@ -110,7 +110,8 @@ class MatrixOp:
         """Input rows per source that output rows first..last-1 need."""
         needs = [(p.source, p.window.input_rows(first, last)) for p in self.passes]
         if self.residual:
-            needs.append((self.residual.source, (first, last)))
+            rows = (self.target.y0 + row * self.target.step_y for row in (first, last))
+            needs.append((self.residual.source, (next(rows), next(rows))))
         return union(needs)
 
 
