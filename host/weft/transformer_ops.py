@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from weft.errors import ShapeError
+from weft.errors import InputError, ShapeError
 from weft.graph import Array, Node, Shape, Tensor
 from weft.shapes import first, nth
 
@@ -95,6 +96,35 @@ def _window_sizes(node: Node, queries: int, keys: int) -> tuple[int, int, int]:
     if len(kinds) != count or min(kinds) < 0:
         raise ShapeError(f"Attention {node.name!r}: kinds {kinds} of {count} windows")
     return queries // count, keys // count, max(kinds) + 1
+
+
+def first_tokens_shape(node: Node, inputs: Inputs) -> list[Shape]:
+    """[1, T] → [1, 1]."""
+    x = first(node, inputs).shape
+    if len(x) != 2:
+        raise ShapeError(f"FirstTokens {node.name!r}: a mask of shape {x}; [1, tokens] is expected")
+    return [(x[0], 1)]
+
+
+def first_tokens(node: Node, inputs: list[Array]) -> list[Array]:
+    """How many tokens a mask [n, T] says are there. Raises InputError unless they are the first."""
+    return [count_first(inputs[0], f"mask {node.inputs[0]!r}").reshape(-1, 1)]
+
+
+def count_first(mask: Array, what: str) -> NDArray[np.int64]:
+    """The numbers of ones [n] in front of the zeros of a mask [n, T].
+
+    Raises InputError for other values, and for ones behind a zero.
+    """
+    there = mask.astype(np.float64)
+    counts = there.sum(1)
+    wrong = (there != (np.arange(mask.shape[1]) < counts[:, None])).any(1)
+    if wrong.any():
+        raise InputError(
+            f"{what}: sample {int(np.argmax(wrong))} is no row of ones with zeros behind; tokens "
+            "that are not there must be the last ones"
+        )
+    return np.asarray(counts, np.int64)
 
 
 def layer_norm(node: Node, inputs: list[Array]) -> list[Array]:
@@ -229,6 +259,15 @@ SPECS = (
     ),
     ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon", _rows_alone),
     ("Rope", rope_shape, rope, "reduce", "x, frequencies; heads", _rows_alone),
+    (
+        "FirstTokens",
+        first_tokens_shape,
+        first_tokens,
+        "reduce",
+        "mask; how many tokens are there",
+        _rows_alone,
+        "int64",
+    ),
     (
         "Attention",
         attention_shape,

@@ -7,13 +7,14 @@ elements lie as those would.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from weft.graph import Array, Node
+from weft.graph import Array, Node, Tensor
 from weft.ops import OPS
 from weft.passes.edit import Edit
+from weft.passes.masks import Mask, first_keys, mask_step
 from weft.transformer_ops import ABSENT
 
 MOVES = ("Reshape", "Transpose", "Slice", "Gather", "Identity")
@@ -40,6 +41,7 @@ class _Scores:
     product: Node
     factor: float
     bias: Array | None
+    masks: list[Mask] = field(default_factory=list)
 
 
 def join_attention(edit: Edit, node: Node) -> bool:
@@ -58,17 +60,41 @@ def join_attention(edit: Edit, node: Node) -> bool:
         return False
     if v.factor != 1 or q.width != k.width:
         return False
-    bias, mask = as_mask(scores.bias)
+    known = _with_masks(edit, scores, (q.heads, rows, columns))
+    if known is None:
+        return False
+    bias, mask = as_mask(known)
     scale = scores.factor * q.factor * k.factor
     attrs = {"heads": q.heads, "kv_heads": k.heads, "scale": scale, "causal": 0, **mask}
     parts = [_tokens(edit, part, node.name) for part in (q, k, v)]
     inputs = [name for name, _ in parts]
-    if bias is not None:
-        inputs.append(edit.constant(f"{node.name}.bias", bias))
+    if bias is not None or scores.masks:
+        inputs.append(edit.constant(f"{node.name}.bias", bias) if bias is not None else "")
+    counted = _counted(edit, scores.masks, node.name)
+    inputs += [name for n in counted for name in n.outputs]
     made = Node("Attention", node.name, tuple(inputs), (), attrs)
-    before = [move for _, moves in parts for move in moves]
+    before = [*counted, *(move for _, moves in parts for move in moves)]
     edit.put(node, *before, *_placed(edit, node, made, (rows, v.heads, v.width)))
     return True
+
+
+def _with_masks(edit: Edit, scores: _Scores, shape: tuple[int, int, int]) -> Array | None:
+    """The constant bias [heads, S, T] where all tokens are there; None where masks do more than
+    hide the keys behind the first ones."""
+    bias = np.zeros(shape, np.float32) if scores.bias is None else scores.bias
+    if not scores.masks:
+        return bias
+    whole = first_keys(edit, scores.masks, shape)
+    return None if whole is None else bias + whole
+
+
+def _counted(edit: Edit, masks: list[Mask], name: str) -> list[Node]:
+    """The node that counts the tokens that a mask says are there; none without one."""
+    if not masks:
+        return []
+    keys = edit.fresh(f"{name}.keys")
+    edit.tensors[keys] = Tensor(keys, (1, 1), "int64")
+    return [Node("FirstTokens", keys, (masks[0].source,), (keys,))]
 
 
 def bare_inputs(edit: Edit, node: Node) -> bool:
@@ -197,12 +223,18 @@ def _number(edit: Edit, name: str) -> float | None:
 def _scores(edit: Edit, name: str) -> _Scores | None:
     """Walks from the softmax's input back to the product."""
     factor, bias = 1.0, None
+    masks: list[Mask] = []
     while True:
         node, shape = _plain(edit, name), edit.tensors[name].shape
         if node is None:
             return None
         if node.op == "MatMul":
-            return _Scores(node, factor, bias)
+            return _Scores(node, factor, bias, masks)
+        masked = mask_step(edit, node, shape)
+        if masked is not None:
+            name = masked[0]
+            masks.append(replace(masked[1], factor=factor))
+            continue
         step = _score_step(edit, node, shape)
         if step is None:
             return None

@@ -17,6 +17,7 @@ class Edit:
         self._place: dict[str, int] = {}
         self._writer: dict[str, Node] = {}
         self._readers: dict[str, dict[int, int]] = {}
+        self.known: dict[object, Array] = {}  # what rules have evaluated
         for place, node in enumerate(graph.nodes):
             self._nodes[place] = []
             self._link(place, node)
