@@ -8,13 +8,17 @@ score changes: so what is computed is evaluated for every number of tokens that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from weft.graph import Array, Graph, Node
 from weft.ops import evaluate
 from weft.passes.edit import Edit
+from weft.transformer_ops import ABSENT
 
+MASKED = -1e4  # a bias below this says: not seen
+LOWEST = float(np.finfo(np.float32).min) / 4  # so that a score added to it stays finite
 HIDDEN = -1e3  # what is added to a score that shall not count, at most
 MOST_NODES = 64  # between an input and a mask
 
@@ -109,3 +113,56 @@ def _added(edit: Edit, masks: list[Mask], there: Array, shape: tuple[int, ...]) 
             value = np.where(value == mask.keeps, 0, -np.inf)
         total = total + np.asarray(value, np.float32) * np.float32(mask.factor)
     return np.asarray(total).reshape(-1, *shape[-2:])
+
+
+def as_mask(bias: Array | None) -> tuple[Array | None, dict[str, int]]:
+    """Bias [1 or heads, S, T] and the attributes that say it shorter: a causal mask, a window."""
+    if bias is None or not np.any(bias):
+        return None, {}
+    values = np.maximum(bias, LOWEST)
+    if (values == values[:1]).all():
+        values = values[:1]
+    seen = values[0] > MASKED
+    if len(values) == 1 and not np.any(values[0][seen]):
+        found = _window(seen)
+        if found is not None:
+            return None, found
+    return np.ascontiguousarray(values, np.float32), {}
+
+
+def _window(seen: Array) -> dict[str, int] | None:
+    """left and right, or causal, of a mask that is a band; None for any other."""
+    rows, columns = seen.shape
+    away = np.arange(columns) - np.arange(rows)[:, None]
+    inside, outside = away[seen], away[~seen]
+    if not inside.size:
+        return None
+    low, high = int(inside.min()), int(inside.max())
+    if ((away >= low) & (away <= high) != seen).any():
+        return None
+    left = low if (outside < low).any() else -ABSENT
+    right = high if (outside > high).any() else ABSENT
+    named = {} if left == -ABSENT else {"left": left}
+    if right == 0:
+        return {**named, "causal": 1}
+    return named if right == ABSENT else {**named, "right": right}
+
+
+def of_windows(bias: Array, count: int) -> tuple[Array | None, dict[str, Any]]:
+    """Bias [kinds · (1 or heads), S, T] of `count` windows, and the attributes that say which kind
+    each is, from [1 or count · heads, S, T].
+    """
+    every = np.maximum(bias, LOWEST)
+    if len(every) % count:  # the same for all of them
+        every = np.broadcast_to(every, (count, *every.shape[1:]))
+    each = every.reshape(count, -1, *every.shape[1:])
+    found, kinds = np.unique(each, axis=0, return_inverse=True)
+    attrs: dict[str, Any] = {"windows": count}
+    if len(found) == 1:
+        one, more = as_mask(found[0])
+        return one, {**attrs, **more}
+    if (found == found[:, :1]).all():
+        found = found[:, :1]
+    attrs["kinds"] = tuple(int(kind) for kind in kinds.reshape(-1))
+    values = found.reshape(-1, *found.shape[2:])
+    return np.ascontiguousarray(values, np.float32), attrs
