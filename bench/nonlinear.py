@@ -60,6 +60,70 @@ extern "C" void run(const Vec<Int<16>, 32> *x, Vec<Int<16>, 32> *y, int rows, in
 }
 """
 
+# The instruction Norm on the overlay's memories, pass by pass; `same` holds it to the hardware's.
+INSTRUCTION = r"""
+#include "kernel.hpp"
+#include "sim/norms.hpp"
+using namespace weft;
+static Memories m;
+static Norm f;
+static const int kRowsOf = 512, kBlocks = 24;
+extern "C" void load(const short *x) {
+  Command none;
+  for (int w = 0; w <= kInstructionWords; ++w) none[w] = 0;
+  f = Norm::decode(none);
+  f.rows = kRowsOf, f.blocks = kBlocks, f.elements = kBlocks * kCols;
+  f.source_col = f.target_col = 1, f.source_block = f.target_block = kRowsOf;
+  f.low = -128, f.high = 127;
+  m.norms.begin();
+  for (int i = 0; i < kRowsOf * kBlocks; ++i)
+    for (int c = 0; c < kCols; ++c) m.wide[i][c] = Int<16>(*x++);
+  ParameterWord p;
+  for (int c = 0; c < kCols; ++c) {
+    p.bias[c] = 100 * c, p.multiplier[c] = 900, p.shift[c] = 8;
+    p.negative_multiplier[c] = 1 << 30, p.negative_shift[c] = -5;
+  }
+  for (int b = 0; b < kBlocks; ++b) m.parameters.write(b, p);
+}
+extern "C" void pass1() { norm_statistics(f, kRowsOf * kBlocks, m); }
+extern "C" void pass2() { functional::norm_rows(f, m); }
+extern "C" int same() {
+  static Word codes[kRowsOf * kBlocks];
+  pass1(), pass2();
+  int ends = 0, other = 0;
+  for (int i = 0; i < kRowsOf * kBlocks; ++i) codes[i] = m.buffer.read(i);
+  norm_output(f, kRowsOf * kBlocks, m);
+  for (int i = 0; i < kRowsOf * kBlocks; ++i) {
+    const Word word = m.buffer.read(i);
+    for (int c = 0; c < kCols; ++c) {
+      other += word[c] != codes[i][c];
+      ends += word[c] == -128 || word[c] == 127;
+    }
+  }
+  return other == 0 && ends < kRowsOf * kBlocks * kCols / 2;
+}
+"""
+
+
+def instruction(folder: Path) -> list[Row]:
+    """The two passes of a Norm over 512 rows of 768 elements."""
+    folder = folder / "norm-instruction"
+    folder.mkdir(parents=True)
+    for file, text in codegen.headers(load_overlay("encoder")).items():
+        (folder / file).write_text(text)
+    (folder / "unit.cpp").write_text(INSTRUCTION)
+    made = compiled(folder)
+    x = np.random.default_rng(0).normal(0, 5000, (ROWS * ELEMENTS,))
+    codes = np.ascontiguousarray(np.clip(x, -32768, 32767), np.int16)
+    made.load(codes.ctypes.data_as(ctypes.c_void_p))
+    assert made.same() == 1, "the functional form is the hardware's"
+    found = []
+    for name, call in (("statistics", made.pass1), ("output", made.pass2)):
+        ours, _ = interleaved(call, call, seconds=0.5)
+        metric = f"Norm, {name} of {ROWS}×{ELEMENTS}, functional, overlay encoder"
+        found.append(at_most(metric, ours * 1e9 / (ROWS * ELEMENTS), LIMIT_NS, "ns/element"))
+    return found
+
 
 def library(method: Method, folder: Path) -> ctypes.CDLL:
     """The unit, built as the functional simulation is."""
@@ -70,6 +134,11 @@ def library(method: Method, folder: Path) -> ctypes.CDLL:
     body = SOFTMAX if method.function == "softmax" else NORM if method.of.row else ELEMENT
     includes = "".join(f'#include "{header}"\n' for header in method.headers)
     (folder / "unit.cpp").write_text(includes + SOURCE.format(cpp=method.cpp) + body)
+    return compiled(folder)
+
+
+def compiled(folder: Path) -> ctypes.CDLL:
+    """unit.cpp of a folder with an overlay's headers, built as the functional simulation is."""
     command = build.command_line(build.find_compiler(), "functional", folder, folder / "unit.so")
     command = [str(folder / "unit.cpp") if "csim.cpp" in c else c for c in command]
     subprocess.run([*command, "-fvisibility=default"], check=True, capture_output=True)
@@ -149,4 +218,4 @@ def rows(folder: Path, data: Path | None = None) -> list[Row]:
             ours, other = interleaved(runner(method, folder)[0], theirs, seconds=0.5)
             scale = 1e9 / (ROWS * width)
             made.append(at_most(metric, ours * scale, LIMIT_NS, "ns/element", other * scale))
-    return made
+    return made + instruction(folder)

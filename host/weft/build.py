@@ -27,7 +27,8 @@ from weft.errors import DeviceError, MissingDependency, UsageError, unknown
 # clocks, tested equal), "cycle" moves every register of the array, "exact" does so in ap_int with
 # the processes as threads on bounded streams.
 FORMS: dict[str, tuple[str, ...]] = {
-    "functional": ("-O3", "-DWEFT_FUNCTIONAL"),
+    # Rounding in float64 becomes vectors only where floating-point traps don't matter.
+    "functional": ("-O3", "-fno-trapping-math", "-DWEFT_FUNCTIONAL"),
     "cycle": ("-O3",),
     "exact": ("-O1", "-DWEFT_EXACT", "-pthread", "-Wno-uninitialized"),
 }
