@@ -4,11 +4,11 @@
 /// Runs `segments` segments of a program from number `first` on. `program` begins with the pairs
 /// (first instruction, count) of all segments; the instructions start at word `code`. `loads` and
 /// `stores` are the same memory behind two ports, so that reads and writes each make bursts.
-/// `tokens`, `position` and `origin` are the registers that Adjust refers to.
+/// `tokens`, `position`, `origin` and `source` are the registers that Adjust refers to.
 extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weights,
                             const weft::Beat *loads, weft::Beat *stores, int code, int first,
                             int segments, int batch, int tokens, int position, int origin,
-                            unsigned memory_rows, unsigned weight_rows,
+                            int source, unsigned memory_rows, unsigned weight_rows,
                             weft::Int<32> results[weft::kReportWords]) {
 #pragma HLS INTERFACE mode = m_axi port = program bundle = gmem0 offset = slave depth = 16384
 #pragma HLS INTERFACE mode = m_axi port = weights bundle = gmem1 offset = \
@@ -28,6 +28,7 @@ extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weig
 #pragma HLS INTERFACE mode = s_axilite port = tokens bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = position bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = origin bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = source bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = memory_rows bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = weight_rows bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = results bundle = control
@@ -36,8 +37,13 @@ extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weig
   results[weft::kStatusWord] = weft::kDone;
   results[weft::kDesignWord] = weft::Int<32>(weft::kDesignLow);
   results[weft::kDesignWord + 1] = weft::Int<32>(weft::kDesignHigh);
-  const weft::Limits limits = {
-      batch, tokens, position, origin, weft::UInt<32>(memory_rows), weft::UInt<32>(weight_rows)};
+  const weft::Limits limits = {batch,
+                               tokens,
+                               position,
+                               origin,
+                               source,
+                               weft::UInt<32>(memory_rows),
+                               weft::UInt<32>(weight_rows)};
 segments:
   for (int s = 0; s < segments; ++s) {
     WEFT_TRIPCOUNT(64)
