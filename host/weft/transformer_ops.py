@@ -69,10 +69,12 @@ def attention_shape(node: Node, inputs: Inputs) -> list[Shape]:
             f"{kv_heads} heads of one width"
         )
     bias, keys = (inputs[i] if len(inputs) > i else None for i in (3, 4))
-    if bias is not None and bias.shape not in ((1, q[1], k[1]), (heads, q[1], k[1])):
+    distances = bias is not None and len(bias.shape) == 2 and bool(node.attrs.get("cache"))
+    whole = (heads, node.attrs["cache"]) if distances else (heads, q[1], k[1])
+    if bias is not None and bias.shape not in (whole, (1, q[1], k[1])):
         raise ShapeError(
-            f"Attention {node.name!r}: bias of shape {bias.shape}, expected (1 or {heads}, {q[1]}, "
-            f"{k[1]})"
+            f"Attention {node.name!r}: bias of shape {bias.shape}, expected {whole}, or (1, "
+            f"{q[1]}, {k[1]})"
         )
     if keys is not None and keys.shape != (1, 1):
         raise ShapeError(f"Attention {node.name!r}: keys of shape {keys.shape}, expected (1, 1)")
@@ -126,6 +128,7 @@ def rotated(x: Array, frequencies: Array, heads: int, first: int = 0) -> Array:
 
 def attention(node: Node, inputs: list[Array]) -> list[Array]:
     """softmax(scale · q kᵀ + bias) v per head (Vaswani et al., 2017); 0 where no key is seen.
+    A bias [H, D] is by distance (`by_distance`).
 
     Query m sees key j if left ≤ j − m ≤ right, j < keys of the sample, and, causal, j ≤ m.
     Heads of a group share keys and values (Ainslie et al., GQA, 2023).
@@ -140,6 +143,8 @@ def attention(node: Node, inputs: list[Array]) -> list[Array]:
     values = v.reshape(n, columns, groups, 1, -1).transpose(0, 2, 3, 1, 4)
     scores = queries @ keys_of * np.asarray(a["scale"], q.dtype)
     if bias is not None:
+        if bias.ndim == 2:
+            bias = by_distance(bias, rows, columns)
         per_head = bias if len(bias) > 1 else np.broadcast_to(bias, (heads, *bias.shape[1:]))
         scores = scores + per_head.reshape(groups, heads // groups, rows, columns)
     seen = _seen(node, rows, columns)
@@ -147,6 +152,14 @@ def attention(node: Node, inputs: list[Array]) -> list[Array]:
         seen = seen & (np.arange(columns) < keys.reshape(n, 1, 1, 1, 1))
     out = _softmax(scores, seen) @ values
     return [out.transpose(0, 3, 1, 2, 4).reshape(n, rows, -1).astype(q.dtype, copy=False)]
+
+
+def by_distance(bias: Array, rows: int, columns: int, first: int = 0) -> Array:
+    """[H, rows, columns] of a bias [H, D] by how far a key lies behind its query, the first of
+    which is at position `first`. Keys in front of it, which nothing sees, have 0.
+    """
+    behind = first + np.arange(rows)[:, None] - np.arange(columns)
+    return np.where(behind >= 0, bias[:, np.maximum(behind, 0)], np.asarray(0, bias.dtype))
 
 
 def window(node: Node) -> tuple[int, int]:

@@ -171,13 +171,26 @@ def test_equal_scores_give_the_mean_of_the_values(level):
     np.testing.assert_allclose(found, np.broadcast_to(mean, found.shape), **TOLERANCE)
 
 
+def test_a_bias_by_distance_is_that_of_every_pair():
+    """Written out, and masked as it is causal."""
+    arrays: dict[str, Any] = attention_arrays(1, 5, 5, (2, 2), 4, 4, "none")
+    biases = np.random.default_rng(3).normal(size=(2, 9)).astype(np.float32)
+    whole = np.zeros((2, 5, 5), np.float32)
+    for head, query, key in np.ndindex(whole.shape):
+        whole[head, query, key] = biases[head, query - key] if key <= query else 7.0
+    attrs = {"heads": 2, "kv_heads": 2, "scale": 0.5, "causal": 1}
+    expected = run("Attention", {**arrays, "bias": whole}, ("q", "k", "v"), **attrs)
+    found = run("Attention", {**arrays, "bias": biases}, ("q", "k", "v"), **attrs, cache=9)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"q": (1, 5)}, r"\[1, S, width\]"),
         ({"v": (1, 6, 8)}, r"twice \[1, T"),
         ({"k": (1, 5, 12)}, "heads of one width"),
-        ({"bias": (2, 5, 5)}, r"bias of shape \(2, 5, 5\), expected \(1 or 4, 5, 5\)"),
+        ({"bias": (2, 5, 5)}, r"bias of shape \(2, 5, 5\), expected \(4, 5, 5\), or \(1, 5, 5\)"),
         ({"keys": (1, 5)}, "keys of shape"),
     ],
 )

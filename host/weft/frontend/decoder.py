@@ -108,10 +108,12 @@ class Blocks:
         self.b.input(INPUT, (1, tokens, self.sizes.width), "float32")
         return INPUT
 
-    def finish(self, x: str, head: Floats, name: str) -> Graph:
-        """The graph whose outputs are the products of x with `head` [V, D]."""
-        w = self.b.constant(self._free(name), np.ascontiguousarray(head.T))
-        self.b.emit("Linear", [x, w], name=OUTPUT, outputs=(OUTPUT,))
+    def finish(self, x: str, head: Floats, name: str, bias: Floats | None = None) -> Graph:
+        """The graph whose outputs are the products of x with `head` [V, D], and a bias [V]."""
+        names = [x, self.b.constant(self._free(name), np.ascontiguousarray(head.T))]
+        if bias is not None:
+            names.append(self.b.constant(self._free("logits.bias"), bias))
+        self.b.emit("Linear", names, name=OUTPUT, outputs=(OUTPUT,))
         return self.b.graph([OUTPUT])
 
     def linear(self, x: str, name: str, w: Floats, bias: Floats | None = None) -> str:

@@ -53,14 +53,14 @@ def load(source: str | Path) -> Decoder:
         raise UnsupportedError(
             f"{path}: model_type {kind!r} is no decoder that weft knows: {', '.join(KNOWN)}"
         )
-    tokenizer = _tokenizer(path)
+    tokenizer = tokenizer_of(path)
     model = load_folder(path)
     if kind == "gpt2":
         return gpt2.load(config, model, tokenizer)
     return llama.of_config(config, model).decoder(tokenizer)
 
 
-def _tokenizer(folder: Path) -> Pretrained | None:
+def tokenizer_of(folder: Path) -> Pretrained | None:
     """The tokenizer.json of a folder, if it has one."""
     path = folder / "tokenizer.json"
     if not path.is_file():

@@ -32,8 +32,8 @@ def even_products(
     graph: Graph, batches: Iterable[Mapping[str, Array]], strength: float = STRENGTH
 ) -> Graph:
     """The same function, its attention with a cache and its gates easier to round."""
-    cached = [n for n in graph if n.op == "Attention" and n.attrs.get("cache")]
-    if not cached:
+    cached = [n for n in graph if n.op == "Attention"]
+    if not any(node.attrs.get("cache") for node in cached):
         return graph
     gates = [node for node in graph if _is_gate(graph, node)]
     names = [n for node in cached for n in node.inputs[:3]] + [n.outputs[0] for n in gates]

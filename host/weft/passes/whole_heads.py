@@ -1,4 +1,4 @@
-"""Heads of whole words, in float: channels of zeros behind those of each head of cached attention.
+"""Heads of whole words, in float: channels of zeros behind those of each head of a decoder.
 
 Weights are padded before they are rounded, so that every number format has its groups within a
 head. `weft.lower.heads` does the same to int8 weights of attention without a cache.
@@ -17,11 +17,11 @@ MOVES = ("Rope", "Identity")
 
 
 def whole_heads(graph: Graph, lanes: int) -> Graph:
-    """The same function, heads of attention with a cache a power of two times `lanes` wide.
+    """The same function, heads of attention a power of two times `lanes` wide.
 
     Attention whose operands are not the outputs of layers for it alone stays as it is.
     """
-    for key in [n.outputs[0] for n in graph if n.op == "Attention" and n.attrs.get("cache")]:
+    for key in [n.outputs[0] for n in graph if n.op == "Attention"]:
         graph = _widened(graph, graph.producers()[key], lanes)
     return graph.verify()
 
