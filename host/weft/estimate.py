@@ -220,7 +220,7 @@ def _macs(program: Program, layer: Layer, registers: Registers | None) -> int:
         return layer.macs
     tokens, position, _, source = whole(registers)
     seen = (tokens + position, cache.capacity) if layer.op == "Attention" else (1, 1)
-    if len(layer.tokens) > 1:  # across to a source
+    if len(set(layer.tokens)) > 1:  # across to a source
         seen = source, cache.source
     return layer.macs * tokens * seen[0] // (cache.tokens * seen[1])
 

@@ -20,9 +20,13 @@ ABSENT = 1 << 30  # a window's side that is not there: no sequence is as long
 
 
 def norm_shape(node: Node, inputs: Inputs) -> list[Shape]:
-    """[..., D] with gamma [D] and, for LayerNorm, beta [D] or none."""
+    """[..., D] with gamma [D] and, for LayerNorm, beta [D] or none; RMSNorm of the first channels
+    of each of `heads` heads with gamma [w].
+    """
     x = first(node, inputs).shape
     constants = {"gamma": nth(node, inputs, 1)}
+    if "heads" in node.attrs and node.op == "RMSNorm":
+        return [_head_norm_shape(node, x, constants["gamma"].shape, int(node.attrs["heads"]))]
     if node.op == "LayerNorm" and len(inputs) > 2 and inputs[2] is not None:
         constants["beta"] = inputs[2]
     for name, tensor in constants.items():
@@ -34,6 +38,21 @@ def norm_shape(node: Node, inputs: Inputs) -> list[Shape]:
     if not node.attrs["epsilon"] >= 0:
         raise ShapeError(f"{node.op} {node.name!r}: epsilon = {node.attrs['epsilon']}; at least 0")
     return [x]
+
+
+def _head_norm_shape(node: Node, x: Shape, gamma: Shape, heads: int) -> Shape:
+    if (
+        not x
+        or heads < 1
+        or x[-1] % heads
+        or len(gamma) != 1
+        or not 1 <= gamma[0] <= x[-1] // heads
+    ):
+        raise ShapeError(
+            f"RMSNorm {node.name!r}: gamma of shape {gamma} for {heads} heads of an input of shape "
+            f"{x}; it has one value for each of the first channels of a head"
+        )
+    return x
 
 
 def rope_shape(node: Node, inputs: Inputs) -> list[Shape]:
@@ -92,8 +111,16 @@ def layer_norm(node: Node, inputs: list[Array]) -> list[Array]:
 
 
 def rms_norm(node: Node, inputs: list[Array]) -> list[Array]:
-    """x / √(mean of squares + epsilon) · gamma over the last axis (Zhang, Sennrich, 2019)."""
+    """x / √(mean of squares + epsilon) · gamma over the last axis (Zhang, Sennrich, 2019), or over
+    the first channels of each of `heads` heads; those behind are 0.
+    """
     x, gamma = inputs
+    if "heads" in node.attrs:
+        parts = x.reshape(*x.shape[:-1], int(node.attrs["heads"]), -1)
+        found = np.zeros_like(parts)
+        some = parts[..., : len(gamma)]
+        found[..., : len(gamma)] = _normalized(some, node.attrs["epsilon"]) * gamma
+        return [found.reshape(x.shape)]
     return [(_normalized(x, node.attrs["epsilon"]) * gamma).astype(x.dtype, copy=False)]
 
 
@@ -203,7 +230,7 @@ SPECS = (
         "x, gamma, beta or none; epsilon",
         _rows_alone,
     ),
-    ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon", _rows_alone),
+    ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon, heads", _rows_alone),
     ("Rope", rope_shape, rope, "reduce", "x, frequencies; heads", _rows_alone),
     (
         "Attention",

@@ -199,7 +199,7 @@ def test_a_long_product_takes_the_arrays_clocks_and_a_short_one_the_ports():
     assert alone.clocks.total > 7.5 * short.clocks.total  # 16 products a clock, not 128
 
 
-@pytest.mark.parametrize("name", ["llama_gqa", "llama_mha", "qwen2", "mistral", "gpt2"])
+@pytest.mark.parametrize("name", ["llama_gqa", "llama_mha", "qwen2", "mistral", "gpt2", "qwen3"])
 def test_a_run_takes_what_the_compiled_program_takes(name):
     """Every counter that golden counts, and every byte but the instructions'."""
     folder = Path(__file__).resolve().parents[1] / "data" / "decoders" / name

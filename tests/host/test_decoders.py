@@ -77,6 +77,24 @@ def test_what_weft_lacks_is_told(tmp_path, name, values, told):
         decoders.load(changed(tmp_path, name, **values))
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("gemma2", "weft lacks scores that tanh bounds"),
+        ("mixtral", "weft lacks experts that a router chooses"),
+        ("nobody", "no decoder that weft knows; it knows llama"),
+    ],
+)
+def test_other_architectures_are_refused_with_what_is_missing(tmp_path, kind, told):
+    with pytest.raises(UnsupportedError, match=told):
+        decoders.load(changed(tmp_path, model_type=kind))
+
+
+def test_a_fused_matrix_of_another_size_is_named(tmp_path):
+    with pytest.raises(ShapeError, match=r"qkv_proj.*config.json asks"):
+        decoders.load(changed(tmp_path, "phi3", num_key_value_heads=4)).graph(2, 8)
+
+
 def test_missing_tensors_are_named(tmp_path):
     folder = changed(tmp_path, num_hidden_layers=3)
     with pytest.raises(ModelError, match=r"layers\.2\..* is missing"):

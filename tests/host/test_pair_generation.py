@@ -277,7 +277,13 @@ def test_folders_compile_by_name_and_estimates_know_both_parts(tmp_path):
         forward.run([2, 2], 14, 0)
         step = sum(result.cycles for result in forward.results)
     assert weft.estimate(program).cycles == cycles + step
-    assert weft.estimate(program, registers=(2, 14, 0, 10)).cycles == step
+    part = weft.estimate(program, registers=(2, 14, 0, 10))
+    assert part.cycles == step
+    macs = {layer.name: layer.macs for layer in part.layers}
+    heads, width = 3, 8
+    assert macs["decoder.layers.0.self_attn.attention"] == heads * 2 * 16 * 2 * width
+    assert macs["decoder.layers.0.encoder_attn.attention"] == heads * 2 * 10 * 2 * width
+    assert macs["encoder.layers.0.self_attn.attention"] == 0
     with pytest.raises(UsageError, match="source is for encoder-decoders"):
         weft.compile(FOLDER.parent / "decoders" / "gpt2", "lab", source=4)
 

@@ -1,7 +1,7 @@
 """Decoders of the Llama family in GGUF: llama.cpp's names, weights in any of its types.
 
 Metadata: ggml-org/ggml, docs/gguf.md; names of tensors: llama.cpp, gguf-py/gguf/constants.py. For
-llama, llama.cpp stores rotated channels in adjacent pairs; for qwen2, half a head apart.
+llama, llama.cpp stores rotated channels in adjacent pairs; for qwen2 and qwen3, half a head apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from weft.frontend.stored import StoredModel
 from weft.frontend.transformer_blocks import Config
 from weft.text.tokenizer import SentencePieces, Tokenizer
 
-PAIRED = {"llama": True, "qwen2": False}  # architecture → whether pairs lie side by side
+PAIRED = {
+    "llama": True,
+    "qwen2": False,
+    "qwen3": False,
+}  # architecture → whether pairs lie side by side
 SPACE = "▁".encode()
 _OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -33,6 +37,8 @@ _INNER = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",

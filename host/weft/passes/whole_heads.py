@@ -13,7 +13,7 @@ import numpy as np
 
 from weft.graph import Array, Graph, Node, Tensor
 
-MOVES = ("Rope", "Identity")
+MOVES = ("Rope", "Identity")  # and norms of heads, which leave zeros zeros
 
 
 def whole_heads(graph: Graph, lanes: int) -> Graph:
@@ -66,7 +66,7 @@ def _chain(graph: Graph, name: str) -> list[Node]:
         found.append(node)
         if node.op == "Linear":
             return [] if node.attrs.get("activation") else found
-        if node.op not in MOVES:
+        if node.op not in MOVES and not (node.op == "RMSNorm" and "heads" in node.attrs):
             return []
         name = node.inputs[0]
 
