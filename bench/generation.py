@@ -6,6 +6,7 @@ import weft
 from weft.text.perplexity import perplexity
 from weft.text.rate import step_rate
 
+from .cache_formats import perplexities
 from .row import Row, absent, at_least, at_most
 
 FLOAT = 3.548  # published with the data
@@ -44,4 +45,7 @@ def rows(folder, data) -> list[Row]:
         about = f"stories260K, W8A8KV8: predicted behind {CONTEXT} tokens, {overlay} on {board}"
         made.append(Row(about, step.tokens_per_s, None, "tokens/s"))
         made.append(Row(f"{about}, share of bandwidth", 100 * step.bandwidth, None, "%"))
+    for name, found in perplexities(path, text).items():
+        about = f"{title}, all else float, keys and values: {name}"
+        made.append(Row(about, found, None, "", exact))
     return made

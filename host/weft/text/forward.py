@@ -162,11 +162,16 @@ class FloatForward:
                 np.concatenate([o[:, :position], n], axis=1) for o, n in zip(old, new, strict=True)
             ]
         self._caches[key] = (new[0], new[1])
+        new = self.attended(node, new)
         left, right = window(node)
         moved = node.with_attrs(causal=0, left=left + position, right=right + position)
         sizes = q.shape[1], new[0].shape[1], position
         bias = [by_distance(b, *sizes) for b in bias]
         return np.asarray(attention(moved, [q, *new, *bias])[0])
+
+    def attended(self, node: Node, kept: list[Array]) -> list[Array]:
+        """What queries see of keys and values: studies of their formats make it something else."""
+        return kept
 
     def reload(self) -> None:
         """Forgets all keys and values."""
