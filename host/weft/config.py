@@ -49,6 +49,8 @@ OVERLAY_LIMITS = {
     "snap_depth": (1, 4096),
     "wide_words": (0, 1 << 20),
     "operand_words": (0, 1 << 20),
+    "stream_rows": (1, 8),
+    "weight_ports": (1, 4),
 }
 INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
@@ -72,6 +74,8 @@ class Overlay:
     multiplier: str = "single"
     weight_bits: int = 8
     weight_tiles: int = 4
+    stream_rows: int = 1  # tile rows that a clock decodes and multiplies for engine matvec
+    weight_ports: int = 1  # memory ports that weights come through
     nm_group: int = 4  # M of N:M weights at most
     snap_cores: int = 1  # of the SNAP engine (JSSC 2021: 4 cores of 7 x 3 PEs with 3 multipliers)
     snap_rows: int = 7  # rows of PEs in a core
@@ -112,9 +116,14 @@ class Overlay:
         return self.rows // self.bus_bytes
 
     @property
+    def pace(self) -> int:
+        """Clocks per tile row that int8 weights take to arrive at an array."""
+        return -(-self.beats // self.weight_ports)
+
+    @property
     def banks(self) -> int:
         """Words of the unified buffer that a clock reads."""
-        return 4 if set(self.engines) - {"systolic", "eie", "snap"} else 1
+        return 4 if set(self.engines) - {"systolic", "eie", "snap", "matvec"} else 1
 
     @property
     def parts(self) -> int:
@@ -172,8 +181,25 @@ class Overlay:
                 "of 8 bits or, with one product per DSP, of 16"
             )
         self._check_sparse()
+        self._check_stream()
         self._check_units()
         return self
+
+    def _check_stream(self) -> None:
+        """Raises OverlayError for a weight stream that can't be that wide."""
+        for name in ("stream_rows", "weight_ports"):
+            value = getattr(self, name)
+            if value & (value - 1):
+                raise OverlayError(f"overlay {self.name!r}: {name} = {value} is not a power of two")
+        if self.stream_rows > self.rows:
+            raise OverlayError(
+                f"overlay {self.name!r}: stream_rows = {self.stream_rows} of tiles of {self.rows}"
+            )
+        if self.stream_rows > 1 and "matvec" not in self.engines:
+            raise OverlayError(
+                f"overlay {self.name!r}: stream_rows = {self.stream_rows} is for engine matvec, "
+                f"which is none of {', '.join(self.engines)}"
+            )
 
     def _check_units(self) -> None:
         """Raises OverlayError for a unit without the memory or the methods that it works with."""
