@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from weft import overlay_checks
 from weft.errors import OverlayError, UsageError, unknown
 
 if sys.version_info >= (3, 11):
@@ -180,26 +181,10 @@ class Overlay:
                 f"overlay {self.name!r}: weight_bits = {self.weight_bits}; the array takes weights "
                 "of 8 bits or, with one product per DSP, of 16"
             )
-        self._check_sparse()
-        self._check_stream()
+        overlay_checks.check_sparse(self)
+        overlay_checks.check_stream(self)
         self._check_units()
         return self
-
-    def _check_stream(self) -> None:
-        """Raises OverlayError for a weight stream that can't be that wide."""
-        for name in ("stream_rows", "weight_ports"):
-            value = getattr(self, name)
-            if value & (value - 1):
-                raise OverlayError(f"overlay {self.name!r}: {name} = {value} is not a power of two")
-        if self.stream_rows > self.rows:
-            raise OverlayError(
-                f"overlay {self.name!r}: stream_rows = {self.stream_rows} of tiles of {self.rows}"
-            )
-        if self.stream_rows > 1 and "matvec" not in self.engines:
-            raise OverlayError(
-                f"overlay {self.name!r}: stream_rows = {self.stream_rows} is for engine matvec, "
-                f"which is none of {', '.join(self.engines)}"
-            )
 
     def _check_units(self) -> None:
         """Raises OverlayError for a unit without the memory or the methods that it works with."""
@@ -237,37 +222,6 @@ class Overlay:
                 raise OverlayError(
                     f"overlay {self.name!r}: method {name} of unit {unit} is no hardware; "
                     "`weft units list` names those that are"
-                )
-
-    def _check_sparse(self) -> None:
-        """Raises OverlayError for sizes that an engine of sparse weights can't have."""
-        if self.nm_group not in (2, 4, 8, 16) or ("nm" in self.engines and self.rows < 8):
-            raise OverlayError(
-                f"overlay {self.name!r}: nm_group = {self.nm_group} on {self.rows} rows; engine nm "
-                "takes groups of up to 2, 4, 8 or 16 channels, and needs 8 rows"
-            )
-        if "eie" in self.engines:
-            self._check_eie()
-        if "snap" in self.engines and (self.snap_bundle % self.rows or self.snap_bundle % 8):
-            raise OverlayError(
-                f"overlay {self.name!r}: snap_bundle = {self.snap_bundle} is not a multiple of 8 "
-                f"and of its {self.rows} rows; a bundle is a whole number of words"
-            )
-
-    def _check_eie(self) -> None:
-        limits = {
-            "eie_pes": (self.cols, 1024, self.cols),
-            "eie_queue": (1, 256, 1),
-            "eie_entries": (16, 65_534, 2),
-            "eie_pointers": (2, 65_536, 2),
-            "eie_outputs": (1, 1024, 1),
-        }
-        for name, (low, high, step) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high or value % step:
-                raise OverlayError(
-                    f"overlay {self.name!r}: {name} = {value} is no multiple of {step} in "
-                    f"{low}..{high}"
                 )
 
 

@@ -71,6 +71,7 @@ class Estimate:
     layers: tuple[LayerEstimate, ...]
     board: Board | None = None
     fit: Fit | None = None
+    port_bytes: int = 0  # that the kernel's ports move in a clock, of weights and activations
 
     @property
     def macs(self) -> int:
@@ -99,7 +100,7 @@ class Estimate:
     @property
     def utilization(self) -> float:
         """True MACs as a fraction of what the array could do in all clocks."""
-        multipliers = self.layers[0].multipliers if self.layers else 1
+        multipliers = max((layer.multipliers for layer in self.layers), default=1)
         return self.macs / (self.cycles * multipliers) if self.cycles else 0.0
 
 
@@ -136,11 +137,7 @@ def estimate(program: Program, batch: int = 1, board: Board | str | None = None)
     if isinstance(board, str):
         board = load_board(board)
     overlay = program.overlay
-    multipliers = overlay.rows * overlay.cols
-    layers = [
-        LayerEstimate(layer.name, layer.op, layer.engine, layer.macs * batch, multipliers)
-        for layer in program.layers
-    ]
+    layers = _layers(program, batch)
     for layer, known in zip(layers, program.layers, strict=True):
         layer.cycles += known.data_clocks * batch
         layer.counters["matrix"] += known.data_clocks * batch
@@ -166,14 +163,28 @@ def estimate(program: Program, batch: int = 1, board: Board | str | None = None)
         layers=tuple(layers),
         board=board,
         fit=fit,
+        port_bytes=(overlay.weight_ports + 2) * overlay.bus_bytes,
     )
+
+
+def _layers(program: Program, batch: int) -> list[LayerEstimate]:
+    """Layers without clocks; engine matvec has multipliers of its own."""
+    overlay = program.overlay
+    array, few = overlay.rows * overlay.cols, overlay.cols * overlay.stream_rows
+    return [
+        LayerEstimate(
+            *(layer.name, layer.op, layer.engine, layer.macs * batch),
+            few if layer.engine == "matvec" else array,
+        )
+        for layer in program.layers
+    ]
 
 
 def _rows(kind: isa.Instruction, fields: Fields, batch: int) -> int:
     """Memory rows that an instruction moves."""
     if kind in (isa.READ_HOST, isa.WRITE_HOST):
         return transfer.rows_moved(fields, batch)
-    return fields["rows"] if kind is isa.READ_WEIGHTS else 0
+    return fields["memory_rows"] if kind is isa.READ_WEIGHTS else 0
 
 
 def _place(layer: LayerEstimate, board: Board) -> None:

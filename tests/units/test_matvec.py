@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -31,11 +32,12 @@ OVERLAYS = {
     "s1p1": Overlay("s1p1", 8, 8, 8, *SIZES, **LAB),
     "s4p2": Overlay("s4p2", 8, 8, 4, *SIZES, **LAB, stream_rows=4, weight_ports=2),
     "s8p4": Overlay("s8p4", 16, 16, 16, *SIZES, **LAB, stream_rows=8, weight_ports=4),
+    "s8p1": Overlay("s8p1", 8, 8, 8, *SIZES, **LAB, stream_rows=8),
     "s2p1": Overlay("s2p1", 4, 4, 4, *SIZES, engines=ENGINES, stream_rows=2),
 }
 each_overlay = pytest.mark.parametrize("name", OVERLAYS)
 seeds = st.integers(0, 2**32 - 1)
-FORMS: tuple[str, ...] = ()
+FORMS = kernel.FORMS
 
 
 def stored(rng, fmt: Format, shape, lanes: int) -> tuple[Weights, np.ndarray[Any, Any]]:
@@ -78,7 +80,7 @@ def raw(code: Code, f, weights: Weights, m: int, target: int) -> list[int]:
     return targets
 
 
-def check(rng, overlay: Overlay, fmt: Format, shape, m: int, bits: int = 8) -> None:
+def check(rng, overlay: Overlay, fmt: Format, shape, m: int, bits: int = 8, forms=FORMS) -> None:
     """Sums of the engine, of the array where it takes the input, and of integers."""
     lanes, n = overlay.lanes, shape[0]
     weights, operands = stored(rng, fmt, shape, lanes)
@@ -92,7 +94,7 @@ def check(rng, overlay: Overlay, fmt: Format, shape, m: int, bits: int = 8) -> N
         found.append(raw(code, f | {"engine": 0}, weights, m, 512))
     there = np.zeros((overlay.words_of("wide"), lanes), np.int16)
     there[: len(wide)] = wide[: len(there)]
-    words = kernel.check(code, content, forms=FORMS, wide=there if len(there) else None)
+    words = kernel.check(code, content, forms=forms, wide=there if len(there) else None)
     x = (content if bits == 8 else wide)[3:].reshape(m, width)[:, : shape[2]].astype(object)
     expected = operands[:, 0].astype(object) @ x.T
     wrapped = (expected.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
@@ -115,6 +117,73 @@ def test_sums_are_the_arrays_and_those_of_integers(name, data, seed, m):
         channels = -(-channels // overlay.lanes) * overlay.lanes
     shape = (data.draw(size), 1, channels)
     check(rng, overlay, fmt, shape, m, data.draw(st.sampled_from(wide)))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", ["s1p1", "s4p2", "s8p4"])
+def test_the_exact_form_agrees(name, bits):
+    rng, overlay = np.random.default_rng(4), OVERLAYS[name]
+    for fmt in ("int8", "int4", "int5", "olive4", "ternary", "codebook16", "int16"):
+        shape = (overlay.lanes + 3, 1, 2 * overlay.lanes)
+        check(rng, overlay, FORMATS[fmt], shape, 2, bits, ("exact",))
+
+
+@each_overlay
+@kernel.examples(20)
+@given(data=st.data(), seed=seeds, m=st.integers(1, matvec.ROWS))
+def test_words_leave_as_the_sums_of_their_tile_are_there(name, data, seed, m):
+    """Requantized at once, also with one clock per tile, to every buffer, residuals added."""
+    overlay, rng = OVERLAYS[name], np.random.default_rng(seed)
+    lanes, wide = overlay.lanes, overlay.words_of("wide")
+    count, blocks = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
+    bits = data.draw(st.sampled_from([8, 16] if wide else [8]))
+    f = product(overlay, (count * lanes, 1, blocks * lanes), m, bits) | {"pace": 1, "source": 0}
+    code = kernel.set_parameters(Code(overlay), kernel.parameters(rng, count * lanes))
+    rows = kernel.codes(rng, count * blocks * lanes, lanes)
+    code.feed(rows)
+    code.words[-1] = isa.READ_WEIGHTS.encode(
+        memory=sum(map(len, code.weights[:-1])), rows=len(rows), memory_rows=len(rows), matvec=1
+    )
+    code.add(isa.MAT_MUL, **f)
+    to_wide = bool(wide) and data.draw(st.booleans())
+    there = {"target": 64, "target_block": m, "target_col": 1, "parameter_step": 1}
+    if to_wide:
+        code.add(isa.ACTIVATE, **there, space=isa.WIDE, residual=data.draw(st.integers(0, 1)),
+                 residual_base=64, residual_block=m, residual_col=1,
+                 residual_multiplier=int(rng.integers(1, 1 << 24)),
+                 residual_shift=int(rng.integers(-20, 1)))  # fmt: skip
+    else:
+        code.add(isa.ACTIVATE, **there, low=-100, high=127, zero_point=3)
+    words = rng.integers(-(1 << 15), 1 << 15, (wide, lanes)).astype(np.int16)
+    content = kernel.codes(rng, m * blocks, lanes)
+    kernel.check(code, content, forms=FORMS, wide=words if wide else None)
+
+
+@each_overlay
+@kernel.examples(10)
+@given(seed=seeds, m=st.integers(1, matvec.ROWS), engines=st.lists(st.booleans(), min_size=2,
+       max_size=4))  # fmt: skip
+def test_sums_go_on_from_one_engine_to_the_other(name, seed, m, engines):
+    """A product split along K, its parts on either engine."""
+    overlay, rng = OVERLAYS[name], np.random.default_rng(seed)
+    lanes = overlay.lanes
+    shape = (lanes, 1, 2 * lanes)
+    code = kernel.set_parameters(Code(overlay), (0, 0, 0, 0, 0))
+    content, expected = kernel.codes(rng, 3 + 2 * m, lanes), np.zeros((m, lanes), np.int64)
+    for part, on_engine in enumerate(engines):
+        rows = kernel.codes(rng, 2 * lanes, lanes)
+        start = sum(map(len, code.weights))
+        code.weights.append(rows)
+        f = product(overlay, shape, m) | {"first": int(part == 0), "overlap": 1}
+        f |= {"last": int(part == len(engines) - 1), "pace": overlay.pace}
+        f |= {} if on_engine else {"engine": 0}
+        size = {"rows": len(rows), "memory_rows": len(rows)}
+        code.add(isa.READ_WEIGHTS, memory=start, **size, matvec=int(on_engine))
+        code.add(isa.MAT_MUL, **f)
+        expected += content[3:].reshape(m, -1).astype(np.int64) @ rows.astype(np.int64)
+    kernel.drain_raw(code, 256, m, target_col=1)
+    words = kernel.check(code, content, forms=FORMS)
+    np.testing.assert_array_equal(kernel.raw_sums(words, 256, m), expected)
 
 
 def waited(groups: int, m: int, clocks: Fraction) -> int:
@@ -156,9 +225,9 @@ def test_arrival_counts_ports_and_the_decoder(rows, memory_rows, parts):
     assert found["pace"] * 256 + found["codes"] == parts
 
 
-def status(code: Code) -> set[int]:
+def status(code: Code, forms=FORMS) -> set[int]:
     found = set()
-    for device, options in [("golden", {}), *(("csim", {"form": form}) for form in FORMS)]:
+    for device, options in [("golden", {}), *(("csim", {"form": form}) for form in forms)]:
         with pytest.raises(DeviceError) as caught:
             kernel.run(code, device, **options)
         found.add(caught.value.status)
@@ -192,9 +261,61 @@ def test_what_the_engine_does_not_take_is_a_status(read, change, expected):
     assert status(faulty(OVERLAYS["s8p4"], read, change)) == {expected}
 
 
+@pytest.mark.parametrize("change", [{}, {"blocks": 1}, {"engine": 0}], ids=str)
+def test_a_broken_program_leaves_nothing_in_the_stream(change):
+    """Rows and groups of rows that nobody takes are discarded; real streams would block."""
+    code = faulty(OVERLAYS["s8p4"], None, change)
+    code.add(isa.ACTIVATE, target=1 << 20)
+    assert status(code, ("exact",)) <= {3, 9}
+
+
 def test_an_overlay_without_the_engine_has_no_groups_of_rows():
     assert status(faulty(kernel.OVERLAYS["8x8"], rows=16)) == {2}
 
 
 def test_an_int16_input_needs_the_wide_buffer():
     assert status(faulty(OVERLAYS["s2p1"], {}, {"activation_bits": 16}, rows=8)) == {3}
+
+
+RATE = """
+#include "kernel.hpp"
+using namespace weft;
+#define CHANNEL(p) Stream<PackedRows> packed_##p("packed", kPackedDepth);
+#define MEMORY(p) , memory
+/// Clocks of the decoder for one ReadWeights; memory never keeps it waiting.
+extern "C" int decode_clocks(const std::int32_t *fields, const std::int8_t *bytes) {
+  Stream<Command> to_weights("weights", 2), to_decode("decode", 2);
+  Stream<PackedRows> packed("packed", kPackedDepth);
+  WEFT_EACH_PORT(CHANNEL)
+  WeightStream tiles("tiles", kTileDepth);
+  Command words, end;
+  for (int i = 0; i < kInstructionWords; ++i) words[i] = fields[i];
+  end = words;
+  end[0] = kBarrier;
+  for (const Command &command : {words, end}) to_weights.write(command), to_decode.write(command);
+  const Beat *memory = reinterpret_cast<const Beat *>(bytes);
+  sim::run().decode_clocks = 0;
+  weights(to_weights, memory, packed WEFT_EACH_PORT(MEMORY) WEFT_EACH_PORT(WEFT_PACKED));
+  decode(to_decode, tiles, packed WEFT_EACH_PORT(WEFT_PACKED));
+  return int(sim::run().decode_clocks);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt"), [(name, fmt) for name, o in OVERLAYS.items() for fmt in o.formats]
+)
+def test_the_decoder_keeps_up_with_the_ports(name, fmt):
+    """It takes the clocks that MatMul.pace and codes say, and a few to begin with."""
+    overlay, rng = OVERLAYS[name], np.random.default_rng(8)
+    weights, _ = stored(rng, FORMATS[fmt], (4 * overlay.lanes, 1, 512), overlay.lanes)
+    rows = np.ascontiguousarray(weights.packed(0, 4))
+    read = weights.fields(0, 4) | {"memory_rows": len(rows), "matvec": 1}
+    words = isa.READ_WEIGHTS.encode(**read)
+    library = kernel.unit_library(RATE, overlay, "functional")
+    taken = library.decode_clocks(words.ctypes.data_as(ctypes.c_void_p),
+                                  rows.ctypes.data_as(ctypes.c_void_p))  # fmt: skip
+    arrives = matvec.arrival(read["rows"], len(rows) // overlay.beats, overlay)
+    groups = read["rows"] // overlay.stream_rows
+    least = groups * (arrives["pace"] + Fraction(arrives["codes"], matvec.FRACTION))
+    assert groups <= taken <= least + 16

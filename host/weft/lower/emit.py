@@ -15,6 +15,7 @@ from weft.isa import Words
 from weft.lower.bands import bands
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
+from weft.lower.engines import FEW_ROWS, of_few_rows
 from weft.lower.fields import Rules, added, even, ifs, joined, moved, second, seen, source
 from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
@@ -56,6 +57,7 @@ class Emitter:
     _waiting: list[tuple[Words, Rules]] = field(default_factory=list)
     _range: tuple[int, int] = (0, 0)
     _segment: int = 0
+    _engines: set[str] = field(default_factory=set)  # of the present layer's products
     _tables: list[dict[bytes, int]] = field(default_factory=lambda: [{}, {}, {}])
     _ends: list[int] = field(default_factory=lambda: [0, 0, 0])
 
@@ -66,12 +68,15 @@ class Emitter:
         known: set[str] = set()
         for stage in piece.stages:
             self.layers.append(replace(stage.layer, tokens=layer_tokens(self.context, stage)))
+            self._engines = set()
             if piece.plan is None:
                 for band in bands(self.context, stage):
                     self._band(piece, stage, band.places, band.rows, set())
             else:
                 rows = (0, self.context.maps[stage.target].height)
                 self._band(piece, stage, piece.plan.of(self.batch), rows, known)
+            if self._engines == {FEW_ROWS}:
+                self.layers[-1] = replace(self.layers[-1], engine=FEW_ROWS)
         self.put(isa.BARRIER.encode())
         self._flush()
         return np.stack(self.words), np.asarray(self.owners, np.int32)
@@ -186,24 +191,22 @@ class Emitter:
             for number, part in enumerate(op.passes):
                 place = places[part.source]
                 window, fields = seen(part, rect, place)
-                self._need_weights((id(op), number, tile), part.weights, tile, end, skipped)
-                last = number == len(op.passes) - 1
-                self.put(
-                    isa.MAT_MUL.encode(
-                        **vars(window),
-                        **fields,
-                        blocks=part.weights.blocks,
-                        tiles=end - tile,
-                        rows=own.rows(tile, end) if own is not None else 0,
-                        pad=part.pad,
-                        first=int(number == 0),
-                        last=int(last),
-                        overlap=int(self.overlap),
-                        **part.precision.fields(),
-                        pace=part.precision.pace(self._pace(part.weights)),
-                    ),
-                    rules,
-                )
+                whole = {
+                    **vars(window),
+                    **fields,
+                    "blocks": part.weights.blocks,
+                    "tiles": end - tile,
+                    "rows": own.rows(tile, end) if own is not None else 0,
+                    "pad": part.pad,
+                    "first": int(number == 0),
+                    "last": int(number == len(op.passes) - 1),
+                    "overlap": int(self.overlap),
+                    **part.precision.fields(),
+                    "pace": part.precision.pace(self._pace(part.weights)),
+                }
+                key = (id(op), number, tile)
+                whole |= self._need_weights(key, part.weights, whole, tile, skipped)
+                self.put(isa.MAT_MUL.encode(**whole), rules)
             if not op.byte_blocks:
                 extra = added(op.residual, places, rect, op.target.block0 + tile)
                 self._activate(op.epilogue, parameter, op.target, rect, tile, target, rules, extra)
@@ -315,20 +318,32 @@ class Emitter:
         self._read(*self._store(key, lambda: rows))
 
     def _need_weights(
-        self, key: object, weights: AnyWeights, tile: int, end: int, skipped: Rules
-    ) -> None:
-        """The next instruction takes column tiles tile..end-1, which are decoded on their way.
+        self,
+        key: object,
+        weights: AnyWeights,
+        product: Mapping[str, int],
+        tile: int,
+        skipped: Rules,
+    ) -> dict[str, int]:
+        """The MatMul that follows takes column tiles from `tile` on, which are decoded on their
+        way. Returns fields that change with its number of rows.
 
         Where it may be `skipped`, they are read for it alone.
         """
+        end = tile + product["tiles"]
         start, count = self._store(key, lambda: weights.packed(tile, end))
-        fields = weights.fields(tile, end)
-        if fields["format"] == 0 and not skipped:
+        fields, changed = weights.fields(tile, end), {}
+        if isinstance(weights, Weights):
+            changed = of_few_rows(product, count, self.context.overlay, self.batch)
+        self._engines.add(isa.ENGINES[{**product, **changed}["engine"]])
+        if fields["format"] == 0 and not skipped and not changed:
             self._read(start, count)
-            return
+            return changed
         self._flush()
+        fields["matvec"] = int(bool(changed))
         read = isa.READ_WEIGHTS.encode(memory=start, memory_rows=count, **fields)
         self.put(read, skipped)
+        return changed
 
     def _read(self, start: int, count: int) -> None:
         """Rows for the next instruction; those that lie behind one another are read together."""

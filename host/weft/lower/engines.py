@@ -6,7 +6,7 @@ the one that reads the fewest bytes, then the one that the overlay names first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from weft.graph import Array, Quant
 from weft.lower.fused import FusedWeights
 from weft.lower.precision import Precision
 from weft.lower.weights import elementwise
-from weft.units import binary, fusion, shift
+from weft.units import binary, fusion, matvec, shift, systolic, window
 
 # Two's complement or plain codes: format → (bits of a code on the bricks, whether it is signed).
 FUSION = {
@@ -37,6 +37,7 @@ SHIFT = {
     "olive4": "olive",
 }
 BINARY = {"binary": 1, "ternary": 2, "ternary2": 2}
+FEW_ROWS = "matvec"  # takes what the array would, once the rows of a MatMul are known
 SPARSE = ("nm", *isa.COMPRESSED)  # weft.lower.sparse chooses among these
 BITS = {"binary": binary.SIGNED_BITS, "binary01": 0}  # activations of one bit
 
@@ -63,7 +64,7 @@ def precisions(
     overlay: Overlay, x_format: str, x_bits: int, w: Quant, channels: int
 ) -> Iterator[Precision]:
     """What the engines of an overlay can do with such a layer: fewest folds first, then bytes."""
-    dense = (engine for engine in overlay.engines if engine not in (*SPARSE, "matvec"))
+    dense = (engine for engine in overlay.engines if engine not in (*SPARSE, FEW_ROWS))
     found = [_precision(engine, x_format, x_bits, w) for engine in dense]
     able = [_with_zeros(p, channels, overlay.lanes) for p in found if p is not None]
     yield from sorted(able, key=lambda p: _cost(p, w, channels, overlay.lanes))
@@ -133,6 +134,24 @@ def _binary(x_format: str, x_bits: int, name: str) -> Precision | None:
     bits = BINARY[name]
     words = 2 if (x_bits, bits) == (1, 2) else 4
     return Precision("binary", words, x_bits, bits, BITS[x_format] if x_bits == 1 else 0)
+
+
+def of_few_rows(
+    fields: Mapping[str, int], memory_rows: int, overlay: Overlay, batch: int
+) -> dict[str, int]:
+    """What puts a MatMul of the array, given by its fields, on engine matvec; {} where it stays.
+
+    It goes where it takes fewer clocks there, with the same weights, `memory_rows` rows of memory.
+    """
+    rows = window.positions(fields, batch)
+    if "matvec" not in overlay.engines or window.taps(fields) != 1 or rows > matvec.ROWS:
+        return {}
+    if isa.ENGINES[fields["engine"]] != "systolic" or fields["shift"]:
+        return {}
+    taken = fields["tiles"] * fields["blocks"] * overlay.rows
+    more = {"engine": matvec.NUMBER, **matvec.arrival(taken, memory_rows, overlay)}
+    there = matvec.clocks({**fields, **more}, overlay, batch).total
+    return more if there < systolic.clocks(fields, overlay, batch, {}).total else {}
 
 
 def fused(w: Array, quant: Quant, precision: Precision, lanes: int) -> FusedWeights:
