@@ -15,7 +15,8 @@ namespace functional {
 class CodeTable {
   int format_, bits_;
   bool pairs_;
-  std::int16_t value_[2][256];  // [odd row of a pair][partner << 4 | code], or [0][code]
+  std::int16_t value_[2][256] = {};  // [odd row of a pair][partner << 4 | code], or [0][code]
+  std::uint8_t low_[16], high_[16];  // bytes of the values of 4 bits
 
  public:
   void begin(const ReadWeights &f, const std::int8_t *memory) {
@@ -28,10 +29,13 @@ class CodeTable {
       for (int odd = 0; odd < (pairs_ ? 2 : 1); ++odd)
         value_[odd][code] = operand(own, partner, odd != 0);
     }
-    if (!has_codebook(format_)) return;
-    for (int code = 0; code < 1 << bits_; ++code) {
+    for (int code = 0; has_codebook(format_) && code < 1 << bits_; ++code) {
       const int low = std::uint8_t(memory[2 * code]), high = memory[2 * code + 1];
       value_[0][code] = std::int16_t(Operand(std::int16_t(high * 256 + low)));
+    }
+    for (int code = 0; code < 16; ++code) {
+      low_[code] = std::uint8_t(value_[0][code]);
+      high_[code] = std::uint8_t(value_[0][code] >> 8);
     }
   }
 
@@ -79,6 +83,12 @@ class CodeTable {
       for (int c = 0; c < kCols; ++c) codes[c] = row[r * kRows + c];
       return;
     }
+    if (bits_ == 4) {
+      const std::uint8_t *plane = row + r / 2 * kRows;
+      for (int c = 0; c < kCols; ++c)
+        codes[c] = std::uint8_t((r & 1) != 0 ? plane[c] >> 4 : plane[c] & 15);
+      return;
+    }
     int first = 0, shift = 0;
     for (int c = 0; c < kCols; ++c) codes[c] = 0;
     for (int width = 4; width > 0; width /= 2) {
@@ -94,13 +104,8 @@ class CodeTable {
   void of_codes(const std::uint8_t *codes, std::int16_t *out) const {
 #ifdef __AVX2__
     if (kCols % 16 == 0 && bits_ <= 4) {
-      alignas(16) std::uint8_t low[16] = {}, high[16] = {};
-      for (int i = 0; i < 1 << bits_; ++i) {
-        low[i] = std::uint8_t(value_[0][i]);
-        high[i] = std::uint8_t(value_[0][i] >> 8);
-      }
-      const __m128i low_bytes = _mm_load_si128(reinterpret_cast<const __m128i *>(low));
-      const __m128i high_bytes = _mm_load_si128(reinterpret_cast<const __m128i *>(high));
+      const __m128i low_bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(low_));
+      const __m128i high_bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(high_));
       for (int c = 0; c < kCols; c += 16) {
         const __m128i code = _mm_loadu_si128(reinterpret_cast<const __m128i *>(codes + c));
         const __m128i l = _mm_shuffle_epi8(low_bytes, code);
