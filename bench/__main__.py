@@ -1,6 +1,7 @@
 """Runs the benchmarks: `python -m bench [group ...]`.
 
-Prints one table and writes bench/results.json, a list of {metric, ours, peer, unit, target, met}.
+Prints one table and writes bench/results.json, a list of {group, metric, ours, peer, unit, target,
+met}, where rows of groups that did not run stay as they are.
 Every figure is the shortest of repeated runs on one thread, ours and the peer's in turns. The
 models and data sets that are not part of the project are looked for in WEFT_TEST_DATA.
 """
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -26,6 +28,7 @@ GROUPS = (
     "packing",
     "accuracy",
     "tflite",
+    "recurrent",
     "formats",
     "formats_accuracy",
     "eie",
@@ -35,7 +38,10 @@ GROUPS = (
     "nonlinear",
     "hgpipe",
     "embedding",
+    "generation",
     "designs",
+    "tpu",
+    "decoders",
     "sparse_packing",
     "importing",
 )
@@ -51,7 +57,24 @@ def group_rows(name: str, folder: Path) -> list:
     """The rows of one group, as dicts."""
     module = import_module(f"bench.{name}")
     made = module.rows() if name == "packing" else module.rows(folder, data_folder())
-    return [row if isinstance(row, dict) else row.as_dict() for row in made]
+    return [{"group": name} | (row if isinstance(row, dict) else row.as_dict()) for row in made]
+
+
+def merged(path: Path, rows: list[dict], groups: Sequence[str]) -> list[dict]:
+    """`rows` of `groups`, which ran, and those in the file `path` of others, in order of GROUPS.
+
+    Raises SystemExit for a file that holds something else: it is not overwritten.
+    """
+    kept: list[dict] = []
+    if path.is_file():
+        try:
+            kept = [row for row in json.loads(path.read_text()) if row["group"] not in groups]
+        except (ValueError, TypeError, KeyError) as error:
+            raise SystemExit(
+                f"{path} holds no rows with groups ({error!r}): move it away, or give --output"
+            ) from None
+    place = {name: number for number, name in enumerate(GROUPS)}
+    return sorted(kept + rows, key=lambda row: place.get(row["group"], len(place)))
 
 
 def show(rows: list[dict]) -> None:
@@ -91,11 +114,14 @@ def main(argv: list[str] | None = None) -> int:
     if wrong:
         parser.error(f"no group {sorted(wrong)[0]!r}; known: {', '.join(GROUPS)}")
     rows: list[dict] = []
+    chosen = options.groups or list(GROUPS)
+    merged(options.output, rows, chosen)  # a file that can't be kept is found before the hours
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.groups or GROUPS:
+        for name in chosen:
             print(f"{name} ...", file=sys.stderr, flush=True)
             rows += group_rows(name, Path(folder))
-    options.output.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    whole = merged(options.output, rows, chosen)
+    options.output.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
     show(rows)
     return 0
 

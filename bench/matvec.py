@@ -24,7 +24,7 @@ from weft.units import matvec, systolic
 from .row import Row, at_least, interleaved
 
 SIZES = (2048, 4096)
-FORMATS = ("int8", "int4:g32", "int4:g64", "int4:g128", "flint4:g32", "ternary", "ternary2")
+FORMATS = ("int8", "int4:g32", "int4:g64", "int4:g128", "flint4", "ternary", "ternary2")
 # Of 4 bits and more the ports are the limit, of fewer the multipliers: 128 weights a clock.
 LEAST_SHARE = 0.97
 NARROW = ("ternary", "ternary2")
@@ -38,10 +38,10 @@ def weights_of(name: str, size: int, lanes: int) -> Weights:
     if fmt == "int8":
         codes = rng.integers(-128, 128, (size, 1, 1, size)).astype(np.int8).view(np.uint8)
         return Weights(codes, PLAIN, parse("int8"), lanes)
-    found = parse(fmt)
+    found = parse(name)
     count = 3 if found.per_byte else 1 << found.bits
     codes = rng.integers(0, count, (size, 1, 1, size)).astype(np.uint8)
-    quant = replace(PLAIN, format=fmt)
+    quant = replace(PLAIN, format=name)
     if group:
         groups = rng.integers(1, 256, (size, 1, 1, size // int(group))).astype(np.uint8)
         quant = replace(quant, groups=groups)

@@ -83,11 +83,14 @@ def run(
     wide: NDArray[np.int16] | None = None,
     batch: int = 1,
     timeout_s: float | None = None,
+    registers: tuple[int, int] = (0, 0),
+    bare: bool = False,
     **options: str,
 ) -> tuple[NDArray[np.int8], RunResult]:
     """The unified buffer after the instructions, which find `content` at its start.
 
     Behind it, where there is one, the wide buffer, two rows per word, which held `wide` before.
+    `bare` leaves these transfers out, so that instructions have the numbers of `code`.
     """
     o = code.overlay
     chunk = min(o.buffer_words, 1 << 12)
@@ -105,14 +108,14 @@ def run(
     if wide_rows:
         whole.add(isa.WRITE_HOST, **{**wide_move, "memory": after + wide_rows})
     opened = open_device(device, **options)
-    opened.load(whole.program(batch, after + 2 * wide_rows))
+    opened.load((code if bare else whole).program(batch, after + 2 * wide_rows))
     rows = np.zeros((o.buffer_words, o.lanes), np.int8)
     if content is not None:
         rows[: len(content)] = content
     opened.write(0, rows)
     if wide is not None:
         opened.write(after, transfer.halves(wide))
-    result = opened.run(0, batch, timeout_s)
+    result = opened.run(0, batch, timeout_s, registers)
     words = opened.read(o.buffer_words, o.buffer_words)
     if wide_rows:
         words = np.concatenate([words, opened.read(after + wide_rows, wide_rows)])
@@ -131,11 +134,14 @@ def check(
     batch: int = 1,
     forms: Sequence[str] = FORMS,
     wide: NDArray[np.int16] | None = None,
+    registers: tuple[int, int] = (0, 0),
 ) -> NDArray[np.int8]:
     """The golden device's buffers; every form of simulation gives the same words and counters."""
-    expected, golden = run(code, content=content, wide=wide, batch=batch)
+    given: dict[str, Any] = {"content": content, "wide": wide, "batch": batch}
+    given["registers"] = registers
+    expected, golden = run(code, **given)
     for form in forms:
-        words, simulated = run(code, "csim", content=content, wide=wide, batch=batch, form=form)
+        words, simulated = run(code, "csim", **given, form=form)
         np.testing.assert_array_equal(words, expected, err_msg=form)
         assert dict(simulated.counters) == dict(golden.counters), form
         assert simulated.cycles == golden.cycles, form

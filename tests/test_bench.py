@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import models
 
 REPO = Path(__file__).resolve().parents[1]
-KEYS = {"metric", "ours", "peer", "unit", "target", "met"}
+KEYS = {"group", "metric", "ours", "peer", "unit", "target", "met"}
 
 
 @pytest.fixture
@@ -46,6 +47,34 @@ def test_cycles_group_meets_its_targets(shared_data: Path, tmp_path: Path) -> No
     assert not missed
     for row in rows:
         assert row["metric"].split()[0] in done.stdout
+
+
+def test_a_run_of_one_group_keeps_the_rows_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    others = [
+        {"group": g, "metric": f"{g} {n}", "ours": n} for g in ("qat", "gemm") for n in (1, 2)
+    ]
+    gone = {"group": "tflite", "metric": "of an earlier run", "ours": 3}
+    path.write_text(json.dumps([*others, gone]))
+    empty = {**os.environ, "WEFT_TEST_DATA": str(tmp_path / "nothing")}
+    command = [sys.executable, "-m", "bench", "tflite", "--output", str(path)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, env=empty)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text())
+    assert [row["group"] for row in rows] == ["gemm", "gemm", *["tflite"] * 3, "qat", "qat"]
+    assert [row for row in rows if row["group"] != "tflite"] == [*others[2:], *others[:2]]
+    assert all(set(row) == KEYS for row in rows[2:5])
+    assert gone not in rows
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"metric": "a"}]'])
+def test_a_file_that_is_no_table_is_not_overwritten(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "notes.json"
+    path.write_text(text)
+    done = run_bench("tflite", "--output", str(path))
+    assert done.returncode == 1
+    assert "move it away" in done.stderr
+    assert path.read_text() == text
 
 
 def test_unknown_group_names_the_known_ones() -> None:

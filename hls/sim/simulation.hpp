@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -26,29 +27,49 @@ struct Timeout : std::runtime_error {
 
 using Clock = std::chrono::steady_clock;
 
-/// Rows of memory that a segment touches; neighbouring transfers join.
+/// Rows of memory that a segment touches, by the instruction that does; neighbours join.
 struct Ranges {
   struct Range {
     std::int64_t first, last;
+    int instruction;
   };
   std::vector<Range> all;
+  int instruction = 0;  // the one that the process carries out
   void add(std::int64_t row, std::int64_t rows) {
-    if (!all.empty() && all.back().last + 1 == row)
+    const bool same = !all.empty() && all.back().instruction == instruction;
+    if (same && all.back().last + 1 == row)
       all.back().last += rows;
     else
-      all.push_back({row, row + rows - 1});
+      all.push_back({row, row + rows - 1, instruction});
   }
-  /// In order, without overlaps.
-  std::vector<Range> merged() const {
-    std::vector<Range> sorted = all, result;
-    std::sort(sorted.begin(), sorted.end(),
-              [](const Range &a, const Range &b) { return a.first < b.first; });
-    for (const Range &range : sorted)
-      if (!result.empty() && range.first <= result.back().last + 1)
-        result.back().last = std::max(result.back().last, range.last);
-      else
-        result.push_back(range);
-    return result;
+};
+
+/// Where reads and writes of memory begin and end, to be walked row by row.
+struct Edges {
+  struct Edge {
+    std::int64_t row;
+    bool opens, write;
+    int instruction;
+    bool operator<(const Edge &other) const { return row < other.row; }
+  };
+  std::vector<Edge> all;
+  std::multiset<int> reads, writes;  // instructions that touch the row where the walk is
+  void add(const Ranges &ranges, bool write) {
+    for (const Ranges::Range &r : ranges.all) {
+      all.push_back({r.first, true, write, r.instruction});
+      all.push_back({r.last + 1, false, write, r.instruction});
+    }
+  }
+  void pass(const Edge &edge) {
+    std::multiset<int> &open = edge.write ? writes : reads;
+    if (edge.opens)
+      open.insert(edge.instruction);
+    else
+      open.erase(open.find(edge.instruction));
+  }
+  /// Whether a row is read by an instruction behind one that writes it.
+  bool late() const {
+    return !reads.empty() && !writes.empty() && *writes.begin() < *reads.rbegin();
   }
 };
 
@@ -63,16 +84,21 @@ struct Run {
     reads.all.clear();
     writes.all.clear();
   }
-  /// Loads and stores of one segment run at the same time: what one writes no other may read.
+  /// Loads run ahead of stores: what an instruction writes none behind it may read. What was read
+  /// before has arrived, since `compute` takes one instruction after another.
   void end_segment() const {
-    const std::vector<Ranges::Range> read = reads.merged(), written = writes.merged();
-    for (std::size_t r = 0, w = 0; r < read.size() && w < written.size();) {
-      const std::int64_t first = std::max(read[r].first, written[w].first);
-      const std::int64_t last = std::min(read[r].last, written[w].last);
-      if (first <= last)
-        throw Error("memory rows " + std::to_string(first) + ".." + std::to_string(last) +
-                    " are read in the segment that writes them");
-      read[r].last < written[w].last ? ++r : ++w;
+    Edges edges;
+    edges.add(reads, false);
+    edges.add(writes, true);
+    std::sort(edges.all.begin(), edges.all.end());
+    std::int64_t first = -1;
+    for (std::size_t i = 0; i < edges.all.size();) {
+      const std::int64_t row = edges.all[i].row;
+      for (; i < edges.all.size() && edges.all[i].row == row; ++i) edges.pass(edges.all[i]);
+      if (edges.late() && first < 0) first = row;
+      if (!edges.late() && first >= 0)
+        throw Error("memory rows " + std::to_string(first) + ".." + std::to_string(row - 1) +
+                    " are read in the segment that has written them");
     }
   }
   void poll() const {

@@ -2,10 +2,10 @@
 /// process ever sees an address outside its memory or waits for data that does not come.
 #pragma once
 #include "check_norm.hpp"
+#include "check_rotate.hpp"
 #include "check_stream.hpp"
 #include "status.hpp"
 #include "units/bf16.hpp"
-#include "units/decode.hpp"
 #include "units/eie_pe.hpp"
 #include "units/gather.hpp"
 #include "units/matvec.hpp"
@@ -69,6 +69,8 @@ class Checker {
     if (opcode == kAttend) return Attend::legal(words) ? attend(Attend::decode(words)) : kBadField;
     if (opcode == kNorm)
       return Norm::legal(words) ? check_norm(Norm::decode(words), limits_.batch) : kBadField;
+    if (opcode == kRotate)
+      return Rotate::legal(words) ? check_rotate(Rotate::decode(words), limits_.batch) : kBadField;
     return stream_.rows == 0 ? kDone : kBadStream;
   }
 
@@ -249,18 +251,20 @@ class Checker {
     if (f.space != kUnifiedSpace &&
         (space_words(int(f.space)) == 0 || f.pack != 0 || (wide && f.lookup != 0)))
       return false;
-    if (wide && f.mode > kFloatEven) return false;
+    if ((wide || f.residual != 0) && f.mode > kFloatEven) return false;
     // The wide buffer has one read port: for scores, or for what is added.
-    if (f.residual != 0 && (!wide || scored_)) return false;
+    if (f.residual != 0 && (!legal_residual(f) || scored_)) return false;
     if (f.maximum != 0 && (!wide || !attends_ || scored_)) return false;
     return f.normalize == 0 || divides_;
   }
   /// Whether an output lies on what is still read.
-  bool overlaps(const Activate &f, const Range &target, const Range &added) const {
+  bool overlaps(const Activate &f, const Steps &steps, const Range &target,
+                const Range &added) const {
     const int second = attends_ ? int(kOperandSpace) : input_;
     if (f.space == input_ && target.meets(first_)) return true;
     if (f.space == second && target.meets(second_)) return true;
-    return f.residual != 0 && target.meets(added) && !in_place(f);
+    if (f.space != kWideSpace || f.residual == 0) return false;
+    return target.meets(added) && !(in_place(f) && written_once(f, steps));
   }
   Status activate(const Activate &f) {
     if (!pending_ && !repeat_) return kBadOrder;
@@ -273,7 +277,7 @@ class Checker {
     const Range target = target_range(f, steps), added = residual_range(f, steps);
     if (!in_words(target, space_words(int(f.space)))) return kBadBuffer;
     if (f.residual != 0 && !in_words(added, kWideWords)) return kBadBuffer;
-    if (overlaps(f, target, added)) return kBadOverlap;
+    if (overlaps(f, steps, target, added)) return kBadOverlap;
     if (int(f.parameter) + (f.parameter_step != 0 ? blocks_ - 1 : 0) >= kParameterBlocks)
       return kBadTable;
     pending_ = false;

@@ -7,35 +7,17 @@ namespace weft {
 
 constexpr int kEpsilonHigh = 1 << 30;  // so that n²·variance and what is added stay in 64 bits
 
-/// Words that a Norm reads and writes, and whether no two of its input are the same one.
-struct NormRanges {
-  Range source, target;
-  bool distinct;
-
-  explicit NormRanges(const Norm &f) {
-    const Int<64> rows = Int<64>(f.rows) - 1, blocks = Int<64>(f.blocks) - 1;
-    const Int<64> down = Int<64>(f.source_col), right = Int<64>(f.source_block);
-    source.first = Int<64>(f.source);
-    source.last = source.first + rows * down + blocks * right;
-    target.first = Int<64>(f.target);
-    target.last = target.first + rows * Int<64>(f.target_col) + blocks * Int<64>(f.target_block);
-    const bool apart = down > blocks * right || right > rows * down;
-    distinct = (rows == 0 || down != 0) && (blocks == 0 || right != 0) &&
-               (rows == 0 || blocks == 0 || apart);
-  }
-};
-
 inline Status check_norm(const Norm &f, int batch) {
   if (!kHasNorm) return kBadOpcode;
   if (batch != 1 || f.rows == 0 || f.blocks == 0 || int(f.method) >= kNormMethods) return kBadField;
   const Int<64> padded = Int<64>(f.blocks) * kCols, n = Int<64>(f.elements);
   if (n == 0 || n > kMostElements || padded < n || padded - kCols >= n) return kBadField;
   if (Int<64>(f.epsilon_high) >= kEpsilonHigh) return kBadField;
-  const NormRanges ranges(f);
+  const RowRanges ranges(f);
   if (!in_words(ranges.source, kWideWords) || !in_buffer(ranges.target)) return kBadBuffer;
   if (f.rows > kAccumulatorRows) return kBadRows;
   if (int(f.parameter) + int(f.blocks) > kParameterBlocks) return kBadTable;
-  return f.keep != 0 && !ranges.distinct ? kBadOverlap : kDone;
+  return f.keep != 0 && !ranges.once ? kBadOverlap : kDone;
 }
 
 }  // namespace weft

@@ -7,8 +7,15 @@ namespace weft {
 /// What the host gives with a run.
 struct Limits {
   int batch;
+  int tokens, position, origin;  // the registers that Adjust refers to
   UInt<32> memory_rows, weight_rows;
 };
+
+/// Whether a run can begin.
+inline bool legal_run(const Limits &l) {
+  return l.batch >= 1 && l.batch <= kAccumulatorRows && l.tokens >= 0 &&
+         l.tokens <= kAccumulatorRows && l.position >= 0 && l.origin >= 0;
+}
 
 struct Range {
   Int<64> first, last;
@@ -36,6 +43,43 @@ inline int source_space(const MatMul &f) {
 inline bool legal_space(const ReadHost &) { return true; }
 inline bool legal_space(const WriteHost &f) { return f.space != kOperandSpace; }
 
+/// Whether no two words of a walk along some axes are the same one: each stride that is taken
+/// reaches further than all shorter ones together.
+template <int kAxes>
+inline bool distinct(const Int<64> (&strides)[kAxes], const Int<64> (&steps)[kAxes]) {
+  bool apart = true;
+axes:
+  for (int a = 0; a < kAxes; ++a) {
+    WEFT_UNROLL
+    Int<64> shorter = 0;
+  others:
+    for (int b = 0; b < kAxes; ++b) {
+      WEFT_UNROLL
+      if (b != a && strides[b] <= strides[a]) shorter += steps[b] * strides[b];
+    }
+    if (steps[a] != 0 && strides[a] <= shorter) apart = false;
+  }
+  return apart;
+}
+
+/// Words that an instruction of rows and blocks reads in the wide buffer, and those that it writes.
+struct RowRanges {
+  Range source, target;
+  bool once;  // no two words of the source are the same one
+
+  template <typename Instruction> explicit RowRanges(const Instruction &f) {
+    const Int<64> rows = Int<64>(f.rows) - 1, blocks = Int<64>(f.blocks) - 1;
+    const Int<64> down = Int<64>(f.source_col), right = Int<64>(f.source_block);
+    source.first = Int<64>(f.source);
+    source.last = source.first + rows * down + blocks * right;
+    target.first = Int<64>(f.target);
+    target.last = target.first + rows * Int<64>(f.target_col) + blocks * Int<64>(f.target_block);
+    const Int<64> strides[] = {down, right};
+    const Int<64> steps[] = {rows, blocks};
+    once = distinct(strides, steps);
+  }
+};
+
 /// Positions from the first one to the last, along one axis.
 inline Int<64> reach(Int<64> out, Int<64> stride, Int<64> kernel, Int<64> dilation) {
   return Int<64>((out - 1) * stride) + Int<64>((kernel - 1) * dilation);
@@ -60,11 +104,25 @@ inline Range residual_range(const Activate &f, const Steps &s) {
            s.rows * Int<64>(f.residual_row) + s.cols * Int<64>(f.residual_col);
   return r;
 }
+/// Whether an Activate may take words of the wide buffer with its sums: to int16, or as a factor
+/// of codes.
+inline bool legal_residual(const Activate &f) {
+  if (f.residual > kFactor || space_words(kWideSpace) == 0) return false;
+  const bool codes = f.space == kUnifiedSpace && f.pack == 0 && f.lookup == 0;
+  return f.space == kWideSpace || (codes && f.residual == kFactor);
+}
 /// Whether every word is read where it is written.
 inline bool in_place(const Activate &f) {
   return f.residual_base == f.target && f.residual_sample == f.target_sample &&
          f.residual_block == f.target_block && f.residual_row == f.target_row &&
          f.residual_col == f.target_col;
+}
+/// Whether no word is written twice: in place it would be read again behind its first result.
+inline bool written_once(const Activate &f, const Steps &s) {
+  const Int<64> strides[] = {Int<64>(f.target_sample), Int<64>(f.target_block),
+                             Int<64>(f.target_row), Int<64>(f.target_col)};
+  const Int<64> steps[] = {s.samples, s.blocks, s.rows, s.cols};
+  return distinct(strides, steps);
 }
 
 }  // namespace weft

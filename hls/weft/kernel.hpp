@@ -1,11 +1,13 @@
 /// The kernel: fetch → load, and weights → decode → compute → store, for one segment of a program.
 ///
 /// Segments run one after another (run_segment is not inlined, so their dataflow regions never
-/// overlap): a segment may read what the one before wrote, and nothing that it writes itself.
+/// overlap): a segment may read what the one before wrote, and nothing that it has written itself.
 #pragma once
+#include "adjust.hpp"
 #include "check.hpp"
 #include "units/decode.hpp"
 #include "units/normalize.hpp"
+#include "units/rotate.hpp"
 #include "units/set_table.hpp"
 #ifndef WEFT_MATMUL
 #define WEFT_WEIGHTS weights
@@ -47,6 +49,18 @@ clear:
   return words;
 }
 
+/// Follows the Adjusts and checks an instruction. `runs` says whether there is one to hand out:
+/// none for an Adjust, and for what one leaves out.
+inline Status prepare(Command &words, Adjuster &adjuster, Checker &checker, bool &runs) {
+  WEFT_INLINE
+  runs = false;
+  if (words[0] == kAdjust) return adjuster.take(words);
+  const Status status = adjuster.apply(words);
+  runs = !adjuster.drops();
+  adjuster.clear();
+  return status != kDone || !runs ? status : checker.check(words);
+}
+
 /// Reads a segment's instructions, checks them and hands them out. The program starts with a pair
 /// (first instruction, how many) per segment; instructions begin at `code`.
 inline void fetch(const Int<32> *program, int code, int segment, Limits limits,
@@ -55,14 +69,19 @@ inline void fetch(const Int<32> *program, int code, int segment, Limits limits,
   WEFT_FUNCTION
   Checker checker;
   checker.begin(limits);
+  Adjuster adjuster;
+  adjuster.begin(limits);
   const int first = int(program[2 * segment]), count = int(program[2 * segment + 1]);
   Command words;
-  Status status = limits.batch >= 1 && limits.batch <= kAccumulatorRows ? kDone : kBadField;
+  Status status = legal_run(limits) ? kDone : kBadField;
   Int<64> unused = 0;
   bool open = true;
 instructions:
   for (int i = 0; i <= count && open; ++i) {
     WEFT_TRIPCOUNT(65536)
+    bool runs = true;
+    // What a bad instruction would take of the weights is not taken.
+    if (status == kDone) unused = checker.unused();
     if (i < count && status == kDone) {
     read_command:
       for (int w = 0; w < kInstructionWords; ++w) {
@@ -70,12 +89,12 @@ instructions:
         words[w] = program[code + (first + i) * kInstructionWords + w];
       }
       words[kNumberWord] = i;
-      unused = checker.unused();  // what a bad instruction would take is not taken
-      status = checker.check(words);
+      status = prepare(words, adjuster, checker, runs);
     } else if (status == kDone) {
       status = kBadOrder;  // the program ends without a Barrier
     }
     if (status != kDone || words[0] == kBarrier) words = barrier(status, i, unused);
+    if (status == kDone && !runs) continue;
     const int opcode = int(words[0]);
     open = opcode != kBarrier;
     if (!open || opcode == kReadHost) to_load.write(words);
@@ -93,6 +112,7 @@ load:
     WEFT_TRIPCOUNT(65536)
     const Command words = commands.read();
     open = words[0] != kBarrier;
+    WEFT_SIM(sim::run().reads.instruction = int(words[kNumberWord]));
     if (open) load_rows(ReadHost::decode(words), batch, memory, loaded);
   }
 }
@@ -104,6 +124,7 @@ store:
     WEFT_TRIPCOUNT(65536)
     const Command words = commands.read();
     open = words[0] != kBarrier;
+    WEFT_SIM(sim::run().writes.instruction = int(words[kNumberWord]));
     if (open) store_rows(WriteHost::decode(words), batch, stored, memory);
   }
 }
@@ -152,6 +173,7 @@ inline void compute(Stream<Command> &commands, Stream<Word> &loaded, WeightStrea
   WEFT_STATIC(Memories, m);
   WEFT_PARTITION_MEMORIES(m)
   WEFT_HLS(ALLOCATION function instances = activate limit = 1)
+  WEFT_HLS(ALLOCATION function instances = wide_word limit = 1)
   WEFT_STATIC(Counters, counters);
   if (fresh) {
     counters.clear();
@@ -193,6 +215,8 @@ compute:
       WEFT_VECTOR(Vector::decode(words), Activate::decode(next), batch, m, counters);
     } else if (kHasNorm && opcode == kNorm) {
       WEFT_NORM(Norm::decode(words), m, counters);
+    } else if (kHasRotate && opcode == kRotate) {
+      rotate(Rotate::decode(words), m, counters);
     } else if (opcode == kActivate) {
       drain_again(Activate::decode(words), batch, out_h, out_w, m, counters);
     } else {

@@ -228,7 +228,7 @@ constexpr int kNormRows = kHasNorm ? kAccumulatorRows : 1;
 /// - `partial` is read and written by the accumulators, one row per clock;
 /// - `finished` takes the sums of a tile's last fold, the epilogue reads it a few clocks behind, so
 ///   a tile drains while the next one accumulates;
-/// - `wide` is read by residuals, scores and norms, and written by the epilogue and norms;
+/// - `wide` is read by residuals, scores, norms and rotations, written by the epilogue and norms;
 /// - `operands` is written by the epilogue and read by the array's tiles.
 struct Memories {
   Buffer buffer;

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from weft.config import Overlay as Overlay
     from weft.config import load_board as load_board
     from weft.config import load_overlay as load_overlay
+    from weft.decoder_compiler import open_decoder as open_decoder
     from weft.errors import WeftError as WeftError
     from weft.estimate import estimate as estimate
     from weft.evaluate import Accuracy as Accuracy
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "compare": ("Report", "check"),
     "compiler": ("compile", "load_model", "preflight"),
+    "decoder_compiler": ("open_decoder",),
     "config": ("Board", "Overlay", "load_board", "load_overlay"),
     "errors": ("WeftError",),
     "estimate": ("estimate",),

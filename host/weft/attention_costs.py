@@ -1,7 +1,8 @@
-"""Resources of attention and of the wide buffer, counted from their sources.
+"""Resources of attention, rotation and of the wide buffer, counted from their sources.
 
-Of the parts per lane: hls/weft/units/rows.hpp (exponential, mask, division), writer.hpp (residual),
-memories.hpp (OperandBuffer: a bank per lane and three rotations). Nothing has been synthesized.
+Of the parts per lane: hls/weft/units/rows.hpp (exponential, mask, division), writer.hpp (residual,
+factor), rotate.hpp (a product, the partner's lane), memories.hpp (OperandBuffer: a bank per lane
+and three rotations). Nothing has been synthesized.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from weft import storage
 from weft.config import TABLE_METHOD, Board
 
 ADDER, COMPARE, SHIFTER, SATURATE = 33, 18, 200, 34  # LUTs, as in weft.resources
+MULTIPLEXER, PRODUCT_32 = 32, (48, 4)  # likewise; LUTs and DSPs of 32 × 32 bits
+TURN_STAGES, TURN_ADDRESSES = 6, 5  # registers that a lane passes; addresses of a walk,
+TURN_PRODUCTS = 3  # of which these take a product when a block begins
 ROW_BITS = 16 + 32  # maximum and sum of a row
 STAGES = 10  # registers of about 48 bits that a lane passes
 TABLE_LUTS = 40 + 18  # of a 32-entry table in LUT RAM, and its index
@@ -50,14 +54,32 @@ def attention(g: Any) -> Amounts:
 
 
 def wide(g: Any, board: Board) -> tuple[Any, Any, Any, Any, Any]:
-    """The wide buffer, as `weft.resources.memory` has it, and the residual of each lane."""
+    """The wide buffer, as `weft.resources.memory` has it, and what each lane does with its words.
+
+    A word is added, scaled by 32 × 32 bits, or is a factor of 16 bits before that.
+    """
     lanes = np.asarray(g.cols)
     deep = (np.asarray(g.wide_words) >= storage.URAM_FROM) & (board.uram > 0)
     lut, bram = storage.ram(g.wide_words, 16 * lanes)
+    each = SHIFTER + 2 * ADDER + SATURATE + PRODUCT_32[0]
+    each += SATURATE + 2 * MULTIPLEXER  # of a factor, and whether there is one
+    each += 2 * COMPARE + ADDER  # zero point and clamp of a product's code
     return (
-        np.where(deep, 0, lut) + lanes * (SHIFTER + 2 * ADDER + SATURATE),
+        np.where(deep, 0, lut) + lanes * each,
         lanes * STAGES * 32,
-        2 * lanes,  # 32 × 16 bits
+        (PRODUCT_32[1] + 1) * lanes,
         np.where(deep, 0, bram),
         np.where(deep, storage.uram(g.wide_words, 16 * lanes), 0),
+    )
+
+
+def rotate(g: Any) -> Amounts:
+    """A multiplier of each lane, which reads from its partners; the epilogue requantizes."""
+    lanes = np.asarray(g.cols)
+    partners = 16 * np.ceil(np.log2(lanes) / 3)  # multiplexers of four ways, cascaded
+    return (
+        lanes * (partners + ADDER + 2 * MULTIPLEXER) + TURN_ADDRESSES * 2 * ADDER,
+        lanes * TURN_STAGES * 32 + TURN_ADDRESSES * 32,
+        lanes + TURN_PRODUCTS,
+        0 * lanes,
     )

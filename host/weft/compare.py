@@ -19,7 +19,7 @@ from weft import isa, padding
 from weft.graph import Array
 from weft.pack import joined
 from weft.program import AcceleratorSegment, Program, Segment
-from weft.runtime import Arrays, Progress, Session, open
+from weft.runtime import Arrays, Progress, Session, load, open
 from weft.tokens import most_tokens
 
 OPERAND, WIDE = isa.OPERAND, isa.WIDE
@@ -84,11 +84,13 @@ def check(
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
-    """Compares a device with golden on `inputs`, bit for bit, after every layer.
+    """Compares a device with golden on `inputs`, bit for bit, after every layer; parts that run
+    alone one after another.
 
     Raises what `Session.run` raises; a difference is a result, not an error.
     """
-    with open(program, device, **options) as plain:
+    whole = program if isinstance(program, Program) else load(program)
+    with open(replace(whole, entries={}), device, **options) as plain:
         values = plain.checked(inputs)
         samples = len(next(iter(values.values())))
         done = layers = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -64,7 +65,7 @@ def compile(
     overlay: Overlay | str | Path = "lab",
     *,
     calibration: Calibration | None = None,
-    calibrator: str = "minmax",
+    calibrator: str | None = None,
     requant: str | None = None,
     batch: int | None = None,
     symmetric: bool = False,
@@ -83,6 +84,9 @@ def compile(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     example_inputs: Any = None,
     tokens: int | None = None,
+    cache: int | None = None,
+    slots: int | None = None,
+    states: Mapping[str, str] | None = None,
     export_qdq: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Program:
@@ -91,15 +95,19 @@ def compile(
 
     A float model is quantized: `calibration` holds typical inputs (an array [n, ...], a dict of
     them by input name, or the path of an .npz file; of a text encoder lines of text, or the path of
-    a .txt file); `calibrator` names how ranges follow from
-    them, `requant` the rounding (single_round if None), `symmetric` asks for zero points of 0,
+    a .txt file); `calibrator` names how ranges follow from them (minmax; of decoders mse),
+    `requant` the rounding (single_round if None), `symmetric` asks for zero points of 0,
     `dynamic` for ranges that need no data. A model that is quantized already keeps its scales and
     rounds as its own runtime does;
     `requant="double_round"` makes an int8 TFLite model round as TFLite's reference kernels.
     `batch` is how many samples a device run holds (as many as fit, if None). A PyTorch module is
     traced with `example_inputs`; `tokens` is the longest sentence of a text encoder (128, or what
-    the model can), whose tokenizer and embeddings the program then holds. `export_qdq` names an
-    ONNX file that gets the quantized network in QDQ form. `progress` hears the name of each stage.
+    the model can), whose tokenizer and embeddings the program then holds. Of a decoder (a folder, a
+    .gguf file, a checkpoint of llama2.c) `tokens` is how many a run takes at a time, `cache` how
+    many tokens are remembered of each of `slots` texts (`weft.decoder_compiler`). `states` maps
+    outputs of one step of a network to the inputs that take them in the next one: they stay in the
+    device's memory (`weft.recurrent`). `export_qdq` names an ONNX file that gets the quantized
+    network in QDQ form. `progress` hears the stages.
 
     `weights`, `activations` and `weight_method` choose number formats and how weights are rounded,
     `plan` (a Plan or its file) the exceptions layer by layer; these and the rest are the
@@ -111,46 +119,105 @@ def compile(
 
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
-    from weft.lower import lower
-    from weft.passes.quantize import quantize
+    from weft.frontend import decoders
+    from weft.lower import Steps, lower
     from weft.plan import read
 
+    known = _both(states or {})
     tell = progress or _silent
     tell("loading the model")
     hardware = overlay if isinstance(overlay, Overlay) else load_overlay(overlay)
+    options = {
+        "requant": requant or DEFAULT_REQUANT,
+        "symmetric": symmetric,
+        "weights": weights,
+        "activations": activations,
+        "weight_method": weight_method,
+        "keep_first_last": keep_first_last,
+        "equalize": equalize,
+        "smooth": smooth,
+        "correct_bias": correct_bias,
+    }
+    if decoders.is_decoder(model):
+        others = (sparsity, plan, dynamic, export_qdq, shapes, states, batch not in (None, 1))
+        options |= {"tokens": tokens, "cache": cache, "slots": slots or 1}
+        return _decoder(model, hardware, any(others), calibration, calibrator, progress, options)
+    if cache is not None or slots is not None:
+        raise UsageError(f"cache and slots are for decoders, which {model} is not")
     graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs, tokens=tokens)
     calibration = _embedded(model, graph, calibration)
     chosen = None if plan is None else read(plan)
     graph = _pruned(graph, chosen, sparsity, criterion, permute, calibration, tell)
-    if not is_quantized(graph):
-        graph = quantize(
-            graph,
-            _typical_inputs(graph, calibration, needed=not dynamic),
-            calibrator=calibrator,
-            requant=requant or DEFAULT_REQUANT,
-            symmetric=symmetric,
-            dynamic=dynamic,
-            weights=weights,
-            activations=activations,
-            weight_method=weight_method,
-            plan=chosen,
-            keep_first_last=keep_first_last,
-            equalize=equalize,
-            smooth=smooth,
-            correct_bias=correct_bias,
-            progress=lambda done, total: tell(f"quantizing, {done} of {total} samples"),
+    own = {"calibrator": calibrator or "minmax", "dynamic": dynamic, "plan": chosen}
+    graph = _quantized(graph, calibration, tell, {**options, **own, "states": known})
+    _export(graph, export_qdq)
+    tell(f"lowering to overlay {hardware.name}")
+    program = lower(graph, hardware, batch=batch, steps=Steps(known))
+    return _with_assets(program.keeping(graph), model)
+
+
+def _decoder(
+    model: Any,
+    overlay: Overlay,
+    refused: bool,
+    calibration: Calibration | None,
+    calibrator: str | None,
+    progress: Progress | None,
+    options: Mapping[str, Any],
+) -> Program:
+    """The program of a language model; `refused` are arguments that it can't take."""
+    from weft.decoder_compiler import compile_decoder
+    from weft.frontend import decoders
+
+    if refused:
+        raise UsageError(
+            f"{model} is a decoder, which is compiled without sparsity, plans, dynamic ranges, "
+            "shapes, states, batches and QDQ export: slots hold several texts"
         )
-    elif plan is not None or (weights, activations) != ("int8", "int8"):
+    return compile_decoder(
+        decoders.load(str(model)),
+        overlay,
+        calibration=_lines(model, calibration),
+        calibrator=calibrator or "mse",
+        progress=progress,
+        **options,
+    )
+
+
+def _quantized(
+    graph: Graph, calibration: Calibration | None, tell: Progress, options: Mapping[str, Any]
+) -> Graph:
+    """The graph with codes and scales; itself if it has them."""
+    from weft.passes.quantize import quantize
+
+    if not is_quantized(graph):
+        data = _typical_inputs(graph, calibration, needed=not options["dynamic"])
+        progress = partial(_samples, tell)
+        return quantize(graph, data, progress=progress, **options)
+    formats = options["weights"], options["activations"]
+    if options["plan"] is not None or formats != ("int8", "int8"):
         raise UsageError(
             f"model {graph.name!r} is quantized already and keeps its formats: number formats and "
             "plans are for float models"
         )
-    if export_qdq is not None:
-        from weft.export_qdq import export_qdq as write
+    return graph
 
-        write(graph, export_qdq)
-    tell(f"lowering to overlay {hardware.name}")
-    return _with_assets(lower(graph, hardware, batch=batch).keeping(graph), model)
+
+def _samples(tell: Progress, done: int, total: int) -> None:
+    tell(f"quantizing, {done} of {total} samples")
+
+
+def _both(states: Mapping[str, str]) -> dict[str, str]:
+    """Both tensors of each state, output and input, by the name of the input."""
+    return {name: taken for output, taken in states.items() for name in (output, taken)}
+
+
+def _export(graph: Graph, path: str | Path | None) -> None:
+    """Writes the quantized graph as ONNX, if there is a path for it."""
+    if path is not None:
+        from weft.export_qdq import export_qdq
+
+        export_qdq(graph, path)
 
 
 def _silent(stage: str) -> None:
@@ -180,6 +247,17 @@ def _embedded(model: Any, graph: Graph, calibration: Calibration | None) -> Cali
     from weft.text.encoder import calibration as inputs
 
     return inputs(model, lines, graph[graph.inputs[0]].shape[1])
+
+
+def _lines(model: Any, calibration: Calibration | None) -> list[str] | None:
+    """Lines of text to calibrate a decoder with."""
+    if calibration is None:
+        return None
+    if isinstance(calibration, (str, Path)):
+        return read_lines(calibration)
+    if isinstance(calibration, (list, tuple)) and all(isinstance(c, str) for c in calibration):
+        return list(calibration)
+    raise UsageError(f"{model} is a decoder: lines of text calibrate it, or a .txt file of them")
 
 
 def _with_assets(program: Program, model: Any) -> Program:

@@ -13,9 +13,10 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from weft import overlay_checks
+from weft.board import Board as Board
 from weft.errors import OverlayError, UsageError, unknown
 
 if sys.version_info >= (3, 11):
@@ -55,7 +56,7 @@ OVERLAY_LIMITS = {
 }
 INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
-UNITS = ("requant", "vector", "lookup", "attention", "norm")
+UNITS = ("requant", "vector", "lookup", "attention", "norm", "rotate")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Overlay:
             return self.buffer_words
         if space == "operand":
             return self.operand_words if "attention" in self.units else 0
-        return self.wide_words if {"attention", "norm"} & set(self.units) else 0
+        return self.wide_words if {"attention", "norm", "rotate"} & set(self.units) else 0
 
     @property
     def beats(self) -> int:
@@ -191,7 +192,8 @@ class Overlay:
         for unit in self.units:
             if unit not in UNITS:
                 raise OverlayError(f"overlay {self.name!r}: {unknown('unit', unit, UNITS)}")
-        needs = {"attention": ("wide_words", "operand_words"), "norm": ("wide_words",)}
+        needs = {unit: ["wide_words"] for unit in ("attention", "norm", "rotate")}
+        needs["attention"].append("operand_words")
         for unit, memories in needs.items():
             for memory in memories:
                 if unit in self.units and getattr(self, memory) < self.rows:
@@ -223,83 +225,6 @@ class Overlay:
                     f"overlay {self.name!r}: method {name} of unit {unit} is no hardware; "
                     "`weft units list` names those that are"
                 )
-
-
-@dataclass(frozen=True)
-class Board:
-    """One board: its part, clock, memory and fabric (docs/boards.md).
-
-    `ddr_bytes_per_s` is the memory's peak, `ddr_efficiency` what share of it a long burst reaches;
-    `axi_ports` and `axi_bits` are the ports from the fabric to that memory, and `ports` names them.
-    `shell_*` is what the vendor's platform takes of an Alveo card; `power_w` a measured power.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    name: str
-    part: str
-    clock_mhz: float
-    ddr_bytes_per_s: float
-    ddr_bytes: int
-    axi_ports: int
-    axi_bits: int
-    lut: int
-    ff: int
-    dsp: int
-    bram36: int
-    uram: int
-    family: Literal["zynq7000", "zynqmp", "alveo"] = "zynqmp"
-    memory: Literal["DDR3", "DDR4", "LPDDR4", "HBM2"] = "DDR4"
-    ddr_efficiency: float = 1.0
-    ports: tuple[str, ...] = ()
-    ps_clock_mhz: float = 0.0
-    slrs: int = 1
-    shell_lut: int = 0
-    shell_ff: int = 0
-    shell_dsp: int = 0
-    shell_bram36: int = 0
-    shell_uram: int = 0
-    power_w: float | None = None
-    vendor_name: str = ""  # of Vivado's board files, or of the Vitis platform
-
-    @property
-    def memory_bytes_per_s(self) -> float:
-        """What the memory delivers in practice, or its ports at the fabric's clock, if less."""
-        ports = self.axi_ports * self.axi_bits / 8 * self.clock_mhz * 1e6
-        return min(self.ddr_bytes_per_s * self.ddr_efficiency, ports)
-
-    def verify(self) -> Board:
-        """Returns itself; raises OverlayError naming the first figure that can't be right."""
-        limits = {
-            "clock_mhz": (10, 1000),
-            "ddr_bytes_per_s": (1e8, 1e13),
-            "ddr_bytes": (1 << 24, 1 << 40),
-            "ddr_efficiency": (0.1, 1),
-            "axi_ports": (1, 64),
-            "axi_bits": (32, 1024),
-            "slrs": (1, 8),
-            **dict.fromkeys(("lut", "ff", "dsp", "bram36"), (1, 1 << 24)),
-            "uram": (0, 1 << 16),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise OverlayError(
-                    f"board {self.name!r}: {name} = {value} is outside {low}..{high}"
-                )
-        for name in ("lut", "ff", "dsp", "bram36", "uram"):
-            shell, all_of_it = getattr(self, f"shell_{name}"), getattr(self, name)
-            if not 0 <= shell <= all_of_it:
-                raise OverlayError(
-                    f"board {self.name!r}: [shell] {name} = {shell} is outside 0..{all_of_it}, "
-                    "which is what the part has"
-                )
-        if self.ports and len(self.ports) != self.axi_ports:
-            raise OverlayError(
-                f"board {self.name!r}: axi_ports = {self.axi_ports}, but {len(self.ports)} names "
-                f"in ports ({', '.join(self.ports)})"
-            )
-        return self
 
 
 def overlay_names() -> list[str]:

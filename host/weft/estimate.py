@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from weft import isa
+from weft.adjust import Registers, resolved
 from weft.config import Board, load_board
 from weft.errors import InputError
-from weft.program import AcceleratorSegment, Program
+from weft.program import AcceleratorSegment, Layer, Program
 from weft.state import COUNTERS, ISSUE_CLOCKS, Clocks, Fields
 from weft.units import BY_OPCODE, transfer
 
@@ -104,14 +105,25 @@ class Estimate:
         return self.macs / (self.cycles * multipliers) if self.cycles else 0.0
 
 
-def instructions(program: Program, batch: int = 1) -> Iterator[InstructionEstimate]:
-    """Every instruction of the accelerator segments, in order."""
+def registers_of(program: Program) -> Registers:
+    """Those of the longest run: as many tokens as a decoder takes, at the end of its cache."""
+    cache = program.cache
+    return (0, 0, 0) if cache is None else (cache.tokens, cache.capacity - cache.tokens, 0)
+
+
+def instructions(
+    program: Program, batch: int = 1, registers: Registers | None = None
+) -> Iterator[InstructionEstimate]:
+    """Every instruction of the accelerator segments that has an effect, in order."""
     overlay = program.overlay
     for index, segment in enumerate(program.segments):
         if not isinstance(segment, AcceleratorSegment):
             continue
         before: Fields = {}
-        for number, words in enumerate(segment.words):
+        given = registers_of(program) if registers is None else registers
+        for number, words in resolved(segment.words, given):
+            if words is None:
+                continue
             kind, fields = isa.decode(words)
             clocks, moved = Clocks(issue=ISSUE_CLOCKS), 4 * isa.WORDS
             if kind is not isa.BARRIER:
@@ -125,8 +137,15 @@ def instructions(program: Program, batch: int = 1) -> Iterator[InstructionEstima
                 before = fields
 
 
-def estimate(program: Program, batch: int = 1, board: Board | str | None = None) -> Estimate:
+def estimate(
+    program: Program,
+    batch: int = 1,
+    board: Board | str | None = None,
+    registers: Registers | None = None,
+) -> Estimate:
     """Cycles, bytes and, with a board, seconds of one run of `batch` samples.
+
+    `registers` are the tokens of a decoder's run and those before them (`registers_of` if None).
 
     Raises InputError for a batch outside 1..program.batch, UsageError for an unknown board.
     """
@@ -136,12 +155,11 @@ def estimate(program: Program, batch: int = 1, board: Board | str | None = None)
         )
     if isinstance(board, str):
         board = load_board(board)
-    overlay = program.overlay
-    layers = _layers(program, batch)
+    overlay, layers = program.overlay, _layers(program, batch, registers)
     for layer, known in zip(layers, program.layers, strict=True):
         layer.cycles += known.data_clocks * batch
         layer.counters["matrix"] += known.data_clocks * batch
-    for item in instructions(program, batch):
+    for item in instructions(program, batch, registers):
         layer = layers[item.layer]
         layer.cycles += item.clocks.total
         layer.bytes += item.bytes
@@ -167,17 +185,30 @@ def estimate(program: Program, batch: int = 1, board: Board | str | None = None)
     )
 
 
-def _layers(program: Program, batch: int) -> list[LayerEstimate]:
-    """Layers without clocks; engine matvec has multipliers of its own."""
+def _layers(program: Program, batch: int, registers: Registers | None) -> list[LayerEstimate]:
+    """The layers, with nothing but their multiplications; matvec has multipliers of its own."""
     overlay = program.overlay
     array, few = overlay.rows * overlay.cols, overlay.cols * overlay.stream_rows
     return [
         LayerEstimate(
-            *(layer.name, layer.op, layer.engine, layer.macs * batch),
+            layer.name,
+            layer.op,
+            layer.engine,
+            _macs(program, layer, registers) * batch,
             few if layer.engine == "matvec" else array,
         )
         for layer in program.layers
     ]
+
+
+def _macs(program: Program, layer: Layer, registers: Registers | None) -> int:
+    """Multiplications of a layer; attention with a cache has those of the tokens that are there."""
+    cache = program.cache
+    if cache is None or registers is None:
+        return layer.macs
+    tokens, position = registers[:2]
+    seen = (tokens + position, cache.capacity) if layer.op == "Attention" else (1, 1)
+    return layer.macs * tokens * seen[0] // (cache.tokens * seen[1])
 
 
 def _rows(kind: isa.Instruction, fields: Fields, batch: int) -> int:

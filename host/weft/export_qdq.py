@@ -30,7 +30,7 @@ OWN = (
 PLAIN = ("elementwise", "binary")
 NOT_ONNX = (
     *("activation", "requant", "notes", "weight_bits", "weight_factor", "exact_sums"),
-    *("kernels", "quants", "multiplier"),  # of TFLite's integer kernels
+    *("kernels", "quants", "multiplier", "roles"),
 )
 
 

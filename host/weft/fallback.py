@@ -33,7 +33,9 @@ def import_onnx() -> Any:
 def node_proto(node: Node, names: Sequence[str]) -> Any:
     """The node as a protobuf, its inputs renamed to `names`."""
     onnx = import_onnx()
-    attrs = {k: v for k, v in node.attrs.items() if k not in ("opset", "domain", "requant")}
+    attrs = {
+        k: v for k, v in node.attrs.items() if k not in ("opset", "domain", "requant", "roles")
+    }
     proto = onnx.helper.make_node(
         node.op.removeprefix(PREFIX),
         list(names),

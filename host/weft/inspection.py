@@ -34,14 +34,13 @@ ADVICE = {
     "Softmax": "cheap on the host; cut it off where only the largest score matters",
     "Softmax8": "cheap on the host; cut it off where only the largest score matters",
     "LogSoftmax": "cheap on the host; cut it off where only the largest score matters",
-    "SequenceLstm": "LSTMs run on the host; a 1-D convolution over time runs on the accelerator",
-    "SequenceLstm8": "LSTMs run on the host; a 1-D convolution over time runs on the accelerator",
+    "SequenceLstm": "with tanh and at most 1024 steps it runs on the accelerator, step by step",
+    "SequenceLstm8": "TFLite's integers are the host's; the float model runs on the accelerator",
     "MatMul": "products of two activations run on the host; with constant weights it is a Linear",
     "ConvTranspose": "enlarge with nearest-neighbour Resize and a Conv behind it",
     "onnx.Resize": "enlarge by whole factors with nearest neighbours, which is a copy",
     "Mean8": "take the mean over rows and columns of a map, which the accelerator does",
     "Resize8": "enlarge by whole factors with nearest neighbours, which is a copy",
-    "onnx.LSTM": "LSTMs run on the host; a 1-D convolution over time runs on the accelerator",
 }
 REASONS = {  # part of a reason → what helps
     "is not quantized": "quantize the model wholly, so that its neighbours have scales too",

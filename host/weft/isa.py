@@ -12,76 +12,17 @@ docs/isa.md describes what each instruction does; the golden device is the livin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from weft.errors import CapacityError, ProgramError
-
-WORDS = 32  # words of 32 bits per instruction
-Words = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Field:
-    """One operand: its name, width in bits, whether it is signed, and what it means."""
-
-    name: str
-    bits: int
-    doc: str
-    signed: bool = False
-
-    @property
-    def low(self) -> int:
-        """Smallest legal value."""
-        return -(1 << (self.bits - 1)) if self.signed else 0
-
-    @property
-    def high(self) -> int:
-        """Largest legal value."""
-        return (1 << (self.bits - self.signed)) - 1
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One kind of instruction."""
-
-    name: str
-    opcode: int
-    doc: str
-    fields: tuple[Field, ...]
-
-    def encode(self, **values: int) -> Words:
-        """Words of one instruction; fields that are not named are 0.
-
-        Raises CapacityError if a value does not fit its field.
-        """
-        words = np.zeros(WORDS, np.int32)
-        words[0] = self.opcode
-        for index, field in enumerate(self.fields, start=1):
-            value = int(values.pop(field.name, 0))
-            if not field.low <= value <= field.high:
-                raise CapacityError(
-                    f"{self.name}.{field.name} = {value} is outside {field.low}..{field.high} "
-                    f"({field.doc})"
-                )
-            words[index] = value if value < 1 << 31 else value - (1 << 32)
-        assert not values, f"{self.name} has no field {sorted(values)}"
-        return words
-
-
-ADDRESS, STRIDE, COUNT, MEMORY = 24, 24, 16, 32
-
-
-def _unsigned(bits: int, **docs: str) -> tuple[Field, ...]:
-    return tuple(Field(name, bits, doc) for name, doc in docs.items())
-
-
-def _signed(bits: int, **docs: str) -> tuple[Field, ...]:
-    return tuple(Field(name, bits, doc, signed=True) for name, doc in docs.items())
-
+from weft.errors import ProgramError
+from weft.instruction import ADDRESS, MEMORY, STRIDE
+from weft.instruction import COUNT as COUNT
+from weft.instruction import WORDS as WORDS
+from weft.instruction import Field as Field
+from weft.instruction import Instruction as Instruction
+from weft.instruction import Words as Words
+from weft.instruction import signed as _signed
+from weft.instruction import unsigned as _unsigned
 
 _WINDOW = (
     *_unsigned(
@@ -109,6 +50,24 @@ _TRANSFER = (
     *_unsigned(STRIDE, buffer_sample="words from sample to sample"),
     *_unsigned(2, space="of the buffer: 0 unified, 1 operand, 2 wide (two rows per word)"),
 )
+
+# An adjustment of an Adjust: field = base + scale · ⌈min(most, register − offset) / 2^unit⌉.
+_ADJUSTMENT = (
+    *_unsigned(5, field="word of the next instruction that is set; 0: none"),
+    *_unsigned(3, register="0 tokens, 1 position, 2 their sum, 3 origin, 4 origin + position"),
+    *_unsigned(1, drop="1: leave the next instruction out if min(most, register − offset) < 1"),
+    *_unsigned(5, unit="log2 of what the register is counted in, rounded up"),
+    *_signed(
+        MEMORY,
+        offset="subtracted from the register",
+        most="what the difference is at most",
+        scale="per unit",
+        base="added to that",
+    ),
+)
+ADJUSTMENTS, MOST_ADJUSTS = 3, 2  # of an Adjust; Adjusts in front of an instruction
+# What adjustments refer to: `total` = tokens + position, `place` = origin + position.
+REGISTERS = ("tokens", "position", "total", "origin", "place")
 
 READ_HOST = Instruction("ReadHost", 1, "memory → on-chip buffer", _TRANSFER)
 WRITE_HOST = Instruction("WriteHost", 2, "on-chip buffer → memory", _TRANSFER)
@@ -197,7 +156,7 @@ ACTIVATE = Instruction(
         *_unsigned(1, lookup="1: map the code through the lookup table"),
         *_unsigned(2, pack="log2 of the codes that share a byte"),
         *_unsigned(2, space="of the output: 0 unified, 1 operand, 2 wide buffer (int16)"),
-        *_unsigned(1, residual="1: add a word of the wide buffer, scaled"),
+        *_unsigned(2, residual="a word of the wide buffer, scaled: 1 is added, 2 is a factor"),
         *_unsigned(ADDRESS, residual_base="its first word"),
         *_unsigned(
             STRIDE,
@@ -206,8 +165,8 @@ ACTIVATE = Instruction(
             residual_row="words from map row to map row",
             residual_col="words from map column to map column",
         ),
-        *_signed(MEMORY, residual_multiplier="of the added word, as in the parameters"),
-        *_signed(8, residual_shift="of the added word"),
+        *_signed(MEMORY, residual_multiplier="of that word or product, as in the parameters"),
+        *_signed(8, residual_shift="of that word or product"),
         *_unsigned(1, normalize="1: divide by the row sums of Attend"),
         *_unsigned(1, maximum="1: scores; mask them, and keep the maximum of each row"),
         *_unsigned(COUNT, keys="columns that are not masked"),
@@ -292,6 +251,45 @@ NORM = Instruction(
         *_unsigned(MEMORY, epsilon_high="its high 32 bits"),
     ),
 )
+ADJUST = Instruction(
+    "Adjust",
+    11,
+    "fields of the next instruction follow the registers of the run",
+    tuple(
+        Field(f"{field.name}_{i}", field.bits, field.doc, field.signed)
+        for i in range(ADJUSTMENTS)
+        for field in _ADJUSTMENT
+    ),
+)
+ROTATE = Instruction(
+    "Rotate",
+    12,
+    "rotary embedding or requantization of words of the wide buffer → an on-chip buffer",
+    (
+        *_unsigned(ADDRESS, source="first word of the input, in the wide buffer"),
+        *_unsigned(
+            STRIDE,
+            source_block="words from channel block to channel block",
+            source_col="words from row to row",
+        ),
+        *_unsigned(COUNT, rows="rows of the input", blocks="channel blocks of a row"),
+        *_unsigned(COUNT, head_blocks="channel blocks of a head, a power of two"),
+        *_unsigned(1, plain="1: no rotation, requantization alone"),
+        *_unsigned(4, swap="log2 + 1 of the distance of lanes that change places; 0: none do"),
+        *_unsigned(COUNT, half="block xor this is the partner's; 0: the same block"),
+        *_unsigned(ADDRESS, table="first word of cosines and sines, in the wide buffer"),
+        *_unsigned(STRIDE, table_col="words from row to row"),
+        *_signed(MEMORY, multiplier="of the results, as in the parameters"),
+        *_signed(8, shift="of the results"),
+        *_unsigned(2, space="of the output: 0 unified, 1 operand, 2 wide buffer (int16)"),
+        *_unsigned(ADDRESS, target="first word of the output"),
+        *_unsigned(
+            STRIDE,
+            target_block="words from channel block to channel block",
+            target_col="words from row to row",
+        ),
+    ),
+)
 BARRIER = Instruction("Barrier", 8, "end of a segment: all writes are in memory", ())
 
 INSTRUCTIONS: dict[int, Instruction] = {
@@ -307,6 +305,8 @@ INSTRUCTIONS: dict[int, Instruction] = {
         BARRIER,
         ATTEND,
         NORM,
+        ADJUST,
+        ROTATE,
     )
 }
 OPERATIONS = ("max", "sum", "add", "mul", "depthwise")
@@ -321,6 +321,7 @@ SPACES = ("unified", "operand", "wide")  # on-chip buffers of activations
 UNIFIED, OPERAND, WIDE = range(len(SPACES))
 PARAMETER_ROWS = 14  # weight-stream rows per parameter block: byte planes, see units/requant.py
 LOOKUP_ENTRIES = 256
+ADDED, FACTOR = 1, 2  # Activate.residual
 
 
 def decode(words: Words) -> tuple[Instruction, dict[str, int]]:
@@ -366,6 +367,11 @@ def template_values() -> Mapping[str, Any]:
         "spaces": SPACES,
         "parameter_rows": PARAMETER_ROWS,
         "lookup_entries": LOOKUP_ENTRIES,
+        "adjustments": ADJUSTMENTS,
+        "most_adjusts": MOST_ADJUSTS,
+        "registers": REGISTERS,
+        "added": ADDED,
+        "factor": FACTOR,
     }
 
 

@@ -58,7 +58,7 @@ class OpSpec:
 
 def _unary(name: str) -> OpSpec:
     def run(node: Node, inputs: list[Array]) -> list[Array]:
-        options = {k: v for k, v in node.attrs.items() if k != "requant"}
+        options = {k: v for k, v in node.attrs.items() if k not in ("requant", "roles")}
         return [np.asarray(reference.UNARY[name](inputs[0], **options), inputs[0].dtype)]
 
     return OpSpec(name, shapes.same, run, "elementwise", f"ONNX's {name} of every element")

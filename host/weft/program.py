@@ -134,6 +134,19 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """What a decoder's program keeps from run to run: keys and values of up to `capacity` tokens,
+    in the regions `names`, for each of `slots` texts. A run takes 1 to `tokens` new ones; how many,
+    how many are there already, and the first row of the slot, are registers (`Device.run`).
+    """
+
+    tokens: int
+    capacity: int
+    names: tuple[str, ...]
+    slots: int = 1
+
+
+@dataclass(frozen=True)
 class AcceleratorSegment:
     """Instructions [n, 32] up to and including the Barrier; `layers[i]` indexes Program.layers."""
 
@@ -163,9 +176,12 @@ class Program:
     host and accelerator to their place in it. `model` are the bytes of the quantized graph it was
     compiled from (`weft.graph_file`), None in files of older versions. `assets` is what the host
     needs around it, by name: of a text encoder the tokenizer and embedding tables (`weft.text`).
-    `tokens` names, for tensors whose dimension 1 counts the tokens of an input, that input; `rules`
-    are what a run with fewer of them changes (`weft.tokens`). `lengths` is the input, if there is
-    one, that holds how many tokens of a sample there are: each runs with as many (`weft.padding`).
+    `states` names, for inputs and outputs that lie at one place, the state that they are: what a
+    run leaves there the next one reads. `entries` are parts that run alone, by name: which segments
+    (`weft.recurrent`). `tokens` names, for tensors whose dimension 1 counts the tokens of an input,
+    that input; `rules` are what a run with fewer of them changes (`weft.tokens`). `cache` is that
+    of a decoder. `lengths` is the input, if there is one, that holds how many tokens of a sample
+    there are: each runs with as many (`weft.padding`).
     """
 
     name: str
@@ -183,6 +199,9 @@ class Program:
     tokens: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     lengths: str = ""
+    cache: Cache | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     assets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
@@ -245,10 +264,16 @@ class Program:
         for number, segment in enumerate(self.segments):
             if isinstance(segment, AcceleratorSegment):
                 self._verify_segment(number, segment)
+        if self.cache is not None:
+            _check_cache(self, self.cache)
         if self.tokens or self.rules or self.lengths:
             from weft.tokens import check_rules
 
             check_rules(self)
+        if self.states or self.entries:
+            from weft.recurrent.states import check_states
+
+            check_states(self)
         return self
 
     def at_tokens(self, tokens: int | Mapping[str, int]) -> Program:
@@ -292,6 +317,16 @@ class Program:
 
 
 MAX_MEMORY_ROWS = 1 << 26  # a limit against hostile files: 2 GiB at 32 lanes
+
+
+def _check_cache(program: Program, cache: Cache) -> None:
+    """Raises ProgramError for a cache that is not in the program's memory."""
+    if not 1 <= cache.tokens <= cache.capacity or cache.slots < 1:
+        raise ProgramError(f"a cache of {cache.capacity} tokens, {cache.tokens} at a time")
+    for name in cache.names:
+        region = program.regions.get(name)
+        if region is None or region.layout.height != cache.capacity * cache.slots:
+            raise ProgramError(f"cache {name!r} is no region of {cache.capacity} tokens")
 
 
 def _region_words(region: Region, lanes: int) -> int:

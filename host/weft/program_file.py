@@ -25,6 +25,7 @@ from weft.graph import Array, Graph, Quant, Tensor
 from weft.graph_file import node_entry, node_of
 from weft.program import (
     AcceleratorSegment,
+    Cache,
     HostSegment,
     Layer,
     Layout,
@@ -61,7 +62,10 @@ def save(program: Program, path: str | Path) -> None:
         "notes": dict(program.notes),
         "tokens": dict(program.tokens),
         "lengths": program.lengths,
+        "cache": None if program.cache is None else asdict(program.cache),
         "rules": [list(asdict(rule).values()) for rule in program.rules],
+        "states": dict(program.states),
+        "entries": {name: list(numbers) for name, numbers in program.entries.items()},
     }
     if program.model is not None:
         blobs["model"] = program.model
@@ -192,6 +196,9 @@ def _parse(manifest: dict[str, Any], blobs: dict[str, Array]) -> Program:
         tokens={str(name): str(root) for name, root in manifest.get("tokens", {}).items()},
         rules=tuple(_rule(entry) for entry in manifest.get("rules", ())),
         lengths=str(manifest.get("lengths", "")),
+        cache=_cache(manifest.get("cache")),
+        states={str(name): str(state) for name, state in manifest.get("states", {}).items()},
+        entries={str(n): tuple(map(int, e)) for n, e in manifest.get("entries", {}).items()},
         assets={n.removeprefix(ASSET): b for n, b in blobs.items() if n.startswith(ASSET)},
     )
     return program.verify()
@@ -211,6 +218,13 @@ def _blob(blobs: dict[str, Array], name: str, dtype: Any, ndim: int) -> Array:
 
 def _layer(entry: dict[str, Any]) -> Layer:
     return Layer(**{**entry, "tokens": tuple(map(str, entry.get("tokens", ())))})
+
+
+def _cache(entry: dict[str, Any] | None) -> Cache | None:
+    if entry is None:
+        return None
+    names = tuple(map(str, entry["names"]))
+    return Cache(int(entry["tokens"]), int(entry["capacity"]), names, int(entry["slots"]))
 
 
 def _rule(entry: list[Any]) -> Rule:

@@ -36,13 +36,15 @@ NAMES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36", "uram": "UR
 ADDER, MULTIPLEXER, COMPARE = 33, 32, 18  # LUTs for 32 bits (B5, B9, B6)
 SHIFTER_32, SHIFTER_64, SATURATE = 94, 200, 34  # LUTs (B10; B7 less its multiplexer)
 PRODUCT_32 = (48, 4)  # LUTs and DSPs of 32 × 32 → 64 bits (B12)
+LOW_PRODUCT_DSPS = 3  # the low 32 bits of it: the product of the high parts is left out
 CALLERS = 3  # MatMul, Vector and Activate; they take turns on the epilogue
 EPILOGUE_STAGES = 12  # registers of about 64 bits that a lane passes
 SCALAR_PRODUCTS = 60  # address and limit products of 16 to 24 bits, a DSP each
 COMMAND_BITS = 32 * isa.WORDS
 COMMAND_DEPTH, TRANSFER_DEPTH, COMMAND_QUEUES = 16, 64, 4  # hls/weft/kernel.hpp
 PROCESSES = 5  # fetch, load, weights, compute, store
-POINTERS = 7  # s_axilite: four of 64 bits, six scalars of 32
+POINTERS = 8.5  # s_axilite: four of 64 bits, nine scalars of 32
+ADJUSTED = isa.MOST_ADJUSTS * isa.ADJUSTMENTS  # values that wait for their instruction
 PROGRAM_PORT_BITS = 32
 HLS_TO_ROUTED = (0.75, 0.81)  # LUT and FF: sums of HLS operators against routed kernels
 SYNTH_TO_ROUTED = (0.85, 1.0)
@@ -209,8 +211,8 @@ def other_engines(g: Geometry) -> dict[str, Resources]:
 
 
 def row_units(g: Geometry, board: Board) -> dict[str, Resources]:
-    """Attention and norms, with the wide buffer that both need; designs have none."""
-    there = set(getattr(g, "units", ())) & {"attention", "norm"}
+    """Attention, norms and rotations, with the wide buffer of all; designs have none."""
+    there = set(getattr(g, "units", ())) & {"attention", "norm", "rotate"}
     made: dict[str, tuple[Any, ...]] = {}
     if there:
         made["wide"] = attention_costs.wide(g, board)
@@ -218,6 +220,8 @@ def row_units(g: Geometry, board: Board) -> dict[str, Resources]:
         made["attention"] = attention_costs.attention(g)
     if "norm" in there:
         made["norm"] = norm_costs.norm(g)
+    if "rotate" in there:
+        made["rotate"] = attention_costs.rotate(g)
     return {name: Resources(*amounts).routed() for name, amounts in made.items()}
 
 
@@ -299,13 +303,18 @@ def s_axilite(pointers: Any) -> Resources:
 
 
 def control() -> Resources:
-    """Fetch, checks, window walks and the queues of commands: the same in every design."""
+    """Fetch, checks, window walks and the queues of commands: the same in every design.
+
+    Adjust (hls/weft/adjust.hpp) has a product of 32 bits, of which the low half counts, a shifter
+    and the values of two of them.
+    """
     lut, ff, bram = storage.fifo(COMMAND_DEPTH, COMMAND_BITS)
     arithmetic = SCALAR_PRODUCTS * (ADDER + COMPARE)
+    adjust = SHIFTER_32 + 4 * ADDER + COMPARE + (ADJUSTED + 2) * MULTIPLEXER
     return Resources(
-        COMMAND_QUEUES * lut + 2 * arithmetic,
-        COMMAND_QUEUES * ff + PROCESSES * COMMAND_BITS + SCALAR_PRODUCTS * 64,
-        SCALAR_PRODUCTS,
+        COMMAND_QUEUES * lut + 2 * arithmetic + adjust,
+        COMMAND_QUEUES * ff + PROCESSES * COMMAND_BITS + SCALAR_PRODUCTS * 64 + ADJUSTED * 40,
+        SCALAR_PRODUCTS + LOW_PRODUCT_DSPS,
         COMMAND_QUEUES * bram,
     ).routed()
 

@@ -168,7 +168,7 @@ def new_figure(path: Path, columns: int = 1, one_scale: bool = True) -> tuple[Fi
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependency("--plot needs matplotlib: pip install 'weft[plot]'") from None
-    figure = Figure(figsize=(7.5 if columns == 1 else 10, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5 if columns == 1 else 5.0 * columns, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     made = figure.subplots(1, columns, sharey=one_scale)
     for axes in [made] if columns == 1 else made:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +74,16 @@ Steps = list[_OnDevice | _OnHost]
 Ran = tuple[dict[str, Array], list[RunResult], tuple[tuple[Program, int], ...]]
 
 
-def _steps(program: Program, device: Device) -> Steps:
-    """The segments with all that is known of them before the first sample.
+def steps_of(
+    program: Program,
+    device: Device,
+    numbers: Collection[int] | None = None,
+    states: Collection[str] = (),
+) -> Steps:
+    """The segments (or those with `numbers`) with all that is known before the first sample.
 
     A tensor is written where a segment first reads it, and read back where the host or the caller
-    needs it; between accelerator segments it stays in activation memory.
+    needs it; between accelerator segments it stays in activation memory, as `states` always do.
     """
     lanes = program.overlay.lanes
     shapes = {info.name: info.shape for info in program.outputs}
@@ -87,9 +92,12 @@ def _steps(program: Program, device: Device) -> Steps:
         if isinstance(segment, HostSegment):
             wanted.update(segment.graph.inputs)
             shapes |= {name: segment.graph[name].shape for name in segment.graph.inputs}
-    resident: set[str] = set()
+    wanted -= set(states)
+    resident = set(states)
     steps: Steps = []
     for number, segment in enumerate(program.segments):
+        if numbers is not None and number not in numbers:
+            continue
         if isinstance(segment, HostSegment):
             steps.append(_OnHost(HostRunner(segment.graph)))
             continue
@@ -118,9 +126,13 @@ class Session:
     """
 
     def __init__(self, program: Program, device: Device, timeout_s: float | None = None) -> None:
+        if program.cache is not None:
+            raise UsageError(
+                f"program {program.name!r} is a decoder: weft.open_decoder(program) generates text"
+            )
         self.program = program
         self.device = device
-        self.timeout_s = _checked_limit(timeout_s)
+        self.timeout_s = checked_limit(timeout_s)
         self.last: Run | None = None
         self._lock = threading.Lock()
         self._open = True
@@ -131,7 +143,7 @@ class Session:
         self._known: dict[tuple[int, ...], tuple[Program, Steps]] = {}
         device.load(program)
         self._loaded = program
-        self._steps = _steps(program, device)
+        self._steps = steps_of(program, device)
 
     def run(
         self,
@@ -155,9 +167,15 @@ class Session:
         UsageError for a limit that is not positive, DeviceTimeout and DeviceError.
         """
         start = time.perf_counter()
+        if self.program.entries:
+            entries = ", ".join(map(repr, self.program.entries))
+            raise UsageError(
+                f"program {self.program.name!r} has parts that run alone ({entries}): open it with "
+                "weft.recurrent.open_steps"
+            )
         values = self.checked(inputs, mask is not None)
         samples = len(next(iter(values.values())))
-        limit = self.timeout_s if timeout_s is None else _checked_limit(timeout_s)
+        limit = self.timeout_s if timeout_s is None else checked_limit(timeout_s)
         padded = padding.of(self.program, values, mask)
         with self._lock:
             if not self._open:
@@ -243,7 +261,7 @@ class Session:
             program = self.program
             if counts != tuple(self._most.values()):
                 program = program.at_tokens(dict(zip(self._most, counts, strict=True)))
-            self._known[counts] = program, _steps(program, self.device)
+            self._known[counts] = program, steps_of(program, self.device)
         return self._known[counts]
 
     def _chunk(
@@ -308,7 +326,8 @@ class Session:
         return values
 
 
-def _checked_limit(timeout_s: float | None) -> float | None:
+def checked_limit(timeout_s: float | None) -> float | None:
+    """A limit of time as it is. Raises UsageError for one that is not positive."""
     if timeout_s is not None and not timeout_s > 0:
         raise UsageError(f"timeout_s = {timeout_s}: more than 0 seconds, or None for no limit")
     return timeout_s

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from weft.config import Overlay, load_board
+from weft.eie_load import Load, loads
 from weft.graph import Array, Graph
 from weft.program import Program
 
@@ -27,7 +28,8 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Form:
     """One form of a network: `density` of the weights in products, clocks per sample as counted by
-    the simulation, `board_s` predicted; `top1` where labels are known.
+    the simulation, `board_s` predicted; `top1` where labels are known; `eie`, what goes on in the
+    layers of that engine, for the same samples.
     """
 
     sparsity: str
@@ -38,6 +40,7 @@ class Form:
     agreement: float
     top1: float | None
     layers: tuple[Mapping[str, Any], ...]
+    eie: tuple[Load, ...] = ()
 
     @property
     def sparse_layers(self) -> int:
@@ -46,7 +49,8 @@ class Form:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**vars(self), "board_s": dict(self.board_s), "layers": list(self.layers)}
+        plain = {"board_s": dict(self.board_s), "layers": list(self.layers)}
+        return vars(self) | plain | {"eie": [load.as_dict() for load in self.eie]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +128,7 @@ def _measured(
         float(np.mean(classes == (classes if reference is None else reference))),
         None if task.labels is None else float(np.mean(classes == task.labels)),
         layers,
+        loads(program, first) if any(layer["engine"] == "eie" for layer in layers) else (),
     )
     return found, classes
 

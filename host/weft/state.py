@@ -20,7 +20,8 @@ STATUS = {
     3: "a unified-buffer address outside the buffer",
     4: "more rows than the accumulators have",
     5: "a table index outside the table",
-    6: "MatMul or Vector without its Activate, an Activate without sums, or no Barrier at the end",
+    6: "MatMul or Vector without its Activate, an Activate without sums, an Adjust without an "
+    "instruction, or no Barrier at the end",
     7: "output overlaps input",
     8: "a memory address outside what the host gave",
     9: "the weight stream does not match its use",
@@ -107,7 +108,7 @@ class State:
         self.stream, self.sums = [], None
         self.pending, self.queued, self.open_rows = False, 0, 0
         self.scores = 0
-        self.read = np.zeros(len(self.memory), np.bool_)
+        self.late = np.zeros(len(self.memory), np.bool_)  # rows that are read once they are written
         self.written = np.zeros(len(self.memory), np.bool_)
 
     def feed(self, rows: NDArray[Any], matvec: bool = False) -> None:
@@ -123,6 +124,13 @@ class State:
             if rows > 0 and grouped != matvec:
                 raise FaultError(9, f"rows that are {'' if grouped else 'not '}for engine matvec")
             rows -= len(block)
+
+    def ahead(self, rows: int) -> NDArray[Any]:
+        """A copy of the next `rows` rows of the weight stream, which stay in it."""
+        self.need(rows)
+        blocks = (block for block, _ in self.stream)
+        whole = [np.zeros((0, self.overlay.lanes), np.int8), *blocks]
+        return np.asarray(np.concatenate(whole)[:rows])
 
     def take(self, rows: int, matvec: bool = False) -> NDArray[Any]:
         """The next `rows` rows of the weight stream."""
@@ -145,10 +153,10 @@ class State:
         if self.stream:
             rows = sum(len(block) for block, _ in self.stream)
             raise FaultError(9, f"{rows} rows are never used")
-        both = np.flatnonzero(self.read & self.written)
-        if len(both):
+        late = np.flatnonzero(self.late)
+        if len(late):
             raise DeviceError(
-                f"memory rows {both[0]}..{both[-1]} are read in the segment that writes them"
+                f"memory rows {late[0]}..{late[-1]} are read in the segment that has written them"
             )
 
 

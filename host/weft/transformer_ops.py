@@ -1,4 +1,4 @@
-"""Operators of Transformer encoders: LayerNorm, RMSNorm and Attention, in float for the host.
+"""Operators of Transformers: LayerNorm, RMSNorm, Rope and Attention, in float for the host.
 
 `SPECS` lists (name, shapes, function, category, doc, batched); `weft.ops` makes operators of them.
 Their inputs and attributes are those of the table in ARCHITECTURE.md.
@@ -33,6 +33,19 @@ def norm_shape(node: Node, inputs: Inputs) -> list[Shape]:
             )
     if not node.attrs["epsilon"] >= 0:
         raise ShapeError(f"{node.op} {node.name!r}: epsilon = {node.attrs['epsilon']}; at least 0")
+    return [x]
+
+
+def rope_shape(node: Node, inputs: Inputs) -> list[Shape]:
+    """x [1, S, H·w] with frequencies [w / 2]."""
+    x, frequencies = (nth(node, inputs, i).shape for i in range(2))
+    heads = node.attrs["heads"]
+    pairs = len(frequencies) == 1 and len(x) == 3 and heads >= 1
+    if not pairs or x[2] != 2 * heads * frequencies[0]:
+        raise ShapeError(
+            f"Rope {node.name!r}: x {x} with frequencies {frequencies} and {heads} heads; [1, S, "
+            "heads · width] and one for each pair of a head's channels are expected"
+        )
     return [x]
 
 
@@ -86,6 +99,29 @@ def _normalized(x: Array, epsilon: float) -> Array:
     """x over its root mean square; a row of zeros stays one, also with an epsilon of 0."""
     power = np.square(x).mean(-1, keepdims=True) + np.asarray(epsilon, x.dtype)
     return x / np.sqrt(np.where(power > 0, power, 1))
+
+
+def rotations(frequencies: Array, positions: int, first: int = 0) -> tuple[Array, Array]:
+    """cos and sin of position · frequency, each [positions, pairs], in float64."""
+    angles = np.outer(np.arange(first, first + positions), np.asarray(frequencies, np.float64))
+    return np.cos(angles), np.sin(angles)
+
+
+def rope(node: Node, inputs: list[Array]) -> list[Array]:
+    """Rotary position embedding; the first token is at position 0."""
+    return [rotated(inputs[0], inputs[1], int(node.attrs["heads"]))]
+
+
+def rotated(x: Array, frequencies: Array, heads: int, first: int = 0) -> Array:
+    """Adjacent channels (2i, 2i + 1) of each head turned by position times frequency i (Su et al.,
+    RoFormer, 2021, equation 34); token 0 of x [n, S, H·w] is at position `first`.
+    """
+    cos, sin = rotations(frequencies, x.shape[1], first)
+    pairs = x.reshape(*x.shape[:2], heads, -1, 2).astype(np.float64)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    cos, sin = cos[:, None], sin[:, None]
+    y = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return np.asarray(y.reshape(x.shape), x.dtype)
 
 
 def attention(node: Node, inputs: list[Array]) -> list[Array]:
@@ -155,12 +191,13 @@ SPECS = (
         _rows_alone,
     ),
     ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon", _rows_alone),
+    ("Rope", rope_shape, rope, "reduce", "x, frequencies; heads", _rows_alone),
     (
         "Attention",
         attention_shape,
         attention,
         "matrix",
-        "q, k, v, bias or none, keys or none; heads, kv_heads, scale, causal, left, right",
+        "q, k, v, bias or none, keys or none; heads, kv_heads, scale, causal, left, right, cache",
         _samples_alone,
     ),
 )

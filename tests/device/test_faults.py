@@ -240,6 +240,27 @@ def test_memory_read_where_it_is_written_is_a_hazard(where):
 
 
 @pytest.mark.parametrize("where", {**DEVICES, **EXACT})
+def test_what_was_read_may_be_written_behind(where):
+    """A state that a step reads and leaves for the next one has one place."""
+    name, options = {**DEVICES, **EXACT}[where]
+    device = open_device(name, **options)
+    code = Code(NANO if where == "exact" else OVERLAY)
+    lanes = code.overlay.lanes
+    code.add(isa.READ_HOST, memory=8, words=4, chunks=1, buffer=1)
+    code.add(isa.WRITE_HOST, memory=9, words=4, chunks=1, buffer=1)
+    device.load(code.program())
+    content = np.arange(4 * lanes, dtype=np.int8).reshape(4, lanes)
+    device.write(8, content)
+    device.run(0, 1)
+    np.testing.assert_array_equal(device.read(9, 4), content)
+    code.add(isa.READ_HOST, memory=12, words=1, chunks=1)
+    device.load(code.program())
+    with pytest.raises(DeviceError, match=r"memory rows 12\.\.12 are read in the segment that has"):
+        device.run(0, 1)
+    device.close()
+
+
+@pytest.mark.parametrize("where", {**DEVICES, **EXACT})
 def test_a_long_program_runs_out_of_time(where):
     name, options = {**DEVICES, **EXACT}[where]
     device = open_device(name, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +15,10 @@ pynq = pytest.importorskip("pynq", reason="pynq wants numpy<2: `make test` runs 
 
 from programs import scaling  # noqa: E402
 
+import kernel  # noqa: E402
 import models  # noqa: E402
 import weft  # noqa: E402
-from weft import cli  # noqa: E402
+from weft import cli, isa  # noqa: E402
 from weft.config import load_board, load_overlay  # noqa: E402
 from weft.demo import MODELS, load_data  # noqa: E402
 from weft.device import bitfile, open_device  # noqa: E402
@@ -24,6 +26,7 @@ from weft.device.pynq import Pynq  # noqa: E402
 from weft.device.simboard import Simboard  # noqa: E402
 from weft.errors import DeviceError, UsageError  # noqa: E402
 from weft.simboard.board import Board, write_bitstream  # noqa: E402
+from weft.state import FaultError  # noqa: E402
 
 PYNQ4 = version("pynq").startswith("4.")
 DATA = load_data()
@@ -109,6 +112,32 @@ def test_an_inference_writes_one_register(digits):
         assert session.device.kernel.writes == board.writes
         session.run(DATA.images[:2])
         assert board.writes - writes == 12  # another batch, and start
+
+
+def test_another_token_writes_two_registers():
+    """Where a text stands is a register of the kernel; nothing else is written between tokens."""
+    overlay = kernel.OVERLAYS["8x8"]
+    memory = 1 + [f.name for f in isa.WRITE_HOST.fields].index("memory")
+    code = kernel.Code(overlay).add(isa.READ_HOST, words=1, chunks=1, memory=0)
+    code.add(isa.ADJUST, field_0=memory, register_0=4, most_0=99, scale_0=1, base_0=50)
+    code.add(isa.ADJUST, register_0=0, most_0=9, drop_0=1)
+    code.add(isa.WRITE_HOST, words=1, chunks=1, buffer=0)
+    row = np.arange(8, dtype=np.int8)[None]
+    with contextlib.closing(open_device("simboard")) as device:
+        device.load(code.program(memory_rows=200))
+        device.write(0, row)
+        device.run(0, 1, None, (1, 0, 0))
+        for position in range(1, 10):
+            writes = device.board.writes
+            device.run(0, 1, None, (1, position, 0))
+            assert device.board.writes - writes == 2  # the position, and start
+        device.run(0, 1, None, (0, 20, 0))  # no token: nothing is written
+        device.run(0, 1, None, (1, 3, 30))
+        written = np.flatnonzero(device.read(0, 200).any(1))
+        assert written.tolist() == [0, *range(50, 60), 83]
+        np.testing.assert_array_equal(device.read(83, 1), row)
+        with pytest.raises(FaultError, match="status 2"):
+            device.run(0, 1, None, (0, -1, 0))
 
 
 def test_long_runs_leave_the_host_free(digits):

@@ -60,7 +60,7 @@ def test_what_comes_with_weft_covers_every_board():
 
 
 def test_an_overlay_that_does_not_fit_is_told_what_is_missing():
-    with pytest.raises(OverlayError, match=r"'edge' does not fit Pynq-Z2: .*DSP 796 of 220") as it:
+    with pytest.raises(OverlayError, match=r"'edge' does not fit Pynq-Z2: .*DSP 799 of 220") as it:
         resources.check(load_overlay("edge"), "Pynq-Z2")
     assert "weft explore --board Pynq-Z2" in str(it.value)
 

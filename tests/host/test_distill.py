@@ -47,6 +47,15 @@ def test_a_module_computes_what_the_onnx_file_does() -> None:
         np.testing.assert_allclose(module(HELD).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_training_a_module_leaves_the_graph_as_it_is() -> None:
+    graph = weft.load_model(MODELS / "digits.onnx")
+    before = {name: t.data.copy() for name, t in graph.tensors.items() if t.data is not None}
+    wt.distill(wt.from_graph(graph, logits=True), teacher(), IMAGES, wt.Schedule(2, 8))
+    assert before
+    for name, data in before.items():
+        np.testing.assert_array_equal(graph[name].data, data)
+
+
 @pytest.mark.parametrize("name", ["resnet8", "mnist", "har"])
 def test_real_networks_as_modules(name: str, network) -> None:
     """Sums of branches, padding on one side, pooling, one axis and two."""

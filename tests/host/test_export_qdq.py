@@ -133,3 +133,17 @@ def test_fused_activations(op, activation):
     (theirs,) = session.run(None, {"x": x})
     scale = graph["y"].quant.scale
     assert np.abs(np.rint(ours / scale) - np.rint(theirs / scale)).max() <= 1
+
+
+@pytest.mark.oracle
+def test_steps_of_a_recurrent_layer(tmp_path):
+    """Nodes of steps are ordinary ones; codes of the states may differ by one in every step."""
+    from test_recurrent import Layers
+
+    net, path = Layers(3, 16, first=True), tmp_path / "gru.onnx"
+    model = net.model(net.layer("GRU", 16, 16)[1])
+    x = net.feeds(50, first=True)["x"]
+    program = weft.compile(model, "lab", calibration=x, export_qdq=path)
+    ours, theirs = compared(program, path, x)
+    assert np.abs(ours - theirs).max() < 0.04
+    assert np.corrcoef(ours.reshape(-1), theirs.reshape(-1))[0, 1] > 0.998

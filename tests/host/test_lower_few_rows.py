@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,19 @@ from hypothesis import strategies as st
 
 import weft
 from weft import isa, ops
-from weft.config import Overlay, load_board
+from weft.adjust import resolved
+from weft.config import Overlay, load_board, load_overlay
+from weft.decoder_compiler import compile_decoder
+from weft.device import open_device
 from weft.estimate import estimate
 from weft.formats import FORMATS
+from weft.frontend import decoders
 from weft.graph import Graph, Node, Tensor
-from weft.lower.engines import of_few_rows
+from weft.lower.few_rows import of_few_rows
 from weft.program import AcceleratorSegment, Program
 from weft.roofline import roofline
+from weft.text.decoder_assets import DecoderAssets
+from weft.text.forward import ProgramForward
 from weft.units import matvec, systolic
 
 SIZES: dict[str, Any] = {"weight_bits": 16, "formats": tuple(FORMATS)}
@@ -145,6 +152,40 @@ def test_the_array_keeps_what_it_does_faster():
     f = product(tiles=1, blocks=64)
     there = f | of_few_rows(f, memory_rows, BOTH, 1)
     assert 4 * matvec.clocks(there, BOTH, 1).matrix == 8 * systolic.clocks(f, BOTH, 1, {}).matrix
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4:g32"])
+def test_one_program_of_a_decoder_takes_both_engines(weights):
+    """Which one, says the number of tokens of a run; the bits are those of the array alone."""
+    decoder = decoders.load(Path(__file__).resolve().parents[1] / "data" / "decoders" / "llama_gqa")
+    lab = load_overlay("lab")
+    alone = replace(lab, name="array", engines=("systolic",), stream_rows=1)
+    few, array = (
+        compile_decoder(
+            decoder, overlay, cache=40, tokens=12, calibration=[[1, 2, 3, 4, 5, 6]], weights=weights
+        )
+        for overlay in (lab, alone)
+    )
+    assets = DecoderAssets.of(decoder)
+    forwards = [
+        ProgramForward(program, open_device(name), assets)
+        for name, program in (("golden", few), ("csim", few), ("csim", array))
+    ]
+    used, before = set(), 0
+    for tokens in (1, 3, 8, 12, 9, 1):
+        golden, csim, expected = (f.run(range(1, tokens + 1), before, 0) for f in forwards)
+        np.testing.assert_array_equal(golden, expected)
+        np.testing.assert_array_equal(csim, expected)
+        counters = [f.results[0].counters for f in forwards]
+        assert counters[0] == counters[1]
+        registers = (tokens, before, 0)
+        for _, words in resolved(few.segments[0].words, registers):
+            if words is not None and words[0] == isa.MAT_MUL.opcode:
+                used.add((tokens, isa.ENGINES[isa.decode(words)[1]["engine"]]))
+        before += tokens
+    assert {engine for tokens, engine in used if tokens > matvec.ROWS} == {"systolic"}
+    assert (1, "matvec") in used
+    assert (1, "systolic") not in used
 
 
 def test_estimates_know_the_ports_and_the_multipliers():

@@ -150,7 +150,7 @@ def test_a_fit_adds_up_and_says_what_is_tight():
         assert fit.utilization[kind] == pytest.approx(share)
     assert fit.fits
     assert [text.split()[0] for text in fit.tight] == ["LUT", "BRAM36"]
-    assert fit.as_dict()["total"]["dsp"] == 796
+    assert fit.as_dict()["total"]["dsp"] == 799
 
 
 def test_norms_cost_by_method_and_lane():
@@ -174,7 +174,9 @@ def test_norms_cost_by_method_and_lane():
 def test_attention_costs_by_method_and_lane():
     encoder, board = load_overlay("encoder"), load_board("ZCU104")
     found = resources.row_units(encoder, board)
-    assert list(found) == ["wide", "attention", "norm"]
+    assert list(found) == ["wide", "attention", "norm", "rotate"]
+    assert found["wide"].as_dict()["dsp"] == 32 * (4 + 1)  # a scale of 32 bits, a factor of 16
+    assert found["rotate"].as_dict()["dsp"] == 32 + 3  # a product per lane; addresses
     assert found["wide"].as_dict()["uram"] == 4 * 8  # 16,384 words of 512 bits
     by = {
         name: resources.row_units(replace(encoder, softmax=name), board)["attention"].as_dict()

@@ -129,7 +129,7 @@ def test_errors_of_the_nearest_format(file):
 
 def test_inspect(file, capsys):
     printed = shown(capsys, file)
-    for text in ("llama", "Q6_K.weight", "6×512", "int8", "norm.weight", "text generation"):
+    for text in ("llama", "Q6_K.weight", "6×512", "int8", "norm.weight", "generates text"):
         assert text in printed, text
     facts = json.loads(shown(capsys, file, "--json"))
     assert facts["architecture"] == "llama"

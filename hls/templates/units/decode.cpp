@@ -8,7 +8,7 @@
 namespace weft {
 
 constexpr int kWordsPerPacket = kWordsPerRow * kWeightPorts;
-constexpr int kUnitDepth = 64;  // rows before and behind the decoder
+enum { kUnitDepth = 64 };  // rows before and behind the decoder; only pragmas name it
 
 /// The instruction, and the Barrier that ends the decode process.
 inline void send(const Command &words, Stream<Command> &commands) {

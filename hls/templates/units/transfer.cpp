@@ -10,7 +10,7 @@
 
 namespace weft {
 
-constexpr int kUnitDepth = 64;  // rows between a port and a memory
+enum { kUnitDepth = 64 };  // rows between a port and a memory; only pragmas name it
 
 /// Rows arrive while others are put in place; C simulation runs one process after the other.
 inline void run_read(const ReadHost &f, int batch, int rows, Port &operands, Memories &m,

@@ -33,7 +33,8 @@ lanes:
   return codes;
 }
 
-/// What results are clamped to, and then moved by. Bounds are moved by the zero point: y + zero
+/// What results are clamped to, and then moved by; those that meet a word of the wide buffer stay
+/// whole until then. Bounds are moved by the zero point: y + zero
 /// could overflow, low − zero can't.
 struct Bounds {
   Int<32> zero, least, most;
@@ -42,7 +43,8 @@ struct Bounds {
 inline Bounds bounds_of(const Activate &f) {
   WEFT_INLINE
   const Int<32> zero = Int<32>(f.zero_point), whole = 0x7fffffff;
-  if (kHasWide && f.space == kWideSpace) return {0, Int<32>(-whole - 1), whole};
+  if (kHasWide && (f.space == kWideSpace || f.residual != 0))
+    return {0, Int<32>(-whole - 1), whole};
   return {zero, Int<32>(Int<32>(f.low) - zero), Int<32>(Int<32>(f.high) - zero)};
 }
 

@@ -1,5 +1,6 @@
 /// Where results go: words of codes to the unified or the operand buffer, words of int16, scores
-/// among them, to the wide one. Golden model: host/weft/units/activate.py, wide.py.
+/// among them, to the wide one. Words of the wide buffer may be added, or be factors. Golden model:
+/// host/weft/units/activate.py, wide.py.
 #pragma once
 #include "units/activate.hpp"
 #include "units/rows.hpp"
@@ -10,7 +11,7 @@ namespace weft {
 struct Writer {
   Activate f;
   Positions at;
-  Strided word, added;  // added: the word of the wide buffer that is added
+  Strided word, added;  // added: the word of the wide buffer that is added, or a factor
   int tile;
 
   void begin(const Activate &fields, int batch, int out_h, int out_w) {
@@ -51,29 +52,51 @@ struct Writer {
   }
 };
 
-/// What is added to the sums of the present position.
+/// What is added to the sums of the present position, or multiplies them.
 inline WideWord added_word(const Writer &out, const Memories &m) {
   WEFT_INLINE
   WideWord none = {};
   return kHasWide && out.f.residual != 0 ? value_of(m.wide[out.added.address()]) : none;
 }
 
-/// Sums, and what is added to them, as int16.
-inline WideWord wide_word(const SumWord &sums, const Writer &out, const WideWord &added) {
-  WEFT_INLINE
-  const bool adds = out.f.residual != 0;
-  const Int<32> multiplier = out.f.residual_multiplier,
-                shift = clamped(Int<32>(out.f.residual_shift), kShiftLow, kShiftHigh);
+inline Int<32> within_word(Int<64> x) {
+  const Int<64> above = x < -32767 ? Int<64>(-32767) : x;  // −32768 marks a masked score
+  return Int<32>(above > 32767 ? Int<64>(32767) : above);
+}
+
+/// Sums, and what is added to them or multiplies them, as int16. Like `activate` one instance for
+/// all that write: a lane has a product of 16 and one of 32 bits.
+WEFT_SHARED WideWord wide_word(const SumWord &sums, const Activate &f, const WideWord &added) {
+  WEFT_FUNCTION
+  const bool adds = f.residual != 0, multiplies = f.residual == kFactor;
+  const Int<32> multiplier = f.residual_multiplier,
+                shift = clamped(Int<32>(f.residual_shift), kShiftLow, kShiftHigh);
   WideWord word;
 lanes:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    const Int<32> more = adds ? single_round(Int<32>(added[c]), multiplier, shift) : Int<32>(0);
-    const Int<64> sum = Int<64>(Int<64>(sums[c]) + Int<64>(more));
-    const Int<64> above = sum < -32767 ? Int<64>(-32767) : sum;  // −32768 marks a masked score
-    word[c] = Int<16>(above > 32767 ? Int<64>(32767) : above);
+    const Int<16> factor = Int<16>(within_word(sums[c]));
+    const Int<32> from = multiplies ? Int<32>(factor * added[c]) : Int<32>(added[c]);
+    const Int<32> more = adds ? single_round(from, multiplier, shift) : Int<32>(0);
+    const Int<64> sum = Int<64>(multiplies ? Int<64>(0) : Int<64>(sums[c]));
+    word[c] = Int<16>(within_word(Int<64>(sum + Int<64>(more))));
   }
   return word;
+}
+
+/// Codes of products with words of the wide buffer.
+inline Word product_codes(const WideWord &products, const Activate &f) {
+  WEFT_INLINE
+  const Int<32> zero = Int<32>(f.zero_point);
+  Word codes;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    const Int<32> code = Int<32>(Int<32>(products[c]) + zero);
+    const Int<32> above = code < f.low ? Int<32>(f.low) : code;
+    codes[c] = Int<8>(above > f.high ? Int<32>(f.high) : above);
+  }
+  return codes;
 }
 
 /// One word of sums, requantized, to where it goes; `added` is the word that Activate.residual
@@ -87,14 +110,15 @@ inline void write_word(const Writer &out, const SumWord &raw, const ParameterWor
   const SumWord sums = divides ? normalized_sums(raw, total, m.softmax) : raw;
   SumWord whole;
   const Word codes = activate(sums, p, f, m.lookup, whole);
+  WideWord word = {};
+  if (kHasWide && (f.space == kWideSpace || f.residual != 0)) word = wide_word(whole, f, added);
   if (kHasWide && f.space == kWideSpace) {
-    WideWord word = wide_word(whole, out, added);
     if (kHasAttention && f.maximum != 0) word = keep_scores(word, f, out.at.x, out.tile, m.rows);
     put(m.wide[out.address()], word);
   } else if (kHasAttention && f.space == kOperandSpace) {
     m.operands.write(out.address(), codes);
   } else {
-    out.write(m.buffer, codes);
+    out.write(m.buffer, kHasWide && f.residual != 0 ? product_codes(word, f) : codes);
   }
 }
 

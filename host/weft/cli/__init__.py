@@ -26,6 +26,8 @@ COMMANDS = {
     "check": "running",
     "eval": "running",
     "embed": "embedding",
+    "generate": "generating",
+    "perplexity": "generating",
     "bench": "measuring",
     "estimate": "running",
     "explore": "exploring",

@@ -152,7 +152,9 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
     help="Typical inputs, arrays named as the model's inputs (x will do for the only one); of a "
     "text encoder lines of text.",
 )
-@click.option("--calibrator", default="minmax", show_default=True, metavar="NAME")
+@click.option(
+    "--calibrator", metavar="NAME", help="How ranges are found: minmax; of a decoder mse."
+)
 @click.option(
     "--requant",
     metavar="MODE",
@@ -212,7 +214,16 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
     "--tokens",
     type=click.IntRange(min=1),
     metavar="S",
-    help="Of a text encoder's longest sentence.",
+    help="Of a text encoder's longest sentence; of a decoder's run at most.",
+)
+@click.option(
+    "--cache", type=click.IntRange(min=1), metavar="T", help="Tokens that a decoder remembers."
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Texts that a decoder keeps apart.",
 )
 @click.option(
     "--export-qdq",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -132,23 +133,52 @@ def eval_command(program: Path, data: Path, device: str, form: str | None, as_js
 
 
 @click.command("estimate")
-@terminal.program_argument
+@click.argument("program", metavar="P.weft|CONFIG", type=click.Path(path_type=Path))
 @click.option(
     "--board",
     metavar="BOARD",
     shell_complete=terminal.completing(board_names),
     help="A name of `weft list boards`; gives seconds.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples of a program; 1.")
+@click.option("--overlay", metavar="NAME", help="Of a CONFIG; decoder.")
+@click.option("--weights", metavar="FORMAT", help="Of a CONFIG; int4:g128.")
+@click.option("--kv", type=click.Choice(["int8"]), help="Keys and values of a CONFIG.")
+@click.option("--context", type=click.IntRange(min=0), metavar="N", help="Tokens before; 512.")
+@click.option("--prompt", type=click.IntRange(min=1), metavar="N", help="Tokens; the context's.")
 @terminal.plot_option
 @terminal.json_option
 def estimate_command(
-    program: Path, board: str | None, batch: int, plot: Path | None, as_json: bool
+    program: Path,
+    board: str | None,
+    batch: int | None,
+    plot: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Estimate cycles, traffic, time and resources without running.
 
-    Cycles are those that csim counts; the rest needs a board.
+    Cycles are those that csim counts; the rest needs a board. CONFIG is the config.json of a
+    decoder, or its folder: no weights are needed.
     """
+    from weft.cli.predicting import estimate_config
+    from weft.decoder_costs.config import is_config
+
+    if is_config(program):
+        if batch is not None:
+            raise UsageError(f"--batch {batch}: decoders are estimated one sequence at a time")
+        estimate_config(program, board, plot, as_json, options)
+        return
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"--{name} {value}: {program} is a program; it is for a config.json")
+    _estimate_program(program, board, batch or 1, plot, as_json)
+
+
+def _estimate_program(
+    program: Path, board: str | None, batch: int, plot: Path | None, as_json: bool
+) -> None:
+    """Shows what a compiled program takes."""
     import weft
     from weft import report, roofline
     from weft.cli.exploring import show_fit

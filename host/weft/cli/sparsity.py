@@ -13,6 +13,7 @@ from weft.config import overlay_names
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from weft.eie_load import Load
     from weft.sparse_study import Form
 
 
@@ -70,6 +71,8 @@ def sparsity_command(
     _show(found, f"{model.name} on {overlay}, pruned by {criterion}")
     for form in found if layers else ():
         _show_layers(form)
+        if form.eie:
+            _show_loads(form)
     if plot:
         terminal.stdout().print(f"picture: {plot}")
 
@@ -105,3 +108,28 @@ def _show_layers(form: Form) -> None:
     rows = [tuple(layer[key] for key in keys) for layer in form.layers]
     columns = ("layer", "engine", "#weight bytes", "#clocks", "what its zeros save")
     terminal.stdout().print(report.table(form.sparsity, columns, rows))
+
+
+def _show_loads(form: Form) -> None:
+    """Where the clocks of the layers on engine eie go."""
+    from weft import report
+
+    columns = ("layer", "#vectors", "#clocks", "#non-zeros", "#queue full", "#no word",
+               "#load balance", "#columns waiting", "#entries per weight",
+               "#even over PEs")  # fmt: skip
+    rows = [_load_row(load) for load in form.eie]
+    title = f"{form.sparsity} on engine eie, of a vector: waits in clocks, balance as Han et al."
+    terminal.stdout().print(report.table(title, columns, rows))
+
+
+def _load_row(load: Load) -> tuple[str | int, ...]:
+    sums = (load.clocks, load.broadcasts, load.stalled, load.unread)
+    return (
+        load.layer,
+        load.vectors,
+        *(f"{total / load.vectors:,.1f}" for total in sums),
+        f"{load.balance:.2f}",
+        f"{load.waiting:.2f} of {len(load.occupancy) - 1}",
+        f"{load.padding:.2f}",
+        f"{load.spread:.2f}",
+    )

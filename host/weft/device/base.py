@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from weft import isa
+from weft.adjust import Registers
 from weft.errors import DeviceError
 from weft.program import AcceleratorSegment, Program, Rows
 
@@ -37,8 +38,17 @@ class Device(Protocol):
     def write(self, row: int, data: Rows) -> None:
         """Copies `data` [rows, lanes] to activation memory from `row` on."""
 
-    def run(self, segment: int, batch: int, timeout_s: float | None = None) -> RunResult:
-        """Runs segment number `segment` of the program on `batch` samples."""
+    def run(
+        self,
+        segment: int,
+        batch: int,
+        timeout_s: float | None = None,
+        registers: Registers = (0, 0),
+    ) -> RunResult:
+        """Runs segment number `segment` of the program on `batch` samples.
+
+        `registers` are what its Adjusts refer to (docs/isa.md): tokens, position, origin.
+        """
 
     def read(self, row: int, rows: int) -> Rows:
         """A copy of `rows` rows of activation memory from `row` on."""

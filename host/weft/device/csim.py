@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import build
+from weft.adjust import Registers, whole
 from weft.device.base import RunResult, rows_of, segment_of, where
 from weft.errors import DeviceError, DeviceTimeout
 from weft.program import AcceleratorSegment, Program, Rows
@@ -32,7 +33,7 @@ def load_library(path: Path) -> ctypes.CDLL:
     pointer, integer, unsigned = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
     library.weft_run.argtypes = [
         *(pointer, pointer, pointer),
-        *(integer, integer, integer, integer, unsigned, unsigned),
+        *(integer, integer, integer, integer, integer, integer, integer, unsigned, unsigned),
         ctypes.c_double,
         pointer,
     ]
@@ -78,7 +79,13 @@ class Csim:
         self._loaded()
         return rows_of(self._memory, row, rows).copy()
 
-    def run(self, segment: int, batch: int, timeout_s: float | None = None) -> RunResult:
+    def run(
+        self,
+        segment: int,
+        batch: int,
+        timeout_s: float | None = None,
+        registers: Registers = (0, 0),
+    ) -> RunResult:
         """Runs one segment of the program."""
         segment_of(self._loaded(), segment)
         arguments = (
@@ -87,6 +94,7 @@ class Csim:
             self._segments[segment],
             1,
             batch,
+            *whole(registers),
             len(self._memory),
             len(self._weights),
             -1.0 if timeout_s is None else timeout_s,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weft.adjust import Registers, running, whole
 from weft.device import bitfile
 from weft.device.arena import Arena, RemoteArena
 from weft.device.base import RunResult, segment_of, where
@@ -128,7 +129,13 @@ class Pynq:
         with board_errors(f"{self.name}: reading results"):
             return self._loaded()[1].read(row, rows)
 
-    def run(self, segment: int, batch: int, timeout_s: float | None = None) -> RunResult:
+    def run(
+        self,
+        segment: int,
+        batch: int,
+        timeout_s: float | None = None,
+        registers: Registers = (0, 0),
+    ) -> RunResult:
         """Runs one segment of the program."""
         program, _ = self._loaded()
         segment_of(program, segment)
@@ -140,13 +147,17 @@ class Pynq:
             if how == "interrupt" and not kernel.interrupts():
                 how = "poll"
             start = time.perf_counter()
-            kernel.start(self._call(segment, batch), armed=how == "interrupt")
+            kernel.start(self._call(segment, batch, registers), armed=how == "interrupt")
             if not kernel.wait(limit, how):
-                self._time_out(kernel, segment, limit)
+                self._time_out(kernel, segment, registers, limit)
             return self._result(kernel, segment, time.perf_counter() - start)
 
     async def run_async(
-        self, segment: int, batch: int, timeout_s: float | None = None
+        self,
+        segment: int,
+        batch: int,
+        timeout_s: float | None = None,
+        registers: Registers = (0, 0),
     ) -> RunResult:
         """As `run`, while other tasks of the event loop run; one run at a time on a board."""
         program, _ = self._loaded()
@@ -156,9 +167,9 @@ class Pynq:
             kernel = self._ready(program)
             self._fabric.broken = True
             start = time.perf_counter()
-            kernel.start(self._call(segment, batch))
+            kernel.start(self._call(segment, batch, registers))
             if not await kernel.wait_async(limit):
-                self._time_out(kernel, segment, limit)
+                self._time_out(kernel, segment, registers, limit)
             return self._result(kernel, segment, time.perf_counter() - start)
 
     def power_w(self) -> float | None:
@@ -202,8 +213,16 @@ class Pynq:
     def _ready(self, program: Program) -> Kernel:
         return self._fabric.ready(self._path, program.overlay, self._clock_mhz)
 
-    def _call(self, segment: int, batch: int) -> Mapping[str, int]:
-        return {**self._arguments, "first": self._segments[segment], "batch": int(batch)}
+    def _call(self, segment: int, batch: int, registers: Registers) -> Mapping[str, int]:
+        tokens, position, origin = whole(registers)
+        return {
+            **self._arguments,
+            "first": self._segments[segment],
+            "batch": int(batch),
+            "tokens": int(tokens),
+            "position": int(position),
+            "origin": int(origin),
+        }
 
     def _result(self, kernel: Kernel, segment: int, wall: float) -> RunResult:
         """What the report says of a run that is over. Raises FaultError for an error status."""
@@ -219,13 +238,14 @@ class Pynq:
         pairs = np.array(words[COUNTERS:], np.int32).view(np.int64).tolist()
         return RunResult(sum(pairs), wall, dict(zip(COUNTER_NAMES, pairs, strict=True)))
 
-    def _time_out(self, kernel: Kernel, segment: int, limit: float) -> None:
+    def _time_out(self, kernel: Kernel, segment: int, registers: Registers, limit: float) -> None:
         """Raises DeviceTimeout with what the registers say."""
         program, _ = self._loaded()
         kernel.finished()  # reads the control register
         words = kernel.report(PROGRESS + 1)
         code = segment_of(program, segment)
-        taken = [i for i, w in enumerate(code.words) if int(w[0]) != READ_WEIGHTS.opcode]
+        runs = running(code.words, registers)
+        taken = [i for i in runs if int(code.words[i][0]) != READ_WEIGHTS.opcode]
         place = where(program, segment, taken[min(max(words[PROGRESS], 0), len(taken) - 1)])
         says = state(kernel.control)
         doing = f"; it stands at {place} of {len(code.words)}" if says.endswith("idle=0)") else ""

@@ -23,6 +23,7 @@ class Builder:
         self.tensors: dict[str, Tensor] = {}
         self.nodes: list[Node] = []
         self.inputs: list[str] = []
+        self.renamed: dict[str, str] = {}  # inputs whose samples come first only in weft
         self._elements = 0
         self._fresh = 0
 

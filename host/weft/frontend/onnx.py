@@ -8,7 +8,7 @@ host.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from weft.frontend import (
     onnx_absorb,
     onnx_quantized,
     onnx_read,
+    onnx_recurrent,
     onnx_shapes,
     onnx_transformer,
     qonnx,
@@ -46,6 +47,7 @@ RANDOM = {"Bernoulli", "Multinomial"} | {
 HANDLERS = {
     **onnx_quantized.INNER,
     **onnx_quantized.HANDLERS,
+    **onnx_recurrent.HANDLERS,
     **onnx_transformer.HANDLERS,
     **qonnx.HANDLERS,
 }
@@ -93,7 +95,7 @@ def _import(model: Any, folder: Path | None, shapes: dict[str, Sequence[int]]) -
     b = Builder(str(proto.name or "model"))
     for tensor in proto.initializer:
         b.constant(tensor.name, onnx_read.read_tensor(tensor, folder))
-    _add_inputs(b, proto, shapes)
+    _add_inputs(b, proto, shapes, onnx_recurrent.batch_second(proto.node))
     read = {name for node in proto.node for name in node.input if name}
     read.update(info.name for info in proto.output)
     for node in _ordered(proto, set(b.tensors)):
@@ -102,7 +104,7 @@ def _import(model: Any, folder: Path | None, shapes: dict[str, Sequence[int]]) -
     if not outputs:
         raise ModelError("the model has no outputs")
     graph = staircase.fold(onnx_absorb.absorb(b.graph(outputs)))
-    _check_batch(b, graph)
+    _check_batch(b, graph, onnx_recurrent.batch_not_first(proto.node))
     check_finite(graph)
     return graph
 
@@ -137,7 +139,8 @@ def _outputs(node: Any, read: set[str]) -> tuple[str, ...]:
     return tuple(outputs)
 
 
-def _add_inputs(b: Builder, proto: Any, shapes: dict[str, Sequence[int]]) -> None:
+def _add_inputs(b: Builder, proto: Any, shapes: dict[str, Sequence[int]], second: set[str]) -> None:
+    """The model's inputs; those in `second` have the batch as their second dimension."""
     names = [info.name for info in proto.input if info.name not in b.tensors]
     for name in shapes:
         if name not in names:
@@ -152,16 +155,26 @@ def _add_inputs(b: Builder, proto: Any, shapes: dict[str, Sequence[int]]) -> Non
             dtype = fallback.import_onnx().helper.tensor_dtype_to_np_dtype(kind.elem_type)
         except KeyError:
             raise ModelError(f"input {info.name!r} has data type {kind.elem_type}") from None
-        shape = _input_shape(b, info.name, kind, shapes.get(info.name))
+        later = info.name in second
+        shape = _input_shape(b, info.name, kind, shapes.get(info.name), int(later))
+        shape = (*shape[1::-1], *shape[2:]) if later else shape
         b.input(info.name, shape, fallback.plain_dtype(np.dtype(dtype), info.name))
+        if later:
+            perm, inner = (1, 0, *range(2, len(shape))), f"{info.name}/batch second"
+            b.renamed[info.name] = inner
+            b.emit("Transpose", [info.name], {"perm": perm}, outputs=(inner,))
 
 
-def _input_shape(b: Builder, name: str, kind: Any, given: Sequence[int] | None) -> Shape:
-    """The input's static shape, batch 1; remembers in `b` a batch that the file fixes."""
+def _input_shape(
+    b: Builder, name: str, kind: Any, given: Sequence[int] | None, batch: int = 0
+) -> Shape:
+    """The input's static shape, 1 in dimension `batch`; remembers in `b` a batch that the file
+    fixes.
+    """
     if not kind.HasField("shape"):
         if given is None:
             raise ModelError(f"input {name!r} has no shape: pass shapes={{{name!r}: (1, ...)}}")
-        return (1, *given[1:]) if len(given) else ()
+        return tuple(1 if i == batch else int(d) for i, d in enumerate(given))
     dims = kind.shape.dim
     if given is not None and len(given) != len(dims):
         raise UsageError(
@@ -172,7 +185,7 @@ def _input_shape(b: Builder, name: str, kind: Any, given: Sequence[int] | None) 
         fixed = dim.dim_value if dim.HasField("dim_value") else None
         if fixed is not None and fixed <= 0:
             raise ModelError(f"input {name!r}: dimension {i} is {fixed}")
-        if i == 0:
+        if i == batch:
             b.batch = max(fixed or 1, b.batch or 1)
             shape.append(1)
             continue
@@ -226,6 +239,7 @@ def _sorted(order: list[int], readers: dict[int, list[int]]) -> bool:
 
 def _add_node(b: Builder, n: OnnxNode) -> None:
     """Adds a node: folded to a constant, in canonical form, or as it is."""
+    n = replace(n, inputs=tuple(b.renamed.get(name, name) for name in n.inputs))
     try:
         _check(n)
         if _fold(b, n):
@@ -312,8 +326,9 @@ def _range_size(tensors: Sequence[Tensor | None]) -> float:
     return abs((limit - start) / step) if step else np.inf
 
 
-def _check_batch(b: Builder, graph: Graph) -> None:
-    for name in graph.outputs:
+def _check_batch(b: Builder, graph: Graph, others: set[str]) -> None:
+    """Raises ModelError for outputs with a fixed batch, but for `others`, which have none first."""
+    for name in (n for n in graph.outputs if n not in others):
         shape = graph[name].shape
         if b.batch and b.batch > 1 and shape and shape[0] == b.batch:
             raise ModelError(

@@ -80,8 +80,8 @@ class StoredModel:
         """What weft can run of it."""
         if self.source == "GGUF" or self.metadata.get("is_decoder"):
             return (
-                "weights can be read and converted; text generation with a key-value cache is not "
-                "supported yet"
+                "weights can be read and converted; it generates text where its architecture is "
+                "one of Llama's family or GPT-2: weft compile, weft generate"
             )
         return (
             "weights can be read and converted; to run it, load it with its library and pass the "

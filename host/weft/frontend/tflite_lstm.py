@@ -1,13 +1,18 @@
-"""TFLite's UNIDIRECTIONAL_SEQUENCE_LSTM as one node, float or in 8-bit integers."""
+"""TFLite's UNIDIRECTIONAL_SEQUENCE_LSTM: of floats the nodes of its steps, of integers one node.
+
+The integers are those of TFLite's kernels, which the accelerator does not have.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from weft.errors import ModelError, ShapeError, UnsupportedError
+from weft.frontend.recurrent import STEPS_LIMIT, Layer, Lstm, Parameters, stacked, unrolled
 from weft.frontend.tflite_build import Importer, needs
 from weft.frontend.tflite_read import TfOp
 from weft.graph import Array
@@ -37,14 +42,36 @@ def sequence_lstm(m: Importer, op: TfOp) -> None:
         name = m.between("Transpose", [name], {"perm": (1, 0, 2)}, x)
     if m.quant(x) is None:
         attrs["function"] = FUNCTIONS[o.FusedActivationFunction()]
-        kind, inputs = "SequenceLstm", _float(m, op, gates)
+        kind, values = "SequenceLstm", _float(m, op, gates)
+        shape = m.b.shape(name)
+        if attrs["function"] == "Tanh" and len(shape) == 3 and shape[1] <= STEPS_LIMIT:
+            made = _steps(m, name, values, attrs, m.name(out).split(";")[-1])
+            perm = (1, 0, 2) if o.TimeMajor() else (0, 1, 2)
+            m.put(out, "Transpose", [made], {"perm": perm})
+            return
     else:
-        kind, inputs = "SequenceLstm8", _integer(m, op, gates, attrs)
+        kind, values = "SequenceLstm8", _integer(m, op, gates, attrs)
+    inputs = [m.b.constant(m.b.fresh(f"{m.name(out)}.{k}"), data) for k, data in values.items()]
     if not o.TimeMajor():
         m.put(out, kind, [name, *inputs], attrs)
         return
     made = m.between(kind, [name, *inputs], attrs, out)
     m.put(out, "Transpose", [made], {"perm": (1, 0, 2)})
+
+
+def _steps(m: Importer, x: str, values: Mapping[str, Array], attrs: Any, name: str) -> str:
+    """The hidden states [1, T, H] of a float LSTM over [1, T, I], which starts from zeros."""
+    gates = GATES[1:] if attrs["coupled"] else GATES
+    w, r, bias = values["w"], values["r"], values["bias"]
+    if m.b.shape(x)[2] != w.shape[1] or len(r) != len(w) or bias.shape != w.shape[:1]:
+        raise ShapeError(
+            f"{name!r}: input {m.b.shape(x)}, weights {w.shape} and {r.shape}, bias {bias.shape}"
+        )
+    names = ["new" if gate == "cell" else gate for gate in gates]
+    p = Parameters.stacked(names, w, r, bias, np.zeros_like(bias))
+    cell = Lstm(Layer(m.b, name, p), attrs["cell_clip"], values.get("projection"))
+    zeros = np.zeros(r.shape[1], np.float32), np.zeros(len(w) // len(gates), np.float32)
+    return stacked(cell, [states[0] for states in unrolled(cell, x, zeros)])
 
 
 def _refuse(m: Importer, op: TfOp, o: Any) -> None:
@@ -80,19 +107,20 @@ def _stacked(m: Importer, op: TfOp, indices: list[int], real: bool, rank: int) -
     return np.concatenate(parts)
 
 
-def _float(m: Importer, op: TfOp, gates: tuple[int, ...]) -> list[str]:
+def _float(m: Importer, op: TfOp, gates: tuple[int, ...]) -> dict[str, Array]:
     groups = [("w", 1, 2), ("r", 5, 2), ("bias", 12, 1)]
-    made = []
-    for label, first, rank in groups:
-        data = _stacked(m, op, [op.inputs[first + g] for g in gates], True, rank)
-        made.append(m.b.constant(m.b.fresh(f"{m.name(op.outputs[0])}.{label}"), data))
+    made = {
+        label: _stacked(m, op, [op.inputs[first + g] for g in gates], True, rank)
+        for label, first, rank in groups
+    }
     if op.inputs[16] >= 0:
-        data = _stacked(m, op, [op.inputs[16]], True, 2)
-        made.append(m.b.constant(m.b.fresh(f"{m.name(op.outputs[0])}.projection"), data))
+        made["projection"] = _stacked(m, op, [op.inputs[16]], True, 2)
     return made
 
 
-def _integer(m: Importer, op: TfOp, gates: tuple[int, ...], attrs: dict[str, Any]) -> list[str]:
+def _integer(
+    m: Importer, op: TfOp, gates: tuple[int, ...], attrs: dict[str, Any]
+) -> dict[str, Array]:
     """Constants of the integer form; adds its scales to `attrs`."""
     x, y = m.quant(op.inputs[0]), m.quant(op.outputs[0])
     state = m.quant(op.inputs[STATE])
@@ -120,9 +148,7 @@ def _integer(m: Importer, op: TfOp, gates: tuple[int, ...], attrs: dict[str, Any
     attrs["state_multipliers"] = _multipliers(m, op, states, state.scale)
     given = bias.astype(np.int64) - x.zero_point * w.sum(axis=1, dtype=np.int64)
     kept = -state.zero_point * r.sum(axis=1, dtype=np.int64)
-    base = m.name(op.outputs[0])
-    values = {"w": w, "r": r, "bias": given.astype(np.int32), "state": kept.astype(np.int32)}
-    return [m.b.constant(m.b.fresh(f"{base}.{label}"), data) for label, data in values.items()]
+    return {"w": w, "r": r, "bias": given.astype(np.int32), "state": kept.astype(np.int32)}
 
 
 def _multipliers(m: Importer, op: TfOp, indices: list[int], scale: Array) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.errors import ModelError, UnsupportedError, UsageError
-from weft.frontend import bert, vit
+from weft.frontend import bert, llama, vit
 from weft.frontend.safetensors_folder import load_folder, read_json
 from weft.frontend.stored import StoredModel
 from weft.frontend.transformer_blocks import Config
@@ -14,14 +14,13 @@ from weft.graph import Graph
 TOKENS = 128  # of a text encoder, if nobody says how many
 IMAGES = {"vit": vit.load_vit, "deit": vit.load_vit}
 KNOWN = (*bert.KIN, *IMAGES)
+DECODERS = (*llama.FAMILY, "gpt2")  # see `weft.frontend.decoders`
 # What an architecture that is asked for often would need.
 LACKS = {
     "albert": "weights shared between layers and a factorized embedding",
     "deberta": "disentangled attention, whose scores add products with relative positions",
     "deberta-v2": "disentangled attention, whose scores add products with relative positions",
     "electra": "the projection between embeddings and layers",
-    "gpt2": "text generation with a key-value cache",
-    "llama": "text generation with a key-value cache",
     "mpnet": "position biases by distance, computed from a table",
     "t5": "an encoder-decoder pair and position biases by distance",
 }
@@ -45,6 +44,8 @@ def missing(folder: str | Path) -> str:
     if config is None or "model_type" not in config.values:
         return ""
     kind = str(config.values["model_type"])
+    if kind in DECODERS:
+        return f" (model_type {kind!r} generates text: weft.compile, weft.open_decoder)"
     lacks = f"weft lacks {LACKS[kind]}" if kind in LACKS else "an architecture weft does not know"
     return f" (model_type {kind!r}: {lacks}; known: {', '.join(sorted(KNOWN))})"
 

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from weft.config import Overlay
 from weft.errors import CapacityError, UsageError
 from weft.graph import Graph, Node
+from weft.lower.context import key_of
 from weft.lower.dynamic import expand_dynamic
 from weft.lower.emit import Emitter
 from weft.lower.geometry import OPERAND, UNIFIED, WIDE
@@ -32,20 +33,24 @@ from weft.lower.schedule import (
     order,
     read_after,
 )
+from weft.lower.steps import Steps
 from weft.memory import Request, plan
 from weft.passes.stream import narrowed
 from weft.program import (
     AcceleratorSegment,
+    Cache,
     HostSegment,
+    Layout,
     Program,
     Region,
     Segment,
     TensorInfo,
 )
 
-__all__ = ["Placement", "lower", "preflight"]
+__all__ = ["Placement", "Steps", "lower", "preflight"]
 
 Part = Piece | HostRun
+NO_STEPS = Steps()
 
 
 def lower(
@@ -55,20 +60,27 @@ def lower(
     batch: int | None = None,
     overlap: bool = True,
     name: str | None = None,
+    slots: int = 1,
+    steps: Steps = NO_STEPS,
 ) -> Program:
     """The program of a quantized graph on an overlay.
 
     `batch` is the number of samples that a run may hold; None takes the largest power of two up to
     64 with which all activations stay on chip. `overlap` lets weight tiles shift in while the one
-    before computes. Raises UsageError for a batch below 1, CapacityError for a layer or batch that
-    does not fit, ModelError for scales that can't be encoded.
+    before computes. `slots` is how many texts the caches of a decoder hold; `steps` says which
+    tensors are states that stay in memory, and which parts run alone. Raises UsageError for a batch
+    below 1 and wrong steps, CapacityError for a layer, batch or step that does not fit, ModelError
+    for scales that can't be encoded.
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch = {batch}: a run holds at least one sample")
     graph, lengths, found = _placed(graph, overlay)
+    found.context.slots = slots
     _check_exact(found)
-    parts, size = _parts(found, batch)
-    rows, memory_rows = _memory(found, parts, size)
+    entries = steps.entry_of(found.context.graph)
+    parts, size = _parts(found, batch, entries)
+    together = steps.together(found.context, parts)
+    rows, memory_rows = _memory(found, parts, size, together)
     emitter = Emitter(found.context, size, overlap, rows)
     segments: list[Segment] = []
     names = needed_later(found, parts)
@@ -92,10 +104,26 @@ def lower(
         inputs=_infos(graph, graph.inputs),
         outputs=_infos(graph, graph.outputs),
         notes=_notes(parts, size) | windowed(graph),
-        tokens=_tokens(found, graph),
+        tokens={} if found.context.cached else _tokens(found, graph),
         rules=tuple(emitter.rules),
         lengths=lengths,
+        cache=_cache(found),
+        states=dict(steps.states),
+        entries=_entries(parts, entries),
     ).verify()
+
+
+def _entries(parts: Sequence[Part], entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """The numbers of each entry's segments."""
+    found: dict[str, tuple[int, ...]] = {}
+    for number, part in enumerate(parts):
+        if isinstance(part, HostRun):
+            entry = entries.get(key_of(part.nodes[0]))
+        else:
+            entry = entries.get(part.stages[0].nodes[0])
+        if entry is not None:
+            found[entry] = (*found.get(entry, ()), number)
+    return found
 
 
 def _check_exact(found: Partition) -> None:
@@ -134,9 +162,11 @@ def _prepared(graph: Graph, overlay: Overlay) -> Graph:
     return pad_heads(graph, overlay)
 
 
-def _parts(found: Partition, batch: int | None) -> tuple[list[Part], int]:
+def _parts(
+    found: Partition, batch: int | None, entries: Mapping[str, str]
+) -> tuple[list[Part], int]:
     """Segments in order, and the batch."""
-    context, runs = found.context, order(found)
+    context, runs = found.context, order(found, entries)
     kept = set(needed_later(found, runs))
     whole = []
     for i, run in enumerate(runs):
@@ -184,10 +214,13 @@ def _check_alone(pieces: Sequence[Piece], batch: int) -> None:
         )
 
 
-def _memory(found: Partition, parts: Sequence[Part], batch: int) -> tuple[dict[str, int], int]:
+def _memory(
+    found: Partition, parts: Sequence[Part], batch: int, together: Mapping[str, str]
+) -> tuple[dict[str, int], int]:
     """First row of every map that crosses, and the size of activation memory.
 
     Inputs and outputs of the program keep their rows throughout; what lies between shares them.
+    Maps in `together` lie where another one does.
     """
     context = found.context
     first: dict[str, int] = {}
@@ -202,9 +235,22 @@ def _memory(found: Partition, parts: Sequence[Part], batch: int) -> tuple[dict[s
     for name in first:
         if name in graph.inputs or name in outputs:
             first[name], last[name] = 0, len(parts)
-    requests = [Request(n, context.maps[n].rows * batch, first[n], last[n]) for n in first]
+    own = [n for n in first if n not in together]
+    requests = [Request(n, context.maps[n].rows * batch, first[n], last[n]) for n in own]
+    slots = context.slots
+    requests += [Request(n, m.rows * slots, 0, len(parts)) for n, (m, _) in context.caches.items()]
     placed = plan(requests)
-    return dict(placed.offsets), max(placed.peak, 1)
+    rows = {n: placed.offsets[together.get(n, n)] for n in (*first, *context.caches)}
+    return rows, max(placed.peak, 1)
+
+
+def _cache(found: Partition) -> Cache | None:
+    """What the program keeps from run to run."""
+    context = found.context
+    if not context.cached:
+        return None
+    tokens = context.graph[context.graph.inputs[0]].shape[1]
+    return Cache(tokens, context.cached, tuple(context.caches), context.slots)
 
 
 def _regions(
@@ -213,6 +259,16 @@ def _regions(
     context = found.context
     regions: dict[str, Region] = {}
     for root, row in rows.items():
+        if root in context.caches:
+            extent, quant = context.caches[root]
+            layout = Layout(
+                extent.blocks * context.lanes,
+                extent.height * context.slots,
+                1,
+                ((), ("h",), ("c",)),
+            )
+            regions[root] = Region(row, layout, quant)
+            continue
         for name in sorted({root, *names.get(root, ())}):
             value = context.values[name]
             regions[name] = Region(row, value.layout, value.quant, context.unfolds.get(root))

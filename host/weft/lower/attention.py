@@ -9,6 +9,7 @@ Keys and values lie in the operand buffer, scores of one head at a time in the w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -40,10 +41,10 @@ def lower_attention(ctx: Context, node: Node) -> Stage:
     if len(node.inputs) > KEYS and node.inputs[KEYS]:
         raise HostOnlyError("a number of keys per sample, where the number of tokens is fixed")
     _check_operands(ctx, node, (q, k, v))
-    widths = _widths(ctx, (q, k, v), heads, shared)
+    widths = head_blocks(ctx, (q, k, v), heads, shared)
     queries, keys = (value.layout.height * value.layout.width for value in (q, k))
     scale = float(node.attrs.get("scale") or 1 / math.sqrt(widths[0] * ctx.lanes))
-    least, most = _window(node)
+    least, most = window_of(node)
     plain = node.with_attrs(activation=None, requant="single_round")
     score = Quant(np.asarray(2.0**-SCORE_FRACTION, np.float32))
     product = float(np.float32(q.quant.scale)) * float(np.float32(k.quant.scale)) * scale
@@ -63,7 +64,7 @@ def lower_attention(ctx: Context, node: Node) -> Stage:
     layout = replace(q.layout, channels=heads * widths[1] * ctx.lanes)
     rows = min(queries, ctx.overlay.accumulator_rows)
     ctx.maps[name] = Map(-(-keys // ctx.lanes), rows, 1, space=WIDE)
-    _check_capacity(ctx, op)
+    check_capacity(ctx, op, {op.key, op.value})
     true = int(node.attrs.get("true_width", widths[0] * ctx.lanes))
     true_value = int(node.attrs.get("true_value_width", widths[1] * ctx.lanes))
     macs = heads * queries * keys * (true + true_value)
@@ -90,7 +91,9 @@ def _check_operands(ctx: Context, node: Node, values: tuple[Value, ...]) -> None
             raise HostOnlyError(f"keys or values {name!r} that something else reads, too")
 
 
-def _widths(ctx: Context, values: tuple[Value, ...], heads: int, shared: int) -> tuple[int, int]:
+def head_blocks(
+    ctx: Context, values: tuple[Value, ...], heads: int, shared: int
+) -> tuple[int, int]:
     """Channel blocks of a head of queries and keys, and of one of values."""
     q, k, v = (value.layout.channels for value in values)
     widths = q // heads, v // shared
@@ -104,7 +107,7 @@ def _widths(ctx: Context, values: tuple[Value, ...], heads: int, shared: int) ->
     return widths[0] // ctx.lanes, widths[1] // ctx.lanes
 
 
-def _window(node: Node) -> tuple[int, int]:
+def window_of(node: Node) -> tuple[int, int]:
     """Least and largest key − query that counts."""
     least = max(int(node.attrs.get("left", -UNLIMITED)), -UNLIMITED)
     most = min(int(node.attrs.get("right", UNLIMITED)), UNLIMITED)
@@ -135,13 +138,13 @@ def _words(codes: Array, lanes: int) -> Array:
     return whole.reshape(rows, blocks, lanes).transpose(1, 0, 2).reshape(-1, lanes)
 
 
-def _check_capacity(ctx: Context, op: AttentionOp) -> None:
+def check_capacity(ctx: Context, op: AttentionOp, operands: Iterable[str]) -> None:
     """Raises HostOnlyError where even one row of queries does not fit beside keys and values."""
     overlay = ctx.overlay
-    operands = sum(ctx.maps[name].words for name in {op.key, op.value})
+    words = sum(ctx.maps[name].words for name in operands)
     scores = ctx.maps[op.scratch].blocks + (ctx.maps[op.bias].words if op.bias else 0)
     needs = {
-        "operand_words": operands,
+        "operand_words": words,
         "wide_words": scores,
         "buffer_words": op.heads * (op.query_blocks + op.value_blocks),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from weft.lower.activations import packed_epilogue
 from weft.lower.engines import packed_bits, precisions
 from weft.lower.geometry import HERE, OPERAND, UNIFIED, WIDE, Map, Place, Value
 from weft.lower.layout import RELABELS, relabeled, wish
-from weft.lower.stage import HostOnlyError, Op, Stage
+from weft.lower.stage import HostOnlyError, Op, RotateOp, Rotation, Stage
 from weft.lower.weights import is_float
 from weft.pack import extents
 from weft.program import Layer, Layout, Unfold
@@ -34,7 +35,13 @@ class Context:
     `constants` hold int16 words of the wide buffer that the weight stream brings. `refused` are
     Attention nodes that run on the host, and why; `tokens` names for tensors what their second
     dimension counts, where a run may have less of it, and `fixed` are the names for which it may
-    not. `quants` are of outputs that something else is added to before they become codes.
+    not. `quants` are of outputs that something else is added to before they become codes; `known`
+    are the weights that layers have so far, by constant and by how they read it.
+
+    `cached` is the number of tokens that caches hold, 0 without any: then fields follow the
+    registers of a run; there is one cache for each of `slots` texts. `caches` are their maps in
+    memory; `rotations` what makes their codes of the int16 that they are of; `tables` words of
+    int16 per position, in weight memory.
     """
 
     graph: Graph
@@ -42,8 +49,14 @@ class Context:
     refused: Mapping[str, str] = field(default_factory=dict)
     tokens: Mapping[str, str] = field(default_factory=dict)
     fixed: set[str] = field(default_factory=set)
+    cached: int = 0
+    slots: int = 1
     constants: dict[str, Array] = field(default_factory=dict)
+    caches: dict[str, tuple[Map, Quant]] = field(default_factory=dict)
+    rotations: dict[str, Rotation] = field(default_factory=dict)
+    tables: dict[str, Array] = field(default_factory=dict)
     quants: dict[str, Quant] = field(default_factory=dict)
+    known: dict[tuple[object, ...], Any] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     maps: dict[str, Map] = field(default_factory=dict)
     hosted: set[str] = field(default_factory=set)
@@ -246,8 +259,10 @@ class Context:
         if self.is_wide(out):
             layout = replace(layout, bits=16)
         elif wanted.bits < 8 and len(ops) == 1 and ops[0].target == HERE:
-            done = packed_epilogue(ops[0].epilogue, y.format, wanted.bits)
-            ops, layout = (replace(ops[0], epilogue=done),), wanted
+            (op,) = ops
+            assert not isinstance(op, RotateOp), "it gives int8"
+            done = packed_epilogue(op.epilogue, y.format, wanted.bits)
+            ops, layout = (replace(op, epilogue=done),), wanted
         self.values[out] = Value(out, layout, y)
         self.maps[out] = self.map_of(layout, out)
         true, padded = node.attrs.get("true", (1, 1))  # of what `pad_heads` has made larger

@@ -244,14 +244,27 @@ def _stage(ctx: Context, node: Node, x: Value, layout: Layout, kernel: _Kernel) 
     done = _done(node, x, y, kernel, ctx.lanes, found)
     if found is not None:
         part = Pass(x.root, window, found.weights, 0, x.quant.zero_point, found.precision)
-        ops = (MatrixOp((replace(part, flat=found.flat),), done),)
+        made: tuple[MatrixOp, ...] = (MatrixOp((replace(part, flat=found.flat),), done),)
         nbytes = found.nbytes
     else:
-        ops = _matrix_ops(ctx, node, x, replace(kernel, weights=w, window=window), done)
+        made = _matrix_ops(ctx, node, x, replace(kernel, weights=w, window=window), done)
         nbytes = stored_bytes(kernel.weights, kernel.quant)
-    engine = ops[0].passes[0].precision.engine
+    ops = tuple(_with_known_weights(ctx, node, op, i) for i, op in enumerate(made))
+    engine = made[0].passes[0].precision.engine
     stage = ctx.stage(node, y, layout, ops, engine=engine, macs=macs, weight_bytes=nbytes)
     return told(stage, found, note)
+
+
+def _with_known_weights(ctx: Context, node: Node, op: MatrixOp, number: int) -> MatrixOp:
+    """The operation with the very weights of another layer that has the same constant, such as the
+    step before of a recurrent one: they lie in memory once.
+    """
+    passes = []
+    for i, part in enumerate(op.passes):
+        facts = number, i, part.window, part.block0, part.precision, part.flat
+        known = ctx.known.setdefault((node.inputs[1], *facts), part.weights)
+        passes.append(replace(part, weights=known))
+    return replace(op, passes=tuple(passes))
 
 
 def _done(

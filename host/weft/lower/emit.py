@@ -13,19 +13,31 @@ from weft import isa
 from weft.errors import CapacityError
 from weft.isa import Words
 from weft.lower.bands import bands
+from weft.lower.cache_rows import cached_attention, positions, rotate
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
-from weft.lower.engines import FEW_ROWS, of_few_rows
+from weft.lower.engines import FEW_ROWS
+from weft.lower.few_rows import read_weights
 from weft.lower.fields import Rules, added, even, ifs, joined, moved, second, seen, source
 from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
 from weft.lower.geometry import WIDE, Place, Rect, Target
 from weft.lower.nm import NmWeights
+from weft.lower.registers import adjusts
 from weft.lower.rows import attention, layer_tokens, norm
 from weft.lower.schedule import Piece
 from weft.lower.snap import SnapWeights
 from weft.lower.sparse import compressed, row_limit, tile_step
-from weft.lower.stage import AttentionOp, Epilogue, MatrixOp, NormOp, Stage, VectorOp
+from weft.lower.stage import (
+    AttentionOp,
+    CachedOp,
+    Epilogue,
+    MatrixOp,
+    NormOp,
+    RotateOp,
+    Stage,
+    VectorOp,
+)
 from weft.lower.weights import Weights
 from weft.pack import split
 from weft.program import Layer, Rule
@@ -57,28 +69,29 @@ class Emitter:
     _waiting: list[tuple[Words, Rules]] = field(default_factory=list)
     _range: tuple[int, int] = (0, 0)
     _segment: int = 0
-    _engines: set[str] = field(default_factory=set)  # of the present layer's products
+    engines: set[str] = field(default_factory=set)  # of the present layer's products
     _tables: list[dict[bytes, int]] = field(default_factory=lambda: [{}, {}, {}])
     _ends: list[int] = field(default_factory=lambda: [0, 0, 0])
+    _tabled: set[str] = field(default_factory=set)
 
     def segment(self, piece: Piece, number: int) -> tuple[Words, NDArray[np.int32]]:
         """Instructions of segment `number` and the layer of each, its Barrier included."""
         self.words, self.owners, self._segment = [], [], number
-        self._tables, self._ends = [{}, {}, {}], [0, 0, 0]
+        self._tables, self._ends, self._tabled = [{}, {}, {}], [0, 0, 0], set()
         known: set[str] = set()
         for stage in piece.stages:
             self.layers.append(replace(stage.layer, tokens=layer_tokens(self.context, stage)))
-            self._engines = set()
+            self.engines = set()
             if piece.plan is None:
                 for band in bands(self.context, stage):
                     self._band(piece, stage, band.places, band.rows, set())
             else:
                 rows = (0, self.context.maps[stage.target].height)
                 self._band(piece, stage, piece.plan.of(self.batch), rows, known)
-            if self._engines == {FEW_ROWS}:
+            if self.engines == {FEW_ROWS}:
                 self.layers[-1] = replace(self.layers[-1], engine=FEW_ROWS)
         self.put(isa.BARRIER.encode())
-        self._flush()
+        self.flush()
         return np.stack(self.words), np.asarray(self.owners, np.int32)
 
     def put(self, words: Words, rules: Rules = ()) -> None:
@@ -100,16 +113,23 @@ class Emitter:
         for name in stage.targets:
             if name in piece.writes and stage is piece.last_writer(name):
                 self._transfer(isa.WRITE_HOST, name, places[name])
-        self._flush()
+        self.flush()
 
     def _operations(self, stage: Stage, places: Places, rows: tuple[int, int]) -> None:
         target = places[stage.target]
         for name in stage.scratch:
             if name in self.context.constants:
                 self._constant(name, places[name])
+            if name in self.context.tables and name not in self._tabled:
+                self._tabled.add(name)
+                positions(self, name, places[name])
         for op in stage.ops:
             if isinstance(op, NormOp):
                 norm(self, op, rows, places, target)
+            elif isinstance(op, RotateOp):
+                rotate(self, op, rows, places, target)
+            elif isinstance(op, CachedOp):
+                cached_attention(self, op, rows, places, target)
             elif isinstance(op, AttentionOp):
                 attention(self, op, rows, places, target)
             else:
@@ -130,6 +150,11 @@ class Emitter:
         """The input whose tokens the rows of a map are, where a run may have fewer; else ""."""
         tokens = self.context.maps[name].tokens
         return "" if tokens in self.context.fixed else tokens
+
+    @property
+    def token_symbol(self) -> str:
+        """What a program with a cache counts: the only input."""
+        return self.context.graph.inputs[0]
 
     def _constant(self, name: str, place: Place) -> None:
         """Loads a constant map into the wide buffer."""
@@ -185,7 +210,6 @@ class Emitter:
         if own is not None:
             count = self.batch * (rect.y1 - rect.y0) * (rect.x1 - rect.x0)
             step = min(step, tile_step(own, overlay, count))
-        skipped = ifs(rules) if rect.y0 else ()  # the first rows are always there
         for tile, end in even(0, op.blocks, step, 1 << op.epilogue.pack):
             parameter = self.epilogue(op.epilogue, tile, end)
             for number, part in enumerate(op.passes):
@@ -204,9 +228,9 @@ class Emitter:
                     **part.precision.fields(),
                     "pace": part.precision.pace(self._pace(part.weights)),
                 }
-                key = (id(op), number, tile)
-                whole |= self._need_weights(key, part.weights, whole, tile, skipped)
-                self.put(isa.MAT_MUL.encode(**whole), rules)
+                key = (id(part.weights), tile, end)
+                changed, more = read_weights(self, key, part.weights, whole, tile, rules, rect.y0)
+                self.put(isa.MAT_MUL.encode(**{**whole, **changed}), (*rules, *more))
             if not op.byte_blocks:
                 extra = added(op.residual, places, rect, op.target.block0 + tile)
                 self._activate(op.epilogue, parameter, op.target, rect, tile, target, rules, extra)
@@ -214,8 +238,8 @@ class Emitter:
                 raw = replace(op.epilogue, mode=isa.RAW_BYTE + byte)
                 block = tile + byte * op.byte_blocks
                 self._activate(raw, parameter, op.target, rect, block, target, rules)
-            if skipped:
-                self._flush()
+            if rules and rect.y0:  # the first rows are always there
+                self.flush()
 
     def _vector(
         self, op: VectorOp, rect: Rect, places: Places, target: Place, rules: Rules
@@ -315,44 +339,16 @@ class Emitter:
 
     def _need(self, key: object, rows: NDArray[np.int8]) -> None:
         """The next instruction takes `rows` from the stream: stores them once, reads them now."""
-        self._read(*self._store(key, lambda: rows))
+        self.read(*self.store(key, lambda: rows))
 
-    def _need_weights(
-        self,
-        key: object,
-        weights: AnyWeights,
-        product: Mapping[str, int],
-        tile: int,
-        skipped: Rules,
-    ) -> dict[str, int]:
-        """The MatMul that follows takes column tiles from `tile` on, which are decoded on their
-        way. Returns fields that change with its number of rows.
-
-        Where it may be `skipped`, they are read for it alone.
-        """
-        end = tile + product["tiles"]
-        start, count = self._store(key, lambda: weights.packed(tile, end))
-        fields, changed = weights.fields(tile, end), {}
-        if isinstance(weights, Weights):
-            changed = of_few_rows(product, count, self.context.overlay, self.batch)
-        self._engines.add(isa.ENGINES[{**product, **changed}["engine"]])
-        if fields["format"] == 0 and not skipped and not changed:
-            self._read(start, count)
-            return changed
-        self._flush()
-        fields["matvec"] = int(bool(changed))
-        read = isa.READ_WEIGHTS.encode(memory=start, memory_rows=count, **fields)
-        self.put(read, skipped)
-        return changed
-
-    def _read(self, start: int, count: int) -> None:
+    def read(self, start: int, count: int) -> None:
         """Rows for the next instruction; those that lie behind one another are read together."""
         if start != self._range[1] or self._range[0] == self._range[1]:
-            self._flush()
+            self.flush()
             self._range = (start, start)
         self._range = (self._range[0], start + count)
 
-    def _store(self, key: object, make: Callable[[], NDArray[np.int8]]) -> tuple[int, int]:
+    def store(self, key: object, make: Callable[[], NDArray[np.int8]]) -> tuple[int, int]:
         """First row and number of rows of what is stored under `key`."""
         if key not in self._stored:
             rows = make()
@@ -366,16 +362,20 @@ class Emitter:
             self._paces[id(weights)] = weights.pace(self.context.overlay)
         return self._paces[id(weights)]
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Puts out what waits, behind the ReadWeights that feeds it."""
         low, high = self._range
         if low < high:
             read = isa.READ_WEIGHTS.encode(memory=low, rows=high - low, memory_rows=high - low)
             self._waiting.insert(0, (read, ()))
         self._range = (0, 0)
+        before = len(self.words)
         for words, rules in self._waiting:
             segment, number = self._segment, len(self.words)
-            self.rules += [replace(r, segment=segment, instruction=number) for r in rules]
+            if self.context.cached:
+                self.words += adjusts(words, rules)
+            else:
+                self.rules += [replace(r, segment=segment, instruction=number) for r in rules]
             self.words.append(words)
-        self.owners += [len(self.layers) - 1] * len(self._waiting)
+        self.owners += [len(self.layers) - 1] * (len(self.words) - before)
         self._waiting = []

@@ -6,7 +6,7 @@ the one that reads the fewest bytes, then the one that the overlay names first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from weft.graph import Array, Quant
 from weft.lower.fused import FusedWeights
 from weft.lower.precision import Precision
 from weft.lower.weights import elementwise
-from weft.units import binary, fusion, matvec, shift, systolic, window
+from weft.units import binary, fusion, shift
 
 # Two's complement or plain codes: format → (bits of a code on the bricks, whether it is signed).
 FUSION = {
@@ -134,24 +134,6 @@ def _binary(x_format: str, x_bits: int, name: str) -> Precision | None:
     bits = BINARY[name]
     words = 2 if (x_bits, bits) == (1, 2) else 4
     return Precision("binary", words, x_bits, bits, BITS[x_format] if x_bits == 1 else 0)
-
-
-def of_few_rows(
-    fields: Mapping[str, int], memory_rows: int, overlay: Overlay, batch: int
-) -> dict[str, int]:
-    """What puts a MatMul of the array, given by its fields, on engine matvec; {} where it stays.
-
-    It goes where it takes fewer clocks there, with the same weights, `memory_rows` rows of memory.
-    """
-    rows = window.positions(fields, batch)
-    if "matvec" not in overlay.engines or window.taps(fields) != 1 or rows > matvec.ROWS:
-        return {}
-    if isa.ENGINES[fields["engine"]] != "systolic" or fields["shift"]:
-        return {}
-    taken = fields["tiles"] * fields["blocks"] * overlay.rows
-    more = {"engine": matvec.NUMBER, **matvec.arrival(taken, memory_rows, overlay)}
-    there = matvec.clocks({**fields, **more}, overlay, batch).total
-    return more if there < systolic.clocks(fields, overlay, batch, {}).total else {}
 
 
 def fused(w: Array, quant: Quant, precision: Precision, lanes: int) -> FusedWeights:

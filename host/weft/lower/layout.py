@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from weft import ops
 from weft.graph import Graph, Node, Shape
 from weft.lower.stage import HostOnlyError
 from weft.pack import extents, sequence
@@ -21,7 +22,7 @@ _SPATIAL = (
     "Resize",
     "DepthToSpace",
 )
-_ROWS = ("Linear", "LinearBytes", "LayerNorm", "RMSNorm", "Attention")
+_ROWS = ("Linear", "LinearBytes", "LayerNorm", "RMSNorm", "Rope", "Attention")
 _SAME_DIMS = ("Add", "Sub", "Mul", "Concat", "Slice", "Pad", "Relu", "Clip", "LeakyRelu", "PRelu")
 
 
@@ -129,21 +130,55 @@ def _reader(consumers: Mapping[str, list[Node]], name: str) -> Node | None:
 
 
 def _natural(graph: Graph, consumers: Mapping[str, list[Node]], name: str) -> Layout:
-    """Layout that the operators reading `name` imply, looking through lane-wise ones."""
+    """Layout that the operators reading `name` imply, looking through lane-wise ones: its first
+    readers, else any that share a map with it.
+    """
     shape, seen = graph[name].shape, name
     for _ in range(len(graph.nodes)):
         reader = _reader(consumers, seen)
         if reader is None:
             break
-        if reader.op in _ROWS:
-            return channels_last(shape)
-        if reader.op in _SPATIAL:
-            return channels_first(shape)
+        wanted = _wanted(reader, shape)
+        if wanted is not None:
+            return wanted
         out = reader.outputs[0]
         if reader.op not in _SAME_DIMS or len(graph[out].shape) != len(shape):
             break
         seen = out
-    return channels_first(shape)
+    return _of_neighbours(graph, consumers, name) or channels_first(shape)
+
+
+def _wanted(node: Node, shape: Shape) -> Layout | None:
+    """Layout of `shape` as a node wants its maps; None where any will do."""
+    if node.op in _ROWS:
+        return channels_last(shape)
+    return channels_first(shape) if node.op in _SPATIAL else None
+
+
+def _of_neighbours(graph: Graph, consumers: Mapping[str, list[Node]], name: str) -> Layout | None:
+    """Layout that any reader of `name`, or whatever its values are combined with, wants."""
+    shape, producers = graph[name].shape, graph.producers()
+    found = {name: None}
+    queue = [name]
+    for seen in queue:
+        writers = [producers[seen]] if seen in producers and seen != name else []
+        for node in (*consumers.get(seen, []), *writers):
+            wanted = _wanted(node, shape)
+            if wanted is not None:
+                return wanted
+            for other in (*node.inputs, *node.outputs) if _lane_wise(node) else ():
+                same = other and other not in found and len(graph[other].shape) == len(shape)
+                if same and graph[other].data is None:
+                    found[other] = None
+                    queue.append(other)
+    return None
+
+
+def _lane_wise(node: Node) -> bool:
+    """Whether the maps of a node lie alike."""
+    spec = ops.OPS.get(node.op)
+    functions = spec is not None and spec.category in ("elementwise", "binary")
+    return "opset" not in node.attrs and (node.op in _SAME_DIMS or functions)
 
 
 def _pulled_back(layout: Layout, node: Node, shape: Shape) -> Layout:

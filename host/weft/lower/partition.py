@@ -9,6 +9,7 @@ from weft import ops
 from weft.config import Overlay
 from weft.graph import Graph, Node
 from weft.lower.attention import lower_attention
+from weft.lower.cached import lower_cached
 from weft.lower.context import Context, key_of
 from weft.lower.conv import lower_conv, lower_conv_bytes, lower_linear, lower_linear_bytes
 from weft.lower.epilogue import check_activation
@@ -29,11 +30,17 @@ from weft.lower.movement import (
 )
 from weft.lower.norm import copy_of_norm, lower_norm
 from weft.lower.residual import lower_residual
-from weft.lower.stage import HostOnlyError, Stage
+from weft.lower.rotate import lower_rotate
+from weft.lower.stage import HostOnlyError, RotateOp, Stage
 from weft.lower.tokens import token_axes
 from weft.lower.vector import lower_binary, lower_pool
 from weft.passes.placement import coded
 from weft.passes.stream import copies, reads_wide
+
+
+def _attention(context: Context, node: Node) -> Stage:
+    return (lower_cached if node.attrs.get("cache") else lower_attention)(context, node)
+
 
 LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "Conv": lower_conv,
@@ -53,13 +60,18 @@ LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "Pad": lower_pad,
     "Resize": lower_resize,
     "DepthToSpace": lower_depth_to_space,
-    "Attention": lower_attention,
+    "Attention": _attention,
     "LayerNorm": lower_norm,
     "RMSNorm": lower_norm,
 }
 
 
-UNITS = {"Attention": "attention", "LayerNorm": "norm", "RMSNorm": "norm"}  # that overlays may lack
+UNITS = {
+    "Attention": "attention",
+    "LayerNorm": "norm",
+    "RMSNorm": "norm",
+    "Rope": "rotate",
+}  # that overlays may lack
 
 
 @dataclass(frozen=True)
@@ -108,8 +120,9 @@ def partition(graph: Graph, overlay: Overlay) -> Partition:
     behind them: where it does not, all is placed again.
     """
     tokens, refused = token_axes(graph), dict[str, str]()
+    cached = max((int(node.attrs.get("cache", 0)) for node in graph), default=0)
     while True:
-        found = Partition(Context(graph, overlay, refused, tokens))
+        found = Partition(Context(graph, overlay, refused, tokens, cached=cached))
         for node in graph.nodes:
             found.placements.append(_place(found, node))
         hosted = {key_of(p.node): p.why for p in found.placements if p.where == "host"}
@@ -131,6 +144,8 @@ def _place(found: Partition, node: Node) -> Placement:
             return _residual(found, node)
         if _requantizes(context, node):
             return _copy(found, node)
+        if node.op == "Rope":
+            return _rotated(found, node)
         merged = _merge(found, node)
         if merged is not None:
             return merged
@@ -171,7 +186,7 @@ def _check(context: Context, node: Node) -> None:
     if not reads_wide(context.graph, node, wide):
         what = "of int16, which only norms and additions read" if wide else "of what is not int16"
         raise HostOnlyError(f"{node.op} {what}")
-    if node.op not in LOWERINGS and (
+    if node.op not in (*LOWERINGS, "Rope") and (
         node.op not in ops.OPS or ops.OPS[node.op].category not in ("elementwise", "binary")
     ):
         raise HostOnlyError(f"{node.op} has no accelerator form")
@@ -190,7 +205,10 @@ def _merge(found: Partition, node: Node) -> Placement | None:
     out = node.outputs[0]
     if stage is None or not alone or context.graph[out].shape != context.graph[name].shape:
         return None
-    changed = tuple(replace(op, epilogue=with_lookup(op.epilogue, table)) for op in stage.ops)
+    before = [op for op in stage.ops if not isinstance(op, RotateOp)]
+    if len(before) != len(stage.ops):
+        return None
+    changed = tuple(replace(op, epilogue=with_lookup(op.epilogue, table)) for op in before)
     del found.stages[name]
     found.stages[out] = replace(stage, target=out, ops=changed, nodes=(*stage.nodes, key_of(node)))
     quant = context.quant(out)
@@ -217,12 +235,26 @@ def _residual(found: Partition, node: Node) -> Placement:
 
 
 def _copy(found: Partition, node: Node) -> Placement:
-    """The int8 copy of a norm's int16: the norm writes both."""
-    made, gone = copy_of_norm(found.context, node, found.stages)
+    """The int8 copy of a norm's int16: the norm writes both; of other int16, its own work."""
+    try:
+        made, gone = copy_of_norm(found.context, node, found.stages)
+    except HostOnlyError:
+        if node.op != "Identity" or "rotate" not in found.context.overlay.units:
+            raise
+        return _rotated(found, node)
     del found.stages[gone]
     found.stages[made.target] = made
     reason = f"merged into {made.layer.name}"
     return Placement(node, "accelerator", made.layer.engine, reason)
+
+
+def _rotated(found: Partition, node: Node) -> Placement:
+    """A rotation: its own stage, or a part of the attention that it goes to."""
+    stage = lower_rotate(found.context, node)
+    if stage is None:
+        return Placement(node, "accelerator", "rotate", "merged into the attention that reads it")
+    found.stages[stage.target] = stage
+    return Placement(node, "accelerator", stage.layer.engine, stage.note)
 
 
 def _forget(context: Context, known: Mapping[str, object]) -> None:

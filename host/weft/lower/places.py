@@ -57,7 +57,7 @@ def lives_of(stages: Sequence[Stage]) -> Lives:
 
 def spaces_of(context: Context, stages: Sequence[Stage], names: Collection[str]) -> dict[str, int]:
     """The buffer of every map: keys and values that no stage here reads lie in the unified one."""
-    read = {name for stage in stages for name in stage.sources}
+    read = {name for stage in stages for name in (*stage.sources, *stage.scratch)}
     own = {name: context.maps[name].space for name in names}
     return {n: UNIFIED if s == OPERAND and n not in read else s for n, s in own.items()}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from weft import isa
+from weft.isa import Words
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
 from weft.lower.stage import AttentionOp, Epilogue, NormOp, Stage
@@ -114,19 +115,10 @@ def _scores(
     lanes = emitter.context.lanes
     parameter = emitter.epilogue(op.scores, 0, 1)
     block = head // op.group * op.query_blocks
+    source = query.at(head * op.query_blocks, 0, part.first), query.block
+    operand = key.at(block) + part.tile * lanes, key.block
     emitter.put(
-        isa.ATTEND.encode(
-            source=query.at(head * op.query_blocks, 0, part.first),
-            source_block=query.block,
-            source_col=1,
-            rows=part.last - part.first,
-            blocks=op.query_blocks,
-            tiles=part.tiles,
-            operand=key.at(block) + part.tile * lanes,
-            operand_block=key.block,
-            transposed=1,
-            overlap=int(emitter.overlap),
-        ),
+        scored(emitter, op, (part.last - part.first, part.tiles), source, operand),
         (*part.rows, *_named(part.keys, "tiles")),
     )
     shift = part.first - part.tile * lanes
@@ -142,14 +134,15 @@ def _scores(
             keys=most,
             left=max(-LIMIT, min(op.least + shift, LIMIT)),
             right=max(-LIMIT, min(op.most + shift, LIMIT)),
-            **_parameters(op.scores, parameter),
+            **parameters(op.scores, parameter),
             **_bias(op, part, head, places),
         ),
         (*ifs(part.rows), *keys),
     )
 
 
-def _parameters(done: Epilogue, parameter: int) -> dict[str, int]:
+def parameters(done: Epilogue, parameter: int) -> dict[str, int]:
+    """Fields of Activate for one parameter block of all channels."""
     return {"parameter": parameter, "parameter_step": 0, "mode": done.mode}
 
 
@@ -181,38 +174,71 @@ def _values(
     """Exponentials of the scores times values, divided by the sum of the exponentials."""
     value, scores = places[op.value], places[op.scratch]
     parameter = emitter.epilogue(op.epilogue, 0, 1)
-    block, out = head // op.group * op.value_blocks, op.target.block0 + head * op.value_blocks
+    operand = value.at(head // op.group * op.value_blocks) + part.tile * emitter.context.lanes
+    sizes = part.last - part.first, part.tiles
     emitter.put(
-        isa.ATTEND.encode(
-            source=scores.at(0),
-            source_block=scores.block,
-            source_col=1,
-            rows=part.last - part.first,
-            blocks=part.tiles,
-            tiles=op.value_blocks,
-            operand=value.at(block) + part.tile * emitter.context.lanes,
-            operand_block=value.block,
-            scores=1,
-            method=op.method,
-            most=MOST,
-            overlap=int(emitter.overlap),
-        ),
+        weighted(emitter, op, sizes, scores, (operand, value.block)),
         (*part.rows, *_named(part.keys, "blocks")),
     )
-    done = op.epilogue
     emitter.put(
-        isa.ACTIVATE.encode(
-            target=target.at(out, op.target.y0, op.target.x0 + part.first),
-            target_block=target.block,
-            target_col=1,
-            normalize=1,
-            zero_point=done.zero_point,
-            low=done.low,
-            high=done.high,
-            lookup=int(done.lookup is not None),
-            **_parameters(done, parameter),
-        ),
-        (*ifs(part.rows), *ifs(part.keys)),
+        divided(op, parameter, head, part.first, target), (*ifs(part.rows), *ifs(part.keys))
+    )
+
+
+Walk = tuple[int, int]  # first word, and words from channel block to channel block
+
+
+def scored(
+    emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], source: Walk, operand: Walk
+) -> Words:
+    """Attend of queries, `sizes` (rows, tiles of keys), with keys."""
+    return isa.ATTEND.encode(
+        source=source[0],
+        source_block=source[1],
+        source_col=1,
+        rows=sizes[0],
+        blocks=op.query_blocks,
+        tiles=sizes[1],
+        operand=operand[0],
+        operand_block=operand[1],
+        transposed=1,
+        overlap=int(emitter.overlap),
+    )
+
+
+def weighted(
+    emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], scores: Place, operand: Walk
+) -> Words:
+    """Attend of exponentials of scores, `sizes` (rows, tiles of keys), with values."""
+    return isa.ATTEND.encode(
+        source=scores.at(0),
+        source_block=scores.block,
+        source_col=1,
+        rows=sizes[0],
+        blocks=sizes[1],
+        tiles=op.value_blocks,
+        operand=operand[0],
+        operand_block=operand[1],
+        scores=1,
+        method=op.method,
+        most=MOST,
+        overlap=int(emitter.overlap),
+    )
+
+
+def divided(op: AttentionOp, parameter: int, head: int, first: int, target: Place) -> Words:
+    """Activate of one head's results behind it, from row `first` on."""
+    done, block = op.epilogue, op.target.block0 + head * op.value_blocks
+    return isa.ACTIVATE.encode(
+        target=target.at(block, op.target.y0, op.target.x0 + first),
+        target_block=target.block,
+        target_col=1,
+        normalize=1,
+        zero_point=done.zero_point,
+        low=done.low,
+        high=done.high,
+        lookup=int(done.lookup is not None),
+        **parameters(done, parameter),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from weft.graph import Node
 from weft.lower.context import Context, key_of
@@ -11,9 +12,10 @@ from weft.lower.geometry import OPERAND
 from weft.lower.partition import Partition
 from weft.lower.places import Places, lives_of, place_all, spaces_of
 from weft.lower.sparse import row_limit
-from weft.lower.stage import AttentionOp, NormOp, Stage
+from weft.lower.stage import AttentionOp, NormOp, RotateOp, Stage
 
 LARGEST_BATCH = 64
+Runs = list["Run | HostRun"]
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,29 @@ class Piece:
         return next(stage for stage in reversed(self.stages) if name in stage.targets)
 
 
-def order(found: Partition) -> list[Run | HostRun]:
-    """Runs as long as dependencies allow, accelerator and host by turns."""
+def order(found: Partition, entries: Mapping[str, str] = MappingProxyType({})) -> Runs:
+    """Runs as long as dependencies allow, accelerator and host by turns.
+
+    `entries` names, by key, the part of the program that a node belongs to, if there are such
+    parts: each has runs of its own.
+    """
     graph, hosted = found.context.graph, found.hosted
     stage_of = {name: stage for stage in found.stages.values() for name in stage.nodes}
     why = {key_of(p.node): p.why for p in found.placements}
-    waiting = list(graph.nodes)
     ready = {*graph.inputs, *(n for n, t in graph.tensors.items() if t.data is not None)}
-    runs: list[Run | HostRun] = []
-    on_host = False
-    while waiting:
-        nodes = _take(waiting, ready, hosted, on_host)
-        if nodes and on_host:
-            runs.append(HostRun(tuple(nodes), _reasons(nodes, why)))
-        elif nodes:
-            stages = dict.fromkeys(stage_of[k] for k in map(key_of, nodes) if k in stage_of)
-            if stages:
-                runs.append(Run(tuple(stages)))
-        on_host = not on_host
+    runs: Runs = []
+    for entry in dict.fromkeys(entries.get(key_of(node), "") for node in graph.nodes):
+        waiting = [node for node in graph.nodes if entries.get(key_of(node), "") == entry]
+        on_host = False
+        while waiting:
+            nodes = _take(waiting, ready, hosted, on_host)
+            if nodes and on_host:
+                runs.append(HostRun(tuple(nodes), _reasons(nodes, why)))
+            elif nodes:
+                stages = dict.fromkeys(stage_of[k] for k in map(key_of, nodes) if k in stage_of)
+                if stages:
+                    runs.append(Run(tuple(stages)))
+            on_host = not on_host
     return _with_relabels(found, runs)
 
 
@@ -173,7 +180,7 @@ def largest_batch(context: Context, pieces: Sequence[Piece]) -> int:
         return 1
     peak = max((p.plan.peak for p in pieces if p.plan), default=1)
     every = [op for p in pieces for stage in p.stages for op in stage.ops]
-    ops = [op for op in every if not isinstance(op, NormOp | AttentionOp)]
+    ops = [op for op in every if not isinstance(op, NormOp | AttentionOp | RotateOp)]
     # Positions may be cut up, samples not: an engine that takes few rows takes as few samples.
     rows = (row_limit(op, overlay) // max(1, op.window.out_h * op.window.out_w) for op in ops)
     limit = min(overlay.buffer_words // peak, *rows, LARGEST_BATCH)

@@ -161,22 +161,11 @@ class VectorOp:
 
 
 @dataclass(frozen=True, eq=False)
-class NormOp:
-    """LayerNorm or RMSNorm of the rows of a map of the wide buffer.
-
-    Parameter block: gamma, beta and the shift behind them, then the scale of the codes. With
-    `keep` the normalized int16 take the place of the source. `epsilon` is added to n²·variance.
-    """
+class RowOp:
+    """An operation that makes each row of its target of the same row of one map."""
 
     source: str
     window: Window
-    elements: int
-    epilogue: Epilogue
-    method: int
-    rms: bool
-    epsilon: int
-    keep: bool = False
-    target: Target = HERE
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -190,6 +179,23 @@ class NormOp:
     def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
         """Input rows per source that output rows first..last-1 need."""
         return {self.source: (first, last)}
+
+
+@dataclass(frozen=True, eq=False)
+class NormOp(RowOp):
+    """LayerNorm or RMSNorm of the rows of a map of the wide buffer.
+
+    Parameter block: gamma, beta and the shift behind them, then the scale of the codes. With
+    `keep` the normalized int16 take the place of the source. `epsilon` is added to n²·variance.
+    """
+
+    elements: int
+    epilogue: Epilogue
+    method: int
+    rms: bool
+    epsilon: int
+    keep: bool = False
+    target: Target = HERE
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +243,60 @@ class AttentionOp:
         return union([(self.query, (first, last)), (self.key, every), (self.value, every)])
 
 
-Op = MatrixOp | VectorOp | NormOp | AttentionOp
+@dataclass(frozen=True)
+class Rotation:
+    """What Rotate makes of int16: codes, multiplier · 2^(shift − 31) times as large, turned by the
+    map `table` (as they are without one) in heads of `head_blocks` channel blocks.
+    """
+
+    multiplier: int
+    shift: int
+    table: str = ""
+    head_blocks: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class RotateOp(RowOp):
+    """Rotary embedding of a map of the wide buffer, or int8 codes of it alone."""
+
+    blocks: int
+    rotation: Rotation
+    target: Target = HERE
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """Keys or values in activation memory: `name` is their region, `rotation` makes them of the
+    source's int16, `place` is the map of a head in the operand buffer, `fresh` the one in the
+    unified buffer of a head's new tokens.
+    """
+
+    name: str
+    rotation: Rotation
+    place: str
+    fresh: str
+
+
+@dataclass(frozen=True, eq=False)
+class CachedOp(AttentionOp):
+    """Attention of new tokens to those in a cache and to themselves.
+
+    `key` and `value` are maps of the wide buffer with the new tokens; `keys` is the capacity of the
+    cache. `least` counts from the newest key that a query sees.
+    """
+
+    key_cache: Cache | None = None
+    value_cache: Cache | None = None
+
+    @property
+    def caches(self) -> tuple[Cache, Cache]:
+        """Those of keys and of values."""
+        assert self.key_cache is not None, "it has both"
+        assert self.value_cache is not None, "it has both"
+        return self.key_cache, self.value_cache
+
+
+Op = MatrixOp | VectorOp | NormOp | AttentionOp | RotateOp
 
 
 @dataclass(frozen=True, eq=False)

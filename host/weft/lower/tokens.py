@@ -9,7 +9,7 @@ from weft.graph import Graph, Node
 from weft.passes.placement import NORMS
 
 TOKEN_AXIS = 1
-_ROWWISE = ("Linear", *NORMS)
+_ROWWISE = ("Linear", "Rope", *NORMS)
 
 
 def token_axes(graph: Graph) -> dict[str, str]:

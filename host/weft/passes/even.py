@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from weft import ops
 from weft.graph import Array, Graph, Node, Tensor
 from weft.passes.placement import NORMS, accelerated
+from weft.passes.ranges import largest_of
 from weft.quantization import fold
 
 STRENGTH = 0.5
@@ -34,7 +34,7 @@ def even_out(
     names = [node.outputs[0] for node in graph if _movable(graph, node)]
     if not names:
         return graph
-    largest = _largest(graph, names, batches)
+    largest = largest_of(graph, names, batches)
     for name in names:
         graph = _moved(graph, name, largest[name], strength)
     return graph.verify()
@@ -51,19 +51,6 @@ def _movable(graph: Graph, node: Node) -> bool:
     producer = graph.producers().get(node.inputs[0])
     copies = node.op == "Identity" and producer is not None and producer.op in NORMS
     return node.op in NORMS or copies
-
-
-def _largest(
-    graph: Graph, names: list[str], batches: Iterable[Mapping[str, Array]]
-) -> dict[str, Factors]:
-    """Largest magnitude of every channel."""
-    found = {name: np.zeros(graph[name].shape[-1]) for name in names}
-    for part in batches:
-        values = ops.evaluate(graph, part, keep=names)
-        for name in names:
-            flat = np.abs(values[name]).reshape(-1, len(found[name]))
-            found[name] = np.maximum(found[name], flat.max(0))
-    return found
 
 
 def _moved(graph: Graph, name: str, x: Factors, strength: float) -> Graph:

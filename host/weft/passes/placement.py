@@ -19,6 +19,7 @@ COMPUTES = {
     "Mul",
     "PRelu",
     "Attention",
+    "Rope",
     *NORMS,
 }
 # What these move or select keeps its codes: the output has the input's scale.

@@ -8,7 +8,8 @@ output channel, as in Jacob et al. (CVPR 2018) and TFLite, unless another format
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,10 +18,12 @@ from weft.calibrate import CALIBRATORS
 from weft.errors import UsageError, unknown
 from weft.formats import int8
 from weft.graph import Array, Graph, Node, Quant, Tensor
+from weft.passes import products
 from weft.passes.choices import Choice, activation_formats, choices, layers
 from weft.passes.even import STRENGTH, even_out
 from weft.passes.placement import FOLLOWS, accelerated, coded, quantized_roots
 from weft.passes.ranges import BATCH, Progress, check_data, feeds, ranges
+from weft.passes.roles import pools, saturated
 from weft.passes.stream import reads_wide, stream, with_copies
 from weft.passes.weights import BIAS_LIMIT, encode, finite, format_for
 from weft.plan import Plan
@@ -68,6 +71,7 @@ def quantize(
     equalize: bool = False,
     smooth: float | None = None,
     correct_bias: bool = False,
+    states: Mapping[str, str] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> Graph:
     """`graph` with codes and scales wherever the accelerator can run.
@@ -83,6 +87,7 @@ def quantize(
     `weight_method` how weights are rounded (`weft.quantization.methods`). A `plan` says it layer by
     layer, `keep_first_last` leaves the first and the last layer at int8. `equalize`, `smooth`
     (SmoothQuant's strength; 0.5 behind norms) and `correct_bias` apply the method of that name.
+    Tensors to which `states` gives one name get one scale.
 
     A channel whose bias or sums would not fit int32 gets a larger weight scale, and a depthwise
     convolution int8 weights where it can't take the format; the node's attribute "notes" says so.
@@ -110,10 +115,14 @@ def quantize(
     if wide:
         strength = STRENGTH if options.smooth is None else options.smooth
         graph = even_out(graph, feeds(graph, data), strength)
-    roots = quantized_roots(graph)
+    shared = pools(graph, quantized_roots(graph), states)
+    roots = shared.roots
     formats = activation_formats(graph, roots, chosen)
     formats |= {roots[name]: activation.WIDE for name in wide if name in roots}
-    found = ranges(graph, data, formats, CALIBRATORS[calibrator], progress)
+    found = ranges(graph, data, formats, CALIBRATORS[calibrator], progress, shared.members)
+    for root, limit in saturated(graph, roots).items():
+        if root in found:
+            found[root] = max(found[root][0], -limit), min(found[root][1], limit)
     balanced = {roots[n] for node in graph for n in _balanced(node) if n in roots}
     quants = {
         root: activation.affine(*bounds, formats[root], symmetric or root in balanced)
@@ -130,10 +139,13 @@ def quantize(
 def prepare(graph: Graph, data: Mapping[str, Array], options: Options) -> Graph:
     """The same function in float, its weights and activations easier to round.
 
-    Equalization first, then SmoothQuant, then AWQ's factors for the layers whose method that is.
+    Equalization first, then factors between products of activations, then
+    SmoothQuant, then AWQ's factors for the layers whose method that is.
     """
     if options.equalize:
         graph = equalize.equalize(graph)
+    strength = products.STRENGTH if options.smooth is None else options.smooth
+    graph = products.even_products(graph, feeds(graph, data), strength)
     if options.smooth is not None:
         graph = smooth.smooth(graph, feeds(graph, data), options.smooth)
     chosen = options.choices(graph)
@@ -197,10 +209,14 @@ def _rounded_rows(x: Array) -> Array:
 
 @dataclass
 class _Constants:
-    """The graph's tensors while constants get their codes."""
+    """The graph's tensors while constants get their codes.
+
+    `shared` are the constants, and remarks, of layers that other steps of a recurrence have, too.
+    """
 
     tensors: Tensors
     readers: Mapping[str, list[Node]]
+    shared: dict[object, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
 
     def new(self, name: str) -> str:
         """`name`, or it with marks, that no tensor has."""
@@ -307,15 +323,35 @@ def _with_weights(
     """Conv or Linear with weights in their format and an int32 (for bf16 a float32) bias."""
     x = graph[node.inputs[0]].quant
     assert x is not None, "the caller has checked it"
+    key = node.attrs.get("roles"), node.inputs[1:], choice, float(x.scale), x.zero_point
+    names, notes = constants.shared.get(key, ((), ()))
+    if not names:
+        names, notes = _encoded(graph, node, constants, choice, seen, correct)
+    if "roles" in node.attrs:
+        constants.shared[key] = names, notes
+    changed = replace(node, inputs=(node.inputs[0], *names))
+    return changed.with_attrs(notes=notes) if notes else changed
+
+
+def _encoded(
+    graph: Graph,
+    node: Node,
+    constants: _Constants,
+    choice: Choice,
+    seen: Statistics | None,
+    correct: bool,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the codes of a layer's weights and bias, and remarks."""
+    x = graph[node.inputs[0]].quant
+    assert x is not None, "the caller has checked it"
     made = encode(graph, node, choice, x, seen, correct)
     weights = graph[node.inputs[1]]
-    names = [node.inputs[0], constants.put(weights.name, node, made.data, made.quant)]
+    names = [constants.put(weights.name, node, made.data, made.quant)]
     has_bias = len(node.inputs) > 2 and bool(node.inputs[2])
     if has_bias or (correct and seen is not None):
         name = node.inputs[2] if has_bias else constants.new(f"{node.outputs[0]}/bias")
         names.append(_put_bias(name, node, constants, made.bias, x, made.quant))
-    changed = replace(node, inputs=tuple(names))
-    return changed.with_attrs(notes=made.notes) if made.notes else changed
+    return tuple(names), made.notes
 
 
 def _put_bias(name: str, node: Node, constants: _Constants, bias: Array, x: Quant, w: Quant) -> str:

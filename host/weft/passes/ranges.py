@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weft import ops
 from weft.activation import WIDE
@@ -37,23 +39,28 @@ def ranges(
     formats: Mapping[str, str],
     kind: Callable[..., Calibrator],
     progress: Progress | None = None,
+    members: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> dict[str, tuple[float, float]]:
     """(low, high) of the tensors in `formats`, for the format each will have.
 
-    Tensors that take infinite values are left out. Inputs that become int8, and what becomes
-    int16, keep all their range.
+    `members` are, by name, all the tensors that count, if it is not that one alone. Tensors that
+    take infinite values are left out. Inputs that become int8, and what becomes int16, keep all
+    their range.
     """
     collectors: dict[str, Calibrator] = {}
     for name in sorted(formats):
-        whole = (name in graph.inputs and formats[name] == "int8") or formats[name] == WIDE
+        outside = any(n in graph.inputs for n in members.get(name, (name,)))
+        whole = (outside and formats[name] == "int8") or formats[name] == WIDE
         collectors[name] = MinMax() if whole else kind(format=formats[name])
     if not collectors:
         return {}
     for part, done, total in batches(graph, data):
         with np.errstate(all="ignore"):  # what overflows is refused by observe
-            values = ops.evaluate(graph, part, keep=list(collectors))
+            names = [n for name in collectors for n in members.get(name, (name,))]
+            values = ops.evaluate(graph, part, keep=names)
         for name in list(collectors):
-            if not _observed(collectors[name], values[name]):
+            parts = [values[n] for n in members.get(name, (name,))]
+            if not all(_observed(collectors[name], x) for x in parts):
                 del collectors[name]
         if progress:
             progress(done, total)
@@ -82,3 +89,16 @@ def batches(graph: Graph, data: Mapping[str, Array]) -> Iterator[tuple[dict[str,
 def feeds(graph: Graph, data: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     """The batches alone."""
     return (part for part, _, _ in batches(graph, data))
+
+
+def largest_of(
+    graph: Graph, names: list[str], batches: Iterable[Mapping[str, Array]]
+) -> dict[str, NDArray[np.float64]]:
+    """Largest magnitude of every channel."""
+    found = {name: np.zeros(graph[name].shape[-1]) for name in names}
+    for part in batches:
+        values = ops.evaluate(graph, part, keep=names)
+        for name in names:
+            flat = np.abs(values[name]).reshape(-1, len(found[name]))
+            found[name] = np.maximum(found[name], flat.max(0))
+    return found

@@ -23,12 +23,27 @@ def stream(graph: Graph) -> frozenset[str]:
     nodes = [node for node in graph if accelerated(graph, node)]
     wide = {node.inputs[0] for node in nodes if node.op in NORMS}
     wide |= {name for name in graph.outputs if _from_norm(graph, name)}
+    wide |= _of_decoder(graph, nodes)
     links = [_linked(graph, node) for node in nodes]
     before = -1
     while wide and len(wide) != before:
         before = len(wide)
         wide.update(name for link in links if wide & link for name in link)
     return frozenset(wide)
+
+
+def _of_decoder(graph: Graph, nodes: list[Node]) -> set[str]:
+    """What a decoder keeps in int16: what is rotated or goes to the cache, which makes int8 of it,
+    and scores of words, whose differences decide.
+    """
+    cached = [node for node in nodes if node.op == "Attention" and node.attrs.get("cache")]
+    wide = {node.inputs[0] for node in nodes if node.op == "Rope"}
+    producers = graph.producers()
+    for node in cached:
+        made = {n: producers[n].op for n in node.inputs[1:3] if n in producers}
+        wide |= {name for name, op in made.items() if op == "Linear"}
+    last = {n for n in graph.outputs if n in producers and producers[n].op == "Linear"}
+    return wide | last if cached else wide
 
 
 def _from_norm(graph: Graph, name: str) -> bool:
@@ -55,6 +70,8 @@ def reads_wide(graph: Graph, node: Node, wide: Collection[str]) -> bool:
     moving = [n for n in (*node.inputs, *node.outputs) if n and graph[n].data is None]
     if node.op in NORMS:
         return node.inputs[0] in wide
+    if node.op == "Rope":
+        return node.inputs[0] in wide and node.outputs[0] not in wide
     if not wide or not set(moving) & set(wide):
         return True
     if node.op in ("Conv", "Linear"):

@@ -101,12 +101,14 @@ def observe(
 ) -> dict[str, Statistics]:
     """Statistics of the inputs of layers, by the name of each layer's output.
 
-    With `rounded` activations that have scales are rounded to their codes first; without
-    `moments` there are no Gram matrices.
+    Layers that are steps of a recurrence ("roles") have those of all steps. With `rounded`
+    activations that have scales are rounded to their codes first; without `moments` there are no
+    Gram matrices.
     """
     layers = list(nodes)
     names = list(dict.fromkeys(node.inputs[0] for node in layers))
-    found: dict[str, Statistics] = {}
+    found: dict[object, Statistics] = {}
+    keys = {n.outputs[0]: n.attrs.get("roles", n.outputs[0]) for n in layers}
     for part in batches:
         with np.errstate(all="ignore"):
             values = ops.evaluate(graph, part, keep=names, fake_quant=rounded)
@@ -114,9 +116,9 @@ def observe(
             weights = graph[node.inputs[1]]
             assert weights.data is not None, "layers have constant weights"
             rows, channels = layer_rows(node, values[node.inputs[0]], weights.data)
-            key = node.outputs[0]
+            key = keys[node.outputs[0]]
             if key not in found:
                 _, groups, depth = rows.shape
                 found[key] = Statistics.empty(groups, depth, channels.shape[1], moments)
             found[key].add(rows, channels, moments)
-    return found
+    return {name: found[key] for name, key in keys.items() if key in found}

@@ -133,7 +133,7 @@ class Kernel:
 
     def _simulate(self, limit_s: float) -> bool:
         """Runs the segments; False where the kernel does not come to an end."""
-        code, first, segments, batch, rows, weight_rows = (
+        code, first, segments, batch, tokens, position, origin, rows, weight_rows = (
             _signed(self._values.get(_AT[name], 0)) for name in _SCALARS
         )
         report = np.zeros(REPORT_WORDS, np.int32)
@@ -145,7 +145,7 @@ class Kernel:
             arrays[0] = _half(arrays[0], code, first)
         status = self._library.weft_run(
             *([a.ctypes.data for a in arrays] or (None, None, None)),
-            *(code, first, segments, batch, rows, weight_rows),
+            *(code, first, segments, batch, tokens, position, origin, rows, weight_rows),
             *(limit_s, report.ctypes.data),
         )
         if status == TIMEOUT:

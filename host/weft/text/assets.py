@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from weft.errors import InputError, MissingDependency, ModelError, ProgramError
+from weft.errors import InputError, ModelError, ProgramError
 from weft.graph import Array
 from weft.text.pooling import Pooling, pooling_of
+from weft.text.tokenizer import pretrained
 
 PREFIX = "text."
 TOKENIZER_LIMIT = 1 << 26  # bytes of a tokenizer.json
@@ -36,19 +37,7 @@ class TextAssets:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        try:
-            from tokenizers import Tokenizer
-        except ImportError:
-            raise MissingDependency(
-                "text needs the package tokenizers: pip install 'weft[text]'"
-            ) from None
-        try:
-            made = Tokenizer.from_str(self.tokenizer)
-        except Exception as error:  # the library raises nothing narrower
-            raise ModelError(f"tokenizer.json can't be read: {error}") from None
-        made.no_padding()
-        made.no_truncation()
-        return made
+        return pretrained(self.tokenizer)
 
     def tokens(self, lines: Sequence[str], limit: int, truncate: bool = False) -> list[list[int]]:
         """Token ids of each line, special ones included.

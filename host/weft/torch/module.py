@@ -115,7 +115,8 @@ def _activated(writer: _Writer, node: Node, y: Any) -> Any:
 
 def _with_weights(module: nn.Module, weight: Array, bias: Array | None) -> nn.Module:
     layer: Any = module
-    layer.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(weight)))
+    # Copies: training may not reach into the graph, which other modules are made of, too.
+    layer.weight = nn.Parameter(torch.from_numpy(weight.copy(order="C")))
     layer.bias = None if bias is None else nn.Parameter(torch.from_numpy(bias.reshape(-1).copy()))
     return module
 

@@ -2,7 +2,7 @@
 
 from weft import isa
 from weft.state import Clocks, Unit
-from weft.units import activate, attention, decode, normalize, systolic, transfer, vector
+from weft.units import activate, attention, decode, normalize, rotate, systolic, transfer, vector
 
 UNITS: dict[str, Unit] = {
     u.name: u
@@ -12,6 +12,7 @@ UNITS: dict[str, Unit] = {
         attention.UNIT,
         activate.UNIT,
         normalize.UNIT,
+        rotate.UNIT,
         decode.UNIT,
         transfer.UNIT,
         transfer.READ,

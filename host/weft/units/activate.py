@@ -28,7 +28,7 @@ def golden(state: State, f: Fields, batch: int) -> None:
     blocks = sums.blocks
     if f["normalize"]:
         blocks = rows.normalized_sums(state, blocks.astype(np.int64)).astype(np.int32)
-    if f["space"] == isa.WIDE:
+    if f["space"] == isa.WIDE or f["residual"]:
         wide.golden(state, f, batch, blocks, (sums.out_h, sums.out_w))
         return
     words = window.output_words(f, batch, sums.out_h, sums.out_w)

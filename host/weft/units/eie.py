@@ -208,9 +208,7 @@ def run(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int32], Clocks]
     they are used: those of columns whose activations are all zero are not.
     """
     o, m = state.overlay, window.positions(f, batch)
-    rows = state.take(f["rows"]).astype(np.uint8) if f["rows"] else np.zeros((0, o.lanes), np.uint8)
-    shape = Shape(f["blocks"] * o.lanes, o.lanes, o.eie_pes, bool(f["codes"]))
-    layer = unpacked(o, shape, rows)
+    shape, layer = _layer(o, f, state.take(f["rows"]))
     codes = _activations(state, f, batch)
     active = codes != f["pad"]
     _check_outputs(layer, active, f["tiles"] * o.lanes)
@@ -227,6 +225,21 @@ def run(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int32], Clocks]
         drain=m * (f["tiles"] + FLUSH_CLOCKS),
     )
     return sums.reshape(m, f["tiles"], o.lanes).transpose(1, 0, 2), clocks
+
+
+def _layer(o: Overlay, f: Fields, rows: NDArray[Any]) -> tuple[Shape, Layer]:
+    """Sizes and entries of a MatMul's layer, in its `rows` of the stream; raises FaultError 10."""
+    shape = Shape(f["blocks"] * o.lanes, o.lanes, o.eie_pes, bool(f["codes"]))
+    return shape, unpacked(o, shape, rows.astype(np.uint8))
+
+
+def watched(state: State, f: Fields, batch: int) -> tuple[Layer, NDArray[np.bool_]]:
+    """The layer of a MatMul that is about to run, and which activations [M, K] it will broadcast.
+
+    Raises FaultError as `run`.
+    """
+    layer = _layer(state.overlay, f, state.ahead(f["rows"]))[1]
+    return layer, _activations(state, f, batch) != f["pad"]
 
 
 def _load_clocks(shape: Shape, rows: int, pace: int) -> int:

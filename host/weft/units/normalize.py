@@ -11,7 +11,7 @@ import numpy as np
 from weft import isa
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
-from weft.units import requant
+from weft.units import requant, window
 from weft.units.fixed import Codes
 from weft.units.norm import MOST_ELEMENTS, affine
 from weft.units.root import TABLE_WORDS, TableRoot, methods
@@ -90,17 +90,9 @@ def _check(state: State, f: Fields, batch: int) -> None:
     if f["parameter"] + f["blocks"] > o.parameter_blocks:
         end = f["parameter"] + f["blocks"] - 1
         raise FaultError(5, f"parameter block {end} of {o.parameter_blocks}")
-    if f["keep"] and not _distinct(f):
+    steps = f["rows"] - 1, f["blocks"] - 1
+    if f["keep"] and not window.distinct((f["source_col"], f["source_block"]), steps):
         raise FaultError(7, "keep, but rows and blocks of the input share words")
-
-
-def _distinct(f: Fields) -> bool:
-    """Whether no two words of the input are the same one."""
-    rows, blocks = f["rows"] - 1, f["blocks"] - 1
-    down, right = f["source_col"], f["source_block"]
-    if (rows and not down) or (blocks and not right):
-        return False
-    return not (rows and blocks) or down > blocks * right or right > rows * down
 
 
 UNIT = Unit("normalize", (isa.NORM,), golden, clocks, "LayerNorm, RMSNorm of the wide buffer")

@@ -80,6 +80,12 @@ def folds_per_tile(f: Fields) -> int:
     return -(-f["blocks"] // f["words"]) * window.taps(f)
 
 
+def stream_rows(f: Fields, overlay: Overlay) -> int:
+    """Rows of the weight stream that a tile takes, positions in front of it included."""
+    engine = ENGINES[isa.ENGINES[f["engine"]]]
+    return (overlay.lanes + engine.index(f, overlay.lanes)) * _weight_rows(engine, f)
+
+
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """Clocks of one MatMul."""
     if compressed.is_compressed(f):

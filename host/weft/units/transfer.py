@@ -95,7 +95,7 @@ def golden_read(state: State, f: Fields, batch: int) -> None:
     memory, buffer = _addresses(state, f, batch)
     found = state.memory[memory]
     state.space(f["space"])[buffer] = joined(found) if f["space"] == isa.WIDE else found
-    state.read[memory] = True
+    state.late[memory] |= state.written[memory]
 
 
 def golden_write(state: State, f: Fields, batch: int) -> None:

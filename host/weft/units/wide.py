@@ -1,4 +1,4 @@
-"""Results that go to the wide buffer: sums as int16, with what is added to them; scores.
+"""Results that meet the wide buffer: sums as int16, with a word added or as a factor; scores.
 
 Golden model of hls/weft/units/writer.hpp.
 """
@@ -34,22 +34,35 @@ def scaled(sums: NDArray[np.int32], planes: NDArray[np.int8], mode: str) -> NDAr
 def golden(
     state: State, f: Fields, batch: int, blocks: NDArray[np.int32], size: tuple[int, int]
 ) -> None:
-    """Activate with space 2: one word of int16 per output position and channel block."""
+    """Activate with space 2: one word of int16 per output position and channel block.
+
+    A product with words of the wide buffer may go to the unified one (space 0), too.
+    """
     mode = isa.MODES[f["mode"]]
     index = f["parameter"] + np.arange(len(blocks)) * f["parameter_step"]
     y = np.stack([scaled(b, state.parameters[i], mode) for b, i in zip(blocks, index, strict=True)])
     step = np.arange(len(blocks))[:, None]
     if f["residual"]:
-        added = state.wide[_residual_words(f, batch, size) + step * f["residual_block"]]
-        q, s = np.int32(f["residual_multiplier"]), f["residual_shift"]
-        s = min(max(s, requant.SHIFT_LOW), requant.SHIFT_HIGH)
-        y = y + requant.requantize(added.astype(np.int32), q, np.int8(s), "single_round")
+        y = _joined(y, state.wide[_residual_words(f, batch, size) + step * f["residual_block"]], f)
     y = np.clip(y, -LIMIT, LIMIT)
     if f["maximum"]:
         y = rows.keep_scores(state, f, y)
         state.scores = size[1]
     words = window.output_words(f, batch, *size) + step * f["target_block"]
-    state.wide[words] = y.astype(np.int16)
+    if f["space"] == isa.UNIFIED:
+        state.buffer[words] = np.clip(y + f["zero_point"], f["low"], f["high"]).astype(np.int8)
+    else:
+        state.wide[words] = y.astype(np.int16)
+
+
+def _joined(y: NDArray[np.int64], other: NDArray[np.int16], f: Fields) -> NDArray[np.int64]:
+    """Requantized sums y [blocks, M, lanes] and words of the wide buffer: their sum or product."""
+    q, s = np.int32(f["residual_multiplier"]), f["residual_shift"]
+    shift = np.int8(min(max(s, requant.SHIFT_LOW), requant.SHIFT_HIGH))
+    if f["residual"] == isa.FACTOR:
+        product = np.clip(y, -LIMIT, LIMIT) * other
+        return requant.requantize(product.astype(np.int32), q, shift, "single_round")
+    return y + requant.requantize(other.astype(np.int32), q, shift, "single_round")
 
 
 def _residual_words(f: Fields, batch: int, size: tuple[int, int]) -> NDArray[np.int64]:
@@ -65,18 +78,30 @@ def check_output(state: State, f: Fields, sums: Sums) -> None:
         raise FaultError(2, f"space = {f['space']} on overlay {state.overlay.name!r}")
     if f["space"] and (f["pack"] or (is_wide and f["lookup"])):
         raise FaultError(2, f"pack = {f['pack']}, lookup = {f['lookup']}, space = {f['space']}")
-    if is_wide and f["mode"] >= len(isa.MODES):
+    if (is_wide or f["residual"]) and f["mode"] >= len(isa.MODES):
         raise FaultError(2, f"mode = {f['mode']} with words of int16")
-    if f["residual"] and (not is_wide or sums.scored):
-        raise FaultError(2, "residual, but no words of int16, or scores are read meanwhile")
+    if f["residual"]:
+        _check_joined(state, f, sums)
     if f["maximum"] and (not is_wide or not sums.attends or sums.scored):
         raise FaultError(2, "maximum, but these are no scores")
     if f["normalize"] and not sums.divides:
         raise FaultError(2, "normalize, but there are no sums of exponentials")
 
 
+def _check_joined(state: State, f: Fields, sums: Sums) -> None:
+    """Raises FaultError where nothing can be added to an output, or be its factor."""
+    plain = f["space"] == isa.UNIFIED and not f["pack"] and not f["lookup"]
+    legal = f["space"] == isa.WIDE or (plain and f["residual"] == isa.FACTOR)
+    if f["residual"] > isa.FACTOR or not legal or not len(state.wide):
+        raise FaultError(2, f"residual = {f['residual']}, but no words of int16")
+    if sums.scored:
+        raise FaultError(2, "residual, but scores are read meanwhile")
+
+
 def check_residual(state: State, f: Fields, batch: int, sums: Sums, last: int) -> None:
-    """Raises FaultError for a residual outside the wide buffer, or under other outputs."""
+    """Raises FaultError for a residual outside the wide buffer or under other outputs, and in place
+    where a word that is written twice would be read again behind its first result.
+    """
     if not f["residual"]:
         return
     words = _residual_words(f, batch, (sums.out_h, sums.out_w))
@@ -86,5 +111,10 @@ def check_residual(state: State, f: Fields, batch: int, sums: Sums, last: int) -
     in_place = f["residual_base"] == f["target"] and all(
         f[f"residual_{step}"] == f[f"target_{step}"] for step in _STEPS
     )
-    if not in_place and f["target"] <= end and f["residual_base"] <= last:
+    meets = f["space"] == isa.WIDE and not in_place
+    if meets and f["target"] <= end and f["residual_base"] <= last:
         raise FaultError(7, f"words {f['target']}..{last} and {f['residual_base']}..{end}")
+    steps = (batch - 1, len(sums.blocks) - 1, sums.out_h - 1, sums.out_w - 1)
+    alone = window.distinct([f[f"target_{step}"] for step in _STEPS], steps)
+    if in_place and f["space"] == isa.WIDE and not alone:
+        raise FaultError(7, "a residual in place, but some outputs share a word")

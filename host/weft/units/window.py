@@ -6,6 +6,8 @@ loop of every fold and adds strides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,6 +66,19 @@ def output_words(f: Fields, batch: int, out_h: int, out_w: int) -> Index:
     b, y, x = np.ogrid[:batch, :out_h, :out_w]
     words = b * f["target_sample"] + y * f["target_row"] + x * f["target_col"]
     return f["target"] + np.asarray(words, np.int64).reshape(-1)
+
+
+def distinct(strides: Sequence[int], steps: Sequence[int]) -> bool:
+    """Whether no two words of a walk are the same one, taking each stride up to so many steps.
+
+    Each stride that is taken must reach further than all shorter ones together.
+    """
+    axes = [pair for pair in zip(strides, steps, strict=True) if pair[1]]
+    for index, (stride, _) in enumerate(axes):
+        others = axes[:index] + axes[index + 1 :]
+        if stride <= sum(s * n for s, n in others if s <= stride):
+            return False
+    return True
 
 
 def source_range(f: Fields, batch: int) -> tuple[int, int]:

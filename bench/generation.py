@@ -1,0 +1,55 @@
+"""Decoders: perplexity, and tokens per second simulated and predicted, of stories260K."""
+
+from __future__ import annotations
+
+import weft
+from weft.text.perplexity import perplexity
+from weft.text.rate import step_rate
+
+from .row import Row, absent, at_least, at_most
+
+FLOAT = 3.548  # published with the data
+# What of the weights, further options, and the largest perplexity that is wanted.
+WAYS = (
+    ("W8A8KV8", {}, 3.62),
+    ("uint4:g32 by GPTQ, A8KV8", {"weights": "uint4:g32", "weight_method": "gptq"}, 4.0),
+)
+OVERLAY = "decoder"
+BOARDS = ("KV260", "ZCU104", "Alveo-U55C")
+CONTEXT = 256
+
+
+def rows(folder, data) -> list[Row]:
+    """Float on the host, integers on csim."""
+    title = "stories260K, perplexity of 1,804 tokens"
+    path = data and data / "stories260k" / "stories260K.bin"
+    if not path or not path.is_file():
+        return [absent(title, "the data sets are not here", target=f"≤ {WAYS[0][2]}")]
+    text = (path.parent / "tinystories_sample.txt").read_text()
+    with weft.open_decoder(path) as session:
+        exact = perplexity(session, text).perplexity
+        story = [piece.token for piece in session.generate("", 50)]
+    made = [at_most(f"{title}, float on the host", exact, FLOAT + 0.001, "", FLOAT)]
+    for name, options, limit in WAYS:
+        program = weft.compile(path, "lab", **options)
+        with weft.open_decoder(program) as session:
+            found = perplexity(session, text).perplexity
+            made.append(at_most(f"{title}, {name}, csim", found, limit, "", exact))
+            written = [piece.token for piece in session.generate("", 200)]
+            rate = session.last.rate
+        alike = next((i for i, (a, b) in enumerate(zip(story, written)) if a != b), len(story))  # noqa: B905
+        made.append(Row(f"stories260K, {name}: first words as in float", alike, 50, "tokens"))
+        made.append(at_least(f"stories260K, {name}: generating on csim", rate, 200, "tokens/s"))
+        made += _predicted(name, weft.compile(path, OVERLAY, **options))
+    return made
+
+
+def _predicted(name: str, program: weft.Program) -> list[Row]:
+    """Tokens per second on boards, and what share of the memory's bandwidth they take."""
+    made = []
+    for board in BOARDS:
+        step = step_rate(program, board, CONTEXT)
+        about = f"stories260K, {name}: predicted behind {CONTEXT} tokens, {OVERLAY} on {board}"
+        made.append(Row(about, step.tokens_per_s, None, "tokens/s"))
+        made.append(Row(f"{about}, share of bandwidth", 100 * step.bandwidth, None, "%"))
+    return made

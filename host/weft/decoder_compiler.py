@@ -1,0 +1,162 @@
+"""From a decoder to a program that generates: `weft.compile` of a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.config import Overlay
+from weft.errors import CapacityError, InputError, UsageError
+from weft.frontend.decoder import INPUT, Decoder
+from weft.graph import Graph
+from weft.program import HostSegment, Program
+from weft.text.decoder_assets import DecoderAssets
+from weft.text.forward import FloatForward
+from weft.text.generation import DecoderSession
+
+TOKENS = 32  # at a time, if nobody says how many
+CACHE = 512
+SEQUENCES, LENGTH = 8, 256  # of calibration, at most
+OWN_TEXTS = 4  # that the model writes itself where nobody gives any
+
+Progress = Callable[[str], None]
+
+
+def compile_decoder(
+    decoder: Decoder,
+    overlay: Overlay,
+    *,
+    calibration: Sequence[str | Sequence[int]] | None = None,
+    tokens: int | None = None,
+    cache: int | None = None,
+    slots: int = 1,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Program:
+    """The program of a decoder on an overlay.
+
+    A run takes up to `tokens` tokens (32, or fewer where they do not fit) to those that the cache
+    holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
+    `calibration` are lines of text, or lists of tokens; without any the model writes some itself
+    (Liu et al., LLM-QAT, 2023). `options` are those of `weft.passes.quantize.quantize`.
+
+    Raises CapacityError for a decoder that does not run on the overlay as a whole, UsageError.
+    """
+    from weft.passes.fuse import fuse
+    from weft.passes.quantize import quantize
+    from weft.passes.whole_heads import whole_heads
+
+    tell = progress or (lambda stage: None)
+    capacity = min(CACHE, decoder.limit) if cache is None else cache
+    if slots < 1:
+        raise UsageError(f"slots = {slots}: a cache for at least one text")
+    length = min(LENGTH, capacity)
+    tell("writing a text to calibrate with" if calibration is None else "reading the text")
+    assets = DecoderAssets.of(decoder)
+    texts = _own(decoder, length) if calibration is None else _given(assets, calibration, length)
+    data = np.stack([assets.rows(text, 0) for text in texts])
+    graph = whole_heads(fuse(decoder.graph(length, capacity)), overlay.lanes)
+    graph = quantize(
+        graph,
+        {INPUT: data},
+        progress=lambda done, total: tell(f"quantizing, {done} of {total} texts"),
+        **options,
+    )
+    tell(f"lowering to overlay {overlay.name}")
+    program = _lowered(graph, overlay, min(tokens or TOKENS, capacity), tokens is not None, slots)
+    return replace(program.keeping(graph), assets=assets.arrays())
+
+
+def _lowered(graph: Graph, overlay: Overlay, tokens: int, fixed: bool, slots: int) -> Program:
+    """The program of as many tokens at a time as fit, `tokens` at most."""
+    from weft.lower import lower
+    from weft.passes.whole_heads import with_tokens
+
+    while True:
+        try:
+            program = lower(with_tokens(graph, tokens), overlay, batch=1, slots=slots)
+            why = next((s.reason for s in program.segments if isinstance(s, HostSegment)), "")
+            if not why:
+                return program
+            error = CapacityError(
+                f"decoder {graph.name!r} does not run on overlay {overlay.name!r}: {why}"
+            )
+        except CapacityError as found:
+            error = found
+        if tokens == 1 or fixed:
+            raise error
+        tokens = max(tokens // 2, 1)
+
+
+def _own(decoder: Decoder, length: int) -> list[list[int]]:
+    """Texts that the model writes itself, from its first token on."""
+    first = 0 if decoder.bos is None else decoder.bos
+    texts = []
+    with DecoderSession(FloatForward(decoder, length), DecoderAssets.of(decoder)) as session:
+        for seed in range(OWN_TEXTS):
+            pieces = session.generate([first], length - 1, temperature=1.0, seed=seed, stop=False)
+            texts.append([first, *(piece.token for piece in pieces)])
+    return texts
+
+
+def _given(
+    assets: DecoderAssets, lines: Sequence[str | Sequence[int]], length: int
+) -> list[list[int]]:
+    """Sequences of `length` tokens: lines one behind another, each with its BOS."""
+    flat: list[int] = []
+    for line in lines:
+        if not isinstance(line, str) or line.strip():
+            flat += assets.tokens_of(line)
+        if len(flat) >= SEQUENCES * length:
+            break
+    if not flat:
+        raise InputError("no text to calibrate with: all lines are empty")
+    while len(flat) < length:
+        flat += flat
+    count = min(len(flat) // length, SEQUENCES)
+    return [flat[i * length : (i + 1) * length] for i in range(count)]
+
+
+def open_decoder(
+    source: Program | str | Path,
+    device: str = "csim",
+    *,
+    timeout_s: float | None = None,
+    **options: Any,
+) -> DecoderSession:
+    """A session that generates: by a program (or its file) on a device; by a model's file or folder
+    in float on the host.
+
+    `options` go to the device. Raises ProgramError for programs of no decoder, UsageError for
+    options with a model, ModelError, DeviceError.
+    """
+    from weft.frontend import decoders
+
+    if not isinstance(source, Program) and Path(source).suffix != ".weft":
+        decoder = decoders.load(source)
+        if options:
+            raise UsageError(f"{source} runs in float on the host, without {sorted(options)}")
+        return DecoderSession(FloatForward(decoder), DecoderAssets.of(decoder), timeout_s)
+    return _on_device(source, device, timeout_s, options)
+
+
+def _on_device(
+    source: Program | str | Path, device: str, timeout_s: float | None, options: dict[str, Any]
+) -> DecoderSession:
+    from weft.device import open_device
+    from weft.errors import ProgramError
+    from weft.text.forward import ProgramForward
+
+    program = source if isinstance(source, Program) else Program.load(source)
+    if program.cache is None:
+        raise ProgramError(
+            f"program {program.name!r} is no decoder: compile one, from a folder of the "
+            "transformers library, a .gguf file or a checkpoint of llama2.c"
+        )
+    assets = DecoderAssets.read(program.assets)
+    opened = open_device(device, **options)
+    return DecoderSession(ProgramForward(program, opened, assets), assets, timeout_s)

@@ -1,0 +1,88 @@
+"""What a decoder keeps in a board's memory, and the longest sequence that leaves room for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weft import isa
+from weft.config import Board
+from weft.decoder_costs import run
+from weft.decoder_costs.config import Decoder
+from weft.decoder_costs.steps import (
+    ACTIVATIONS,
+    CACHE,
+    INSTRUCTION_BYTES,
+    PARAMETERS,
+    PROGRAM,
+    SCALES,
+    WEIGHTS,
+    Machine,
+    Step,
+    stored,
+)
+
+EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True)
+class MemoryMap:
+    """Bytes by kind at one context, the memory there is, and the longest context.
+
+    `longest` counts memory only; `on_chip` what the overlay's buffers hold of keys and scores.
+    """
+
+    bytes: dict[str, int]
+    there: int
+    longest: int
+    on_chip: int
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.bytes.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether they are no more than the memory has."""
+        return self.total <= self.there
+
+
+def cache_bytes(machine: Machine, d: Decoder, tokens: int) -> int:
+    """Keys and values of `tokens` tokens in all layers, int8 in whole words per head."""
+    words = 2 * d.layers * d.kv_heads * machine.head_blocks(d)
+    return words * tokens * machine.overlay.lanes
+
+
+def memory_map(
+    machine: Machine, d: Decoder, board: Board, context: int, source: int, steps: list[Step]
+) -> MemoryMap:
+    """Of a decoder at `context` tokens, behind `source` of an encoder; `steps`: its program."""
+    o = machine.overlay
+    codes = scales = parameters = 0
+    for p, count in machine.whole_heads(d).products():
+        own, shared = stored(machine, p)
+        codes += own * p.copies * count
+        scales += shared * p.copies * count
+        outputs = machine.blocks(p.outputs) * p.copies * count
+        parameters += outputs * isa.PARAMETER_ROWS * o.lanes
+    norms = 2 * d.layers + 2 * d.encoder_layers + 1
+    parameters += norms * machine.blocks(d.width) * isa.PARAMETER_ROWS * o.lanes
+    if d.rotary:  # cosines and sines of every position that the model knows or is asked for
+        positions = min(d.positions, max(context, 1)) * 2 * machine.head_blocks(d)
+        parameters += positions * 2 * o.lanes
+    chunk = run.chunk_tokens(machine, d, max(context, source))
+    per_token = cache_bytes(machine, d, 1)
+    found = {
+        WEIGHTS: codes,
+        SCALES: scales,
+        PARAMETERS: parameters,
+        EMBEDDINGS: d.embedding,  # a byte each; their scales are a number per row
+        CACHE: (context + source) * per_token,
+        ACTIVATIONS: 2 * o.lanes * (chunk * machine.blocks(d.width) + machine.blocks(d.vocab)),
+        PROGRAM: sum(step.instructions * step.times for step in steps) * INSTRUCTION_BYTES,
+    }
+    rest = sum(found.values()) - context * per_token
+    longest = max(0, (board.ddr_bytes - rest) // per_token)
+    return MemoryMap(
+        found, board.ddr_bytes, min(longest, d.positions or longest), run.longest(machine, d)
+    )

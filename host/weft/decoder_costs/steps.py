@@ -1,0 +1,296 @@
+"""What one run of a decoder's program does: its instructions' clocks and the bytes they move.
+
+The clocks are those of the units' own formulas (weft.units), as estimate has them of a compiled
+program; only the list of instructions is made here, layer by layer, without any weights. Nothing
+overlaps but what the hardware lets: an instruction takes its clocks, one after another.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from weft import isa, tiles
+from weft.config import Overlay
+from weft.decoder_costs.config import Decoder, Product
+from weft.format import Format
+from weft.lower.few_rows import most_rows, of_few_rows
+from weft.lower.fields import even
+from weft.state import ISSUE_CLOCKS, Clocks
+from weft.storage import ceil_div
+from weft.units import attention, matvec, normalize, systolic, transfer, vector
+from weft.units import rotate as rotator
+
+PRODUCTS, ATTENTION, ELEMENTWISE, TABLES, TRANSFERS = (
+    "products", "attention", "elementwise", "tables", "transfers",
+)  # fmt: skip
+WEIGHTS, SCALES, PARAMETERS, CACHE, ACTIVATIONS, PROGRAM = (
+    "weights", "scales of groups", "requantization", "keys and values", "activations", "program",
+)  # fmt: skip
+INSTRUCTION_BYTES = 4 * isa.WORDS
+
+
+@dataclass(frozen=True)
+class Step:
+    """Some instructions that do one thing; `times` they are done.
+
+    `read` and `written` are bytes by kind of one time; `ports` bring what is read, in runs of
+    `run` consecutive bytes; `pieces` is in how many places is written. `macs`: of the model.
+    """
+
+    name: str
+    part: str
+    clocks: Clocks
+    instructions: int = 1
+    read: dict[str, int] = field(default_factory=dict)
+    written: int = 0
+    ports: int = 1
+    run: int = 1 << 20
+    pieces: int = 0
+    macs: int = 0
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An overlay, the format of weights, and ways to bring keys and values faster than it does.
+
+    `load_ports`: ports that keys and values come through; `ahead`: the next head's come while the
+    present one is attended to; `streamed`: they pass the matrix-vector engine as weights do;
+    `table_ports`: ports that fill tables. Overlays have none of this yet.
+    """
+
+    overlay: Overlay
+    weights: Format
+    load_ports: int = 1
+    ahead: bool = False
+    streamed: bool = False
+    table_ports: int = 1
+
+    def table(self, target: int, count: int) -> Clocks:
+        """Clocks of a SetTable."""
+        found = transfer.clocks({"target": target, "count": count}, self.overlay, 1, {})
+        return replace(found, table=int(ceil_div(found.table, self.table_ports)))
+
+    def takes(self, m: int) -> bool:
+        """Whether the matrix-vector engine is there and takes so many rows."""
+        return m <= matvec.ROWS and "matvec" in self.overlay.engines
+
+    def blocks(self, channels: int) -> int:
+        """Words that hold so many channels."""
+        return int(ceil_div(channels, self.overlay.lanes))
+
+    def head_blocks(self, decoder: Decoder) -> int:
+        """Words of a head: 1, 2, 4, ... (weft.passes.whole_heads)."""
+        return 1 << (self.blocks(decoder.head_width) - 1).bit_length()
+
+    def whole_heads(self, decoder: Decoder) -> Decoder:
+        """The decoder with heads of whole words."""
+        return replace(decoder, head_width=self.head_blocks(decoder) * self.overlay.lanes)
+
+
+def total(clocks: Iterator[Clocks] | list[Clocks]) -> Clocks:
+    """The sum, by cause."""
+    found: Counter[str] = Counter()
+    for one in clocks:
+        found.update(vars(one))
+    return Clocks(**found)
+
+
+def times(clocks: Clocks, count: int) -> Clocks:
+    """So many of the same."""
+    return Clocks(**{name: count * value for name, value in vars(clocks).items()})
+
+
+def stored(machine: Machine, p: Product) -> tuple[int, int]:
+    """Bytes of the codes of one copy of a product, and of what its groups share."""
+    fmt, lanes = machine.weights, machine.overlay.lanes
+    shape = (p.outputs, 1, p.inputs)
+    codes = tiles.stored_rows(shape, fmt, lanes) * lanes
+    whole = tiles.stored_rows(shape, fmt, lanes, fmt.group, fmt.asymmetric) * lanes
+    return codes, whole - codes
+
+
+def product(
+    machine: Machine, p: Product, m: int, count: int, lookup: bool = False, weights: int = 0
+) -> Iterator[Step]:
+    """The copies of a product with m rows, and the tables of its epilogue; `count` of them all.
+
+    `lookup`: one of the copies has an activation function, whose table comes before it. `weights`
+    of a copy are the model's, where heads are filled up (0: all).
+    """
+    o, folds = machine.overlay, machine.blocks(p.inputs)
+    codes, scales = stored(machine, p)
+    columns = machine.blocks(p.outputs)
+    memory_rows = (codes + scales) // o.lanes
+    found: list[Clocks] = []
+    loads: list[Clocks] = []
+    for first, last in even(0, columns, o.parameter_blocks):
+        part = last - first
+        arriving = int(ceil_div(memory_rows * part, columns))
+        found.append(_matmul(machine, m, part, folds, arriving))
+        loads.append(machine.table(transfer.PARAMETERS, part))
+    reading = len(found) * ISSUE_CLOCKS  # of the Activate behind each; ReadWeights go elsewhere
+    clocks = total([*found, Clocks(issue=reading)])
+    yield Step(
+        p.name, PRODUCTS, clocks, 3 * len(found), {WEIGHTS: codes, SCALES: scales},
+        ports=o.weight_ports, macs=m * (weights or p.inputs * p.outputs), times=count * p.copies,
+    )  # fmt: skip
+    yield Step(
+        f"{p.name}: requantization", TABLES, total(loads), 2 * len(loads),
+        {PARAMETERS: columns * isa.PARAMETER_ROWS * o.lanes}, ports=o.weight_ports,
+        times=count * p.copies,
+    )  # fmt: skip
+    if lookup:
+        entries = isa.LOOKUP_ENTRIES
+        clocks = times(machine.table(transfer.LOOKUP, entries), len(loads))
+        read = {PARAMETERS: len(loads) * entries * o.lanes}
+        yield Step(
+            f"{p.name}: function", TABLES, clocks, 2, read, ports=o.weight_ports, times=count
+        )
+
+
+def gate(machine: Machine, channels: int, m: int, count: int) -> Iterator[Step]:
+    """Products of two maps, element by element."""
+    o = machine.overlay
+    f = {"operation": vector.MUL, "out_h": 1, "out_w": m, "blocks": machine.blocks(channels)}
+    clocks = total([vector.clocks(f, o, 1, {}), Clocks(issue=ISSUE_CLOCKS)])
+    yield Step("gate", ELEMENTWISE, clocks, 2, times=count)
+    yield from tables(machine, "gate: requantization", 1, count)
+
+
+def tables(machine: Machine, name: str, blocks: int, count: int) -> Iterator[Step]:
+    """Parameters of so many channel blocks."""
+    o, clocks = machine.overlay, machine.table(transfer.PARAMETERS, blocks)
+    read = {PARAMETERS: blocks * isa.PARAMETER_ROWS * o.lanes}
+    yield Step(name, TABLES, clocks, 2, read, ports=o.weight_ports, times=count)
+
+
+def _matmul(machine: Machine, m: int, tiles: int, blocks: int, memory_rows: int) -> Clocks:
+    """Clocks of one MatMul of m rows, on the engine that compiled programs take for them."""
+    o = machine.overlay
+    pace = max(1, int(ceil_div(memory_rows * o.beats, o.weight_ports * tiles * blocks * o.lanes)))
+    ones = dict.fromkeys(("kernel_h", "kernel_w", "out_w", "words", "first", "last", "overlap"), 1)
+    f = {**ones, "engine": 0, "activation_bits": 8, "shift": 0, "codes": 0}
+    f |= {"tiles": tiles, "blocks": blocks, "pace": pace, "out_h": max(m, matvec.ROWS)}
+    few = m <= most_rows(f, memory_rows, o)
+    f["out_h"] = m
+    if few:
+        return matvec.clocks(f | of_few_rows(f, memory_rows, o, 1), o, 1)
+    return systolic.clocks(f, o, 1, {})
+
+
+def norm(machine: Machine, rows: int, channels: int, count: int) -> Iterator[Step]:
+    """Norms of `rows` rows, with their parameters."""
+    o, blocks = machine.overlay, machine.blocks(channels)
+    found = normalize.clocks({"rows": rows, "blocks": blocks}, o, 1, {})
+    yield Step("norm", ELEMENTWISE, found, times=count)
+    yield from tables(machine, "norm: parameters", blocks, count)
+
+
+def rotate(machine: Machine, name: str, words: int, plain: bool, count: int) -> Step:
+    """Words that get their position, or (plain) only new codes; `count` times."""
+    f = {"rows": 1, "blocks": words, "plain": int(plain)}
+    return Step(name, ELEMENTWISE, rotator.clocks(f, machine.overlay, 1, {}), times=count)
+
+
+def move(machine: Machine, name: str, words: int, wide: bool, count: int, kind: str) -> Step:
+    """Words that are read from memory behind one another."""
+    space = isa.WIDE if wide else isa.UNIFIED
+    f = {"chunks": 1, "words": words, "space": space}
+    o = machine.overlay
+    rows = transfer.rows_moved(f, 1)
+    return Step(
+        name, TRANSFERS, transfer.clocks(f, o, 1, {}), read={kind: rows * o.lanes}, times=count
+    )
+
+
+def write(machine: Machine, name: str, words: int, pieces: int, count: int) -> Step:
+    """Words that are written to memory, in `pieces` places."""
+    f = {"chunks": pieces, "words": max(1, words // pieces), "space": isa.UNIFIED}
+    clocks = transfer.clocks(f, machine.overlay, 1, {})
+    written = transfer.rows_moved(f, 1) * machine.overlay.lanes
+    return Step(name, TRANSFERS, clocks, written=written, pieces=pieces, times=count)
+
+
+def around_attention(machine: Machine, d: Decoder, m: int, count: int) -> dict[str, list[Step]]:
+    """Products around attention by name, with heads of whole words."""
+    whole = machine.whole_heads(d).attention_products()
+    return {
+        p.name: list(product(machine, p, m, count, weights=true.inputs * true.outputs))
+        for p, true in zip(whole, d.attention_products(), strict=True)
+    }
+
+
+def cached(machine: Machine, d: Decoder, m: int, count: int) -> Iterator[Step]:
+    """Queries and keys of m tokens get their positions; keys and values go to the cache."""
+    head = m * machine.head_blocks(d)
+    if d.head_norms:
+        yield from norm(machine, m * d.heads, d.head_width, count)
+        yield from norm(machine, m * d.kv_heads, d.head_width, count)
+    if d.rotary:
+        yield rotate(machine, "queries", d.heads * head, False, count)
+    heads = count * d.kv_heads
+    # Once behind the cached ones for this run, once for the cache.
+    yield rotate(machine, "keys", head, not d.rotary, 2 * heads)
+    yield rotate(machine, "values", head, True, 2 * heads)
+    for name in ("keys to the cache", "values to the cache"):
+        # Each block of a head lies by itself, in the order of tokens.
+        yield write(machine, name, head, machine.head_blocks(d), heads)
+
+
+def attend(
+    machine: Machine, d: Decoder, m: int, past: int, keys: int, count: int, macs: int
+) -> Iterator[Step]:
+    """Attention of m tokens to `keys` keys, of which `past` come from memory; all heads.
+
+    Heads of queries that share keys and values take turns on them.
+    """
+    blocks, o = machine.head_blocks(d), machine.overlay
+    rows = past * blocks * o.lanes
+    yield from tables(machine, "attention: requantization", 1, 2 * count)
+    if machine.streamed and machine.takes(m * d.group):
+        yield _streamed(machine, d, m * d.group, keys, rows, count, macs)
+        return
+    load = Clocks()
+    if past:
+        f = {"chunks": blocks, "words": past, "space": isa.OPERAND}
+        load = times(transfer.clocks(f, o, 1, {}), 2)
+    calls = [min(o.accumulator_rows, m - i) for i in range(0, m, o.accumulator_rows)]
+    busy = times(total([_attends(machine, n, keys, blocks) for n in calls]), d.group)
+    load = replace(load, transfer=int(ceil_div(load.transfer, machine.load_ports)))
+    clocks = times(total([load, busy]), d.kv_heads)
+    if machine.ahead:  # all heads but the first arrive while the one before is attended to
+        waits = max(0, load.transfer - busy.total)
+        clocks = total([load, times(replace(busy, transfer=waits), d.kv_heads - 1), busy])
+    yield Step(
+        "attention", ATTENTION, clocks, d.kv_heads * (2 + 4 * d.group * len(calls)),
+        {CACHE: 2 * rows * d.kv_heads}, ports=machine.load_ports, run=max(1, past * o.lanes),
+        times=count, macs=macs,
+    )  # fmt: skip
+
+
+def _attends(machine: Machine, rows: int, keys: int, blocks: int) -> Clocks:
+    """Scores of some rows, and their exponentials times values."""
+    o, key_blocks = machine.overlay, machine.blocks(keys)
+    fields = {"rows": rows, "overlap": 1, "normalized": 0}
+    scores = attention.clocks({**fields, "tiles": key_blocks, "blocks": blocks}, o, 1, {})
+    values = attention.clocks({**fields, "tiles": blocks, "blocks": key_blocks}, o, 1, {})
+    return total([scores, values, Clocks(issue=2 * ISSUE_CLOCKS)])
+
+
+def _streamed(
+    machine: Machine, d: Decoder, m: int, keys: int, rows: int, count: int, macs: int
+) -> Step:
+    """Keys and values on their way through the matrix-vector engine, a byte each."""
+    o = machine.overlay
+    tile_rows = machine.blocks(keys) * machine.head_blocks(d) * o.lanes
+    f = {"tiles": 1, "blocks": tile_rows // o.lanes, "out_h": m, "out_w": 1, "last": 0}
+    f |= {"activation_bits": 8, "engine": matvec.NUMBER, **matvec.arrival(tile_rows, tile_rows, o)}
+    one = total([matvec.clocks(f, o, 1), Clocks(issue=ISSUE_CLOCKS)])
+    return Step(
+        "attention", ATTENTION, times(one, 2 * d.kv_heads), 6 * d.kv_heads,
+        {CACHE: 2 * rows * d.kv_heads}, ports=o.weight_ports, run=keys * o.lanes, times=count,
+        macs=macs,
+    )  # fmt: skip

@@ -1,0 +1,232 @@
+"""Rotations and attention with a cache as instructions, whose fields follow the registers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from weft import isa
+from weft.lower.fields import Rules, even, ifs
+from weft.lower.geometry import Place
+from weft.lower.registers import ORIGIN, PLACE, POSITION, TOTAL, follow
+from weft.lower.rotate import SWAP
+from weft.lower.rows import LIMIT, divided, parameters, scored, weighted
+from weft.lower.stage import Cache, CachedOp, RotateOp, Rotation
+from weft.pack import split
+from weft.program import Rule
+
+if TYPE_CHECKING:
+    from weft.lower.emit import Emitter
+
+Places = Mapping[str, Place]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Queries first..last-1, and what the tokens of a run change."""
+
+    first: int
+    last: int
+    rows: Rules
+
+
+def positions(emitter: Emitter, name: str, place: Place) -> None:
+    """Loads the words of a run's positions into the wide buffer."""
+    words = emitter.context.tables[name]  # [positions, words, lanes]
+    each = words.shape[1]
+    start, _ = emitter.store(name, lambda: split(words.reshape(-1, words.shape[2])))
+    rows = Rule(0, 0, "rows", emitter.token_symbol, 0, place.rows // each, scale=2 * each)
+    emitter.flush()
+    emitter.put(
+        isa.READ_WEIGHTS.encode(memory=start, rows=2 * place.rows, memory_rows=2 * place.rows),
+        (
+            rows,
+            replace(rows, field="memory_rows"),
+            follow("memory", POSITION, start, scale=2 * each),
+        ),
+    )
+    wide = isa.TABLES.index("wide")
+    emitter.put(
+        isa.SET_TABLE.encode(target=wide, index=place.at(0), count=place.rows),
+        (replace(rows, field="count", scale=each),),
+    )
+    emitter.flush()
+
+
+def rotate(
+    emitter: Emitter, op: RotateOp, rows: tuple[int, int], places: Places, target: Place
+) -> None:
+    """Rows of a map."""
+    width = op.window.width
+    first, last = rows[0] * width, rows[1] * width
+    rules = (Rule(0, 0, "rows", emitter.symbol(op.source), first, last - first),)
+    _rotate(emitter, op.rotation, op.blocks, places[op.source], 0, first, last, places, {
+        "target": target.at(op.target.block0, op.target.y0, op.target.x0 + first),
+        "target_block": target.block,
+        "space": target.space,
+    }, rules)  # fmt: skip
+
+
+def _rotate(
+    emitter: Emitter,
+    rotation: Rotation,
+    blocks: int,
+    source: Place,
+    block: int,
+    first: int,
+    last: int,
+    places: Places,
+    to: Mapping[str, int],
+    rules: Rules,
+) -> None:
+    """Rows first..last-1 of channel blocks from `block` on."""
+    turned = {}
+    if rotation.table:
+        words = 2 * rotation.head_blocks
+        turned = {
+            "table": places[rotation.table].at(0) + first * words,
+            "table_col": words,
+            "head_blocks": rotation.head_blocks,
+            "swap": SWAP,
+        }
+    emitter.put(
+        isa.ROTATE.encode(
+            source=source.at(block, 0, first),
+            source_block=source.block,
+            source_col=1,
+            rows=last - first,
+            blocks=blocks,
+            plain=int(not rotation.table),
+            multiplier=rotation.multiplier,
+            shift=rotation.shift,
+            target_col=1,
+            **turned,
+            **to,
+        ),
+        rules,
+    )
+
+
+def cached_attention(
+    emitter: Emitter, op: CachedOp, rows: tuple[int, int], places: Places, target: Place
+) -> None:
+    """Head of keys by head of keys: the cache, the new tokens, and the queries that share them."""
+    tokens = op.window.height * op.window.width
+    assert rows == (0, op.window.height), "new tokens are together"
+    blocks = {"keys": op.query_blocks, "values": op.value_blocks}
+    for head in range(op.heads // op.group):
+        for cache, source, count in zip(
+            op.caches, (op.key, op.value), blocks.values(), strict=True
+        ):
+            _recall(emitter, cache, head, count, places)
+            _append(emitter, cache, places[source], head, count, tokens, places)
+        for query in range(head * op.group, (head + 1) * op.group):
+            for part in _parts(emitter, op, tokens, places[op.scratch].rows):
+                _scores(emitter, op, part, query, places)
+                _values(emitter, op, part, query, places, target)
+
+
+def _parts(emitter: Emitter, op: CachedOp, tokens: int, most: int) -> Iterator[_Part]:
+    symbol = emitter.symbol(op.query)
+    for first, last in even(0, tokens, most):
+        yield _Part(first, last, (Rule(0, 0, "rows", symbol, first, last - first),))
+
+
+def _recall(emitter: Emitter, cache: Cache, head: int, blocks: int, places: Places) -> None:
+    """Tokens of the cache into the operand buffer."""
+    place, step = places[cache.place], places[cache.place].rows * emitter.context.slots
+    memory = emitter.regions[cache.name] + head * blocks * step
+    emitter.put(
+        isa.READ_HOST.encode(
+            memory=memory,
+            buffer=place.at(0),
+            words=place.rows,
+            chunks=blocks,
+            memory_step=step,
+            buffer_step=place.block,
+            space=place.space,
+        ),
+        (follow("words", POSITION, drop=True), follow("memory", ORIGIN, memory)),
+    )
+
+
+def _append(
+    emitter: Emitter,
+    cache: Cache,
+    source: Place,
+    head: int,
+    blocks: int,
+    tokens: int,
+    places: Places,
+) -> None:
+    """New tokens behind those, and to the cache by way of the unified buffer."""
+    symbol = emitter.token_symbol
+    rows: Rules = (Rule(0, 0, "rows", symbol, 0, tokens),)
+    place, fresh = places[cache.place], places[cache.fresh]
+    for to, rules in (
+        (place, (*rows, follow("target", POSITION, place.at(0)))),
+        (fresh, rows),
+    ):
+        _rotate(emitter, cache.rotation, blocks, source, head * blocks, 0, tokens, places, {
+            "target": to.at(0), "target_block": to.block, "space": to.space,
+        }, rules)  # fmt: skip
+    step = place.rows * emitter.context.slots
+    memory = emitter.regions[cache.name] + head * blocks * step
+    emitter.put(
+        isa.WRITE_HOST.encode(
+            memory=memory,
+            buffer=fresh.at(0),
+            words=tokens,
+            chunks=blocks,
+            memory_step=step,
+            buffer_step=fresh.block,
+            space=fresh.space,
+        ),
+        (Rule(0, 0, "words", symbol, 0, tokens), follow("memory", PLACE, memory)),
+    )
+
+
+def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Places) -> None:
+    """q·kᵀ of one head into the wide buffer, masked, with the maximum of each row."""
+    source, key, scores = places[op.query], places[op.caches[0].place], places[op.scratch]
+    parameter = emitter.epilogue(op.scores, 0, 1)
+    lanes = emitter.context.lanes
+    sizes = part.last - part.first, -(-op.keys // lanes)
+    queries = source.at(query * op.query_blocks, 0, part.first), source.block
+    emitter.put(
+        scored(emitter, op, sizes, queries, (key.at(0), key.block)),
+        (*part.rows, follow("tiles", TOTAL, most=op.keys, unit=lanes)),
+    )
+    window = [follow("right", POSITION, part.first + min(op.most, 0))]
+    if op.least > -LIMIT:
+        window.append(follow("left", POSITION, part.first + op.least))
+    emitter.put(
+        isa.ACTIVATE.encode(
+            target=scores.at(0),
+            target_block=scores.block,
+            target_col=1,
+            space=scores.space,
+            maximum=1,
+            keys=op.keys,
+            left=-LIMIT,
+            right=LIMIT,
+            **parameters(op.scores, parameter),
+        ),
+        (*ifs(part.rows), follow("keys", TOTAL, most=op.keys), *window),
+    )
+
+
+def _values(
+    emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Places, target: Place
+) -> None:
+    """Exponentials of the scores times values, divided by the sum of the exponentials."""
+    value, scores = places[op.caches[1].place], places[op.scratch]
+    parameter = emitter.epilogue(op.epilogue, 0, 1)
+    lanes = emitter.context.lanes
+    sizes = part.last - part.first, -(-op.keys // lanes)
+    emitter.put(
+        weighted(emitter, op, sizes, scores, (value.at(0), value.block)),
+        (*part.rows, follow("blocks", TOTAL, most=op.keys, unit=lanes)),
+    )
+    emitter.put(divided(op, parameter, query, part.first, target), ifs(part.rows))
