@@ -15,7 +15,8 @@ WAYS = (
     ("W8A8KV8", {}, 3.62),
     ("uint4:g32 by GPTQ, A8KV8", {"weights": "uint4:g32", "weight_method": "gptq"}, 4.0),
 )
-BOARDS = (("encoder16", "KV260"), ("encoder", "ZCU104"))  # overlays that fit there; int8
+OVERLAY = "decoder"
+BOARDS = ("KV260", "ZCU104", "Alveo-U55C")
 CONTEXT = 256
 
 
@@ -40,12 +41,19 @@ def rows(folder, data) -> list[Row]:
         alike = next((i for i, (a, b) in enumerate(zip(story, written)) if a != b), len(story))  # noqa: B905
         made.append(Row(f"stories260K, {name}: first words as in float", alike, 50, "tokens"))
         made.append(at_least(f"stories260K, {name}: generating on csim", rate, 200, "tokens/s"))
-    for overlay, board in BOARDS:
-        step = step_rate(weft.compile(path, overlay), board, CONTEXT)
-        about = f"stories260K, W8A8KV8: predicted behind {CONTEXT} tokens, {overlay} on {board}"
-        made.append(Row(about, step.tokens_per_s, None, "tokens/s"))
-        made.append(Row(f"{about}, share of bandwidth", 100 * step.bandwidth, None, "%"))
+        made += _predicted(name, weft.compile(path, OVERLAY, **options))
     for name, found in perplexities(path, text).items():
         about = f"{title}, all else float, keys and values: {name}"
-        made.append(Row(about, found, None, "", exact))
+        made.append(Row(about, found, exact, ""))
+    return made
+
+
+def _predicted(name: str, program: weft.Program) -> list[Row]:
+    """Tokens per second on boards, and what share of the memory's bandwidth they take."""
+    made = []
+    for board in BOARDS:
+        step = step_rate(program, board, CONTEXT)
+        about = f"stories260K, {name}: predicted behind {CONTEXT} tokens, {OVERLAY} on {board}"
+        made.append(Row(about, step.tokens_per_s, None, "tokens/s"))
+        made.append(Row(f"{about}, share of bandwidth", 100 * step.bandwidth, None, "%"))
     return made

@@ -15,6 +15,9 @@ constexpr int kSimulationTimeout = 101;
 
 }  // namespace
 
+// All weight ports lead to one memory.
+#define WEFT_SAME_WEIGHTS(p) , reinterpret_cast<const Beat *>(weights)
+
 // Everything else is hidden: the libraries of several overlays live in one process.
 #define WEFT_EXPORT __attribute__((visibility("default")))
 
@@ -43,7 +46,7 @@ WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights
     weft_kernel(reinterpret_cast<const Int<32> *>(program), reinterpret_cast<const Beat *>(weights),
                 reinterpret_cast<const Beat *>(memory), reinterpret_cast<Beat *>(memory), code,
                 first, segments, batch, tokens, position, origin, source, memory_rows, weight_rows,
-                words);
+                words WEFT_EACH_PORT(WEFT_SAME_WEIGHTS));
   } catch (const sim::Timeout &error) {
     message = error.what();
     return kSimulationTimeout;

@@ -77,7 +77,8 @@ struct Edges {
 struct Run {
   bool limited = false;
   Clock::time_point deadline;
-  Ranges reads, writes;  // of activation memory in this segment
+  Ranges reads, writes;            // of activation memory in this segment
+  std::int64_t decode_clocks = 0;  // of the decoder in this run, memory never keeping it waiting
 
   void begin_segment() {
     reads.all.clear();

@@ -32,6 +32,13 @@ inline int space_words(int space) {
   return space == kWideSpace && kHasWide ? kWideWords : 0;
 }
 
+/// The buffer that a window reads.
+inline int source_space(const Vector &) { return kUnifiedSpace; }
+inline int source_space(const MatMul &f) {
+  const bool wide = kHasMatvec && f.engine == kMatvecEngine && f.activation_bits == 16;
+  return wide ? kWideSpace : kUnifiedSpace;
+}
+
 /// Whether a transfer goes there: the operand buffer is not written back.
 inline bool legal_space(const ReadHost &) { return true; }
 inline bool legal_space(const WriteHost &f) { return f.space != kOperandSpace; }

@@ -72,6 +72,7 @@ class Estimate:
     layers: tuple[LayerEstimate, ...]
     board: Board | None = None
     fit: Fit | None = None
+    port_bytes: int = 0  # that the kernel's ports move in a clock, of weights and activations
 
     @property
     def macs(self) -> int:
@@ -100,7 +101,7 @@ class Estimate:
     @property
     def utilization(self) -> float:
         """True MACs as a fraction of what the array could do in all clocks."""
-        multipliers = self.layers[0].multipliers if self.layers else 1
+        multipliers = max((layer.multipliers for layer in self.layers), default=1)
         return self.macs / (self.cycles * multipliers) if self.cycles else 0.0
 
 
@@ -192,12 +193,14 @@ def estimate(
         layers=tuple(layers),
         board=board,
         fit=fit,
+        port_bytes=(overlay.weight_ports + 2) * overlay.bus_bytes,
     )
 
 
 def _layers(program: Program, batch: int, registers: Registers | None) -> list[LayerEstimate]:
-    """The layers, with nothing but their multiplications."""
-    multipliers = program.overlay.rows * program.overlay.cols
+    """The layers, with nothing but their multiplications; matvec has multipliers of its own."""
+    overlay = program.overlay
+    array, few = overlay.rows * overlay.cols, overlay.cols * overlay.stream_rows
     parts = [] if registers is None else [program.segments[i] for i in _encoder(program)]
     layers = [part.layers for part in parts if isinstance(part, AcceleratorSegment)]
     skipped = {int(number) for each in layers for number in each}
@@ -207,7 +210,7 @@ def _layers(program: Program, batch: int, registers: Registers | None) -> list[L
             layer.op,
             layer.engine,
             0 if number in skipped else _macs(program, layer, registers) * batch,
-            multipliers,
+            few if layer.engine == "matvec" else array,
         )
         for number, layer in enumerate(program.layers)
     ]
@@ -229,7 +232,7 @@ def _rows(kind: isa.Instruction, fields: Fields, batch: int) -> int:
     """Memory rows that an instruction moves."""
     if kind in (isa.READ_HOST, isa.WRITE_HOST):
         return transfer.rows_moved(fields, batch)
-    return fields["rows"] if kind is isa.READ_WEIGHTS else 0
+    return fields["memory_rows"] if kind is isa.READ_WEIGHTS else 0
 
 
 def _place(layer: LayerEstimate, board: Board) -> None:

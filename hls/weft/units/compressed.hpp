@@ -24,7 +24,7 @@ struct StreamRows {
   bool more() const { return taken < all; }
   int number() const { return int(taken); }  // of the next one
   /// The next row; zeros and a fault where there is none.
-  TileWord next(Stream<TileWord> &weights, Fault &fault) {
+  TileWord next(WeightStream &weights, Fault &fault) {
     WEFT_INLINE
     TileWord row = widened(filled(0));
     if (more()) {
@@ -36,7 +36,7 @@ struct StreamRows {
     return row;
   }
   /// Takes what is left: the engine has all it needs, or a fault.
-  void discard(Stream<TileWord> &weights) {
+  void discard(WeightStream &weights) {
     WEFT_INLINE
   discard_rows:
     for (; taken < all; taken += 1) {

@@ -95,7 +95,7 @@ struct EieLoader {
     return Int<64>(f.rows) * pace + copies;
   }
   /// Entries of the codebook, one per clock.
-  void take_codebook(StreamRows &rows, Stream<TileWord> &weights, EieMemory &e, Fault &fault) {
+  void take_codebook(StreamRows &rows, WeightStream &weights, EieMemory &e, Fault &fault) {
     WEFT_INLINE
     TileWord row = {};
   codebook:
@@ -115,7 +115,7 @@ struct EieLoader {
     }
   }
   /// Low bytes of a pointer of all PEs, then the high ones. They ascend, and end with the entries.
-  void take_pointers(StreamRows &rows, Stream<TileWord> &weights, EieMemory &e, Fault &fault) {
+  void take_pointers(StreamRows &rows, WeightStream &weights, EieMemory &e, Fault &fault) {
     WEFT_INLINE
     int pointer = 0, group = 0;
     bool high = false;
@@ -148,7 +148,7 @@ struct EieLoader {
     }
   }
   /// Bytes of entries, one of all PEs after another.
-  void take_entries(StreamRows &rows, Stream<TileWord> &weights, EieMemory &e, Fault &fault) {
+  void take_entries(StreamRows &rows, WeightStream &weights, EieMemory &e, Fault &fault) {
     WEFT_INLINE
     int byte = 0, group = 0;
   entries:
@@ -171,7 +171,7 @@ struct EieLoader {
 };
 
 /// Loads the layer and takes all its rows. Returns how many of them stand before the entries.
-inline int load_eie(const MatMul &f, EieMemory &e, Stream<TileWord> &weights, Counters &counters,
+inline int load_eie(const MatMul &f, EieMemory &e, WeightStream &weights, Counters &counters,
                     Fault &fault) {
   WEFT_INLINE
   WEFT_STATIC(EieLoader, loader);
@@ -239,8 +239,8 @@ drain:
 }
 
 /// Runs one MatMul; leaves its sums in the finished bank.
-inline void eie(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weights,
-                Counters &counters, Fault &fault) {
+inline void eie(const MatMul &f, int batch, Memories &m, WeightStream &weights, Counters &counters,
+                Fault &fault) {
   WEFT_INLINE
   WEFT_STATIC(EieMemory, e);
   WEFT_STATIC(EieEngine, engine);

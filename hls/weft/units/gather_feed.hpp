@@ -35,7 +35,7 @@ struct GatherFeed {
     return left < kMasks ? int(left) : kMasks;
   }
   /// One clock; `used` packets are done with.
-  void step(int used, MaskRows &masks, ValueRing &ring, Stream<TileWord> &weights_stream,
+  void step(int used, MaskRows &masks, ValueRing &ring, WeightStream &weights_stream,
             Fault &fault) {
     WEFT_INLINE
     if (wait > 0) {

@@ -7,7 +7,7 @@ namespace weft {
 using Book = Int<16>[kBookEntries];
 
 /// The codebook in front of the packets: 16 numbers of 16 bits, low bytes first.
-inline void take_book(GatherFeed &feed, Stream<TileWord> &weights, Book &book, Counters &counters,
+inline void take_book(GatherFeed &feed, WeightStream &weights, Book &book, Counters &counters,
                       Fault &fault) {
   WEFT_INLINE
   constexpr int kBytes = 2 * kBookEntries;
@@ -95,7 +95,7 @@ struct GatherTree {
 };
 
 /// Runs one MatMul; its sums lie in the finished bank.
-inline void gather(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weights,
+inline void gather(const MatMul &f, int batch, Memories &m, WeightStream &weights,
                    Counters &counters, Fault &fault) {
   WEFT_INLINE
   MaskRows masks;

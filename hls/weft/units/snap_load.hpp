@@ -87,8 +87,8 @@ struct SnapWeightLoader {
     busy = true;
   }
   /// A clock: a record out of the window, a row into it.
-  void step(const SnapPlan &plan, bool coded, int bank, StreamRows &stream,
-            Stream<TileWord> &weights, SnapRowMemory &m, Fault &fault) {
+  void step(const SnapPlan &plan, bool coded, int bank, StreamRows &stream, WeightStream &weights,
+            SnapRowMemory &m, Fault &fault) {
     WEFT_INLINE
     SnapWeights record;
     window.items(coded, record);

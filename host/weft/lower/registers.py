@@ -29,13 +29,14 @@ def follow(
     register: int,
     base: int = 0,
     *,
+    offset: int = 0,
     most: int = (1 << 31) - 1,
     unit: int = 1,
     scale: int = 1,
     drop: bool = False,
 ) -> Follow:
     """A rule of a register for the next instruction."""
-    return Follow(0, 0, field, "", 0, most, unit, scale, register, base, drop)
+    return Follow(0, 0, field, "", offset, most, unit, scale, register, base, drop)
 
 
 def adjusts(words: Words, rules: Sequence[Rule], sources: Collection[str] = ()) -> Iterator[Words]:
