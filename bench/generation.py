@@ -10,6 +10,7 @@ from weft.memory_trace import LOADS, WEIGHTS, traced
 from weft.text.perplexity import perplexity
 from weft.text.rate import step_rate
 
+from .cache_formats import perplexities
 from .row import Row, absent, at_least, at_most
 
 FLOAT = 3.548  # published with the data
@@ -46,6 +47,9 @@ def rows(folder, data) -> list[Row]:
         made.append(at_least(f"stories260K, {name}: generating on csim", rate, 200, "tokens/s"))
         program = weft.compile(path, OVERLAY, **options)
         made += [*_predicted(name, program), *_traced(name, program)]
+    for name, found in perplexities(path, text).items():
+        about = f"{title}, all else float, keys and values: {name}"
+        made.append(Row(about, found, exact, ""))
     return made
 
 

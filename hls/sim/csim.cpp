@@ -48,7 +48,7 @@ WEFT_EXPORT const char *weft_message() { return message.c_str(); }
 /// where `timeout_s` (if not negative) has passed. `memory` is activation memory, read and written.
 WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights,
                          std::int8_t *memory, int code, int first, int segments, int batch,
-                         int tokens, int position, int origin, unsigned memory_rows,
+                         int tokens, int position, int origin, int source, unsigned memory_rows,
                          unsigned weight_rows, double timeout_s, std::int32_t *report) {
   using namespace weft;
   sim::Run &run = sim::run();
@@ -60,7 +60,7 @@ WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights
   try {
     weft_kernel(reinterpret_cast<const Int<32> *>(program), reinterpret_cast<const Beat *>(weights),
                 reinterpret_cast<const Beat *>(memory), reinterpret_cast<Beat *>(memory), code,
-                first, segments, batch, tokens, position, origin, memory_rows, weight_rows,
+                first, segments, batch, tokens, position, origin, source, memory_rows, weight_rows,
                 words WEFT_EACH_PORT(WEFT_SAME_WEIGHTS));
   } catch (const sim::Timeout &error) {
     message = error.what();

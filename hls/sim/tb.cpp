@@ -13,7 +13,7 @@
 extern "C" void weft_kernel(
     const weft::Int<32> *program, const weft::Beat *weights, const weft::Beat *loads,
     weft::Beat *stores, int code, int first, int segments, int batch, int tokens, int position,
-    int origin, unsigned memory_rows, unsigned weight_rows,
+    int origin, int source, unsigned memory_rows, unsigned weight_rows,
     weft::Int<32> report[weft::kReportWords] WEFT_EACH_PORT(WEFT_PORT_PARAMETER));
 
 namespace {
@@ -40,7 +40,7 @@ void fill(weft::Beat *memory, const signed char *bytes, int count) {
 
 void run(int first, int segments) {
   weft_kernel(program, weight_memory, loads, stores, vectors::kCode, first, segments,
-              vectors::kBatch, 0, 0, 0, vectors::kMemoryRows, vectors::kWeightRows,
+              vectors::kBatch, 0, 0, 0, 0, vectors::kMemoryRows, vectors::kWeightRows,
               report WEFT_EACH_PORT(WEFT_PORT));
 }
 

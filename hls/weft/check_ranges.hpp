@@ -7,14 +7,14 @@ namespace weft {
 /// What the host gives with a run.
 struct Limits {
   int batch;
-  int tokens, position, origin;  // the registers that Adjust refers to
+  int tokens, position, origin, source;  // the registers that Adjust refers to
   UInt<32> memory_rows, weight_rows;
 };
 
 /// Whether a run can begin.
 inline bool legal_run(const Limits &l) {
   return l.batch >= 1 && l.batch <= kAccumulatorRows && l.tokens >= 0 &&
-         l.tokens <= kAccumulatorRows && l.position >= 0 && l.origin >= 0;
+         l.tokens <= kAccumulatorRows && l.position >= 0 && l.origin >= 0 && l.source >= 0;
 }
 
 struct Range {

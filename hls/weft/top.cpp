@@ -12,11 +12,11 @@
 /// (first instruction, count) of all segments; the instructions start at word `code`. `loads` and
 /// `stores` are the same memory behind two ports, so that reads and writes each make bursts;
 /// `weights` and the further ports behind all other arguments are the same one, too.
-/// `tokens`, `position` and `origin` are the registers that Adjust refers to.
+/// `tokens`, `position`, `origin` and `source` are the registers that Adjust refers to.
 extern "C" void weft_kernel(
     const weft::Int<32> *program, const weft::Beat *weights, const weft::Beat *loads,
     weft::Beat *stores, int code, int first, int segments, int batch, int tokens, int position,
-    int origin, unsigned memory_rows, unsigned weight_rows,
+    int origin, int source, unsigned memory_rows, unsigned weight_rows,
     weft::Int<32> results[weft::kReportWords] WEFT_EACH_PORT(WEFT_PORT_PARAMETER)) {
 #pragma HLS INTERFACE mode = m_axi port = program bundle = gmem0 offset = slave depth = 16384
 #pragma HLS INTERFACE mode = m_axi port = weights bundle = gmem1 offset = \
@@ -36,6 +36,7 @@ extern "C" void weft_kernel(
 #pragma HLS INTERFACE mode = s_axilite port = tokens bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = position bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = origin bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = source bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = memory_rows bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = weight_rows bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = results bundle = control
@@ -45,8 +46,13 @@ extern "C" void weft_kernel(
   results[weft::kStatusWord] = weft::kDone;
   results[weft::kDesignWord] = weft::Int<32>(weft::kDesignLow);
   results[weft::kDesignWord + 1] = weft::Int<32>(weft::kDesignHigh);
-  const weft::Limits limits = {
-      batch, tokens, position, origin, weft::UInt<32>(memory_rows), weft::UInt<32>(weight_rows)};
+  const weft::Limits limits = {batch,
+                               tokens,
+                               position,
+                               origin,
+                               source,
+                               weft::UInt<32>(memory_rows),
+                               weft::UInt<32>(weight_rows)};
 segments:
   for (int s = 0; s < segments; ++s) {
     WEFT_TRIPCOUNT(64)

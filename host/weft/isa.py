@@ -54,7 +54,7 @@ _TRANSFER = (
 # An adjustment of an Adjust: field = base + scale · ⌈min(most, register − offset) / 2^unit⌉.
 _ADJUSTMENT = (
     *_unsigned(5, field="word of the next instruction that is set; 0: none"),
-    *_unsigned(3, register="0 tokens, 1 position, 2 their sum, 3 origin, 4 origin + position"),
+    *_unsigned(3, register="0 tokens, 1 position, 2 both, 3 origin, 4 origin + position, 5 source"),
     *_unsigned(1, drop="1: leave the next instruction out if min(most, register − offset) < 1"),
     *_unsigned(5, unit="log2 of what the register is counted in, rounded up"),
     *_signed(
@@ -67,7 +67,7 @@ _ADJUSTMENT = (
 )
 ADJUSTMENTS, MOST_ADJUSTS = 3, 2  # of an Adjust; Adjusts in front of an instruction
 # What adjustments refer to: `total` = tokens + position, `place` = origin + position.
-REGISTERS = ("tokens", "position", "total", "origin", "place")
+REGISTERS = ("tokens", "position", "total", "origin", "place", "source")
 
 READ_HOST = Instruction("ReadHost", 1, "memory → on-chip buffer", _TRANSFER)
 WRITE_HOST = Instruction("WriteHost", 2, "on-chip buffer → memory", _TRANSFER)

@@ -20,9 +20,13 @@ ABSENT = 1 << 30  # a window's side that is not there: no sequence is as long
 
 
 def norm_shape(node: Node, inputs: Inputs) -> list[Shape]:
-    """[..., D] with gamma [D] and, for LayerNorm, beta [D] or none."""
+    """[..., D] with gamma [D] and, for LayerNorm, beta [D] or none; RMSNorm of the first channels
+    of each of `heads` heads with gamma [w].
+    """
     x = first(node, inputs).shape
     constants = {"gamma": nth(node, inputs, 1)}
+    if "heads" in node.attrs and node.op == "RMSNorm":
+        return [_head_norm_shape(node, x, constants["gamma"].shape, int(node.attrs["heads"]))]
     if node.op == "LayerNorm" and len(inputs) > 2 and inputs[2] is not None:
         constants["beta"] = inputs[2]
     for name, tensor in constants.items():
@@ -34,6 +38,21 @@ def norm_shape(node: Node, inputs: Inputs) -> list[Shape]:
     if not node.attrs["epsilon"] >= 0:
         raise ShapeError(f"{node.op} {node.name!r}: epsilon = {node.attrs['epsilon']}; at least 0")
     return [x]
+
+
+def _head_norm_shape(node: Node, x: Shape, gamma: Shape, heads: int) -> Shape:
+    if (
+        not x
+        or heads < 1
+        or x[-1] % heads
+        or len(gamma) != 1
+        or not 1 <= gamma[0] <= x[-1] // heads
+    ):
+        raise ShapeError(
+            f"RMSNorm {node.name!r}: gamma of shape {gamma} for {heads} heads of an input of shape "
+            f"{x}; it has one value for each of the first channels of a head"
+        )
+    return x
 
 
 def rope_shape(node: Node, inputs: Inputs) -> list[Shape]:
@@ -69,10 +88,12 @@ def attention_shape(node: Node, inputs: Inputs) -> list[Shape]:
             f"{kv_heads} heads of one width"
         )
     bias, keys = (inputs[i] if len(inputs) > i else None for i in (3, 4))
-    if bias is not None and bias.shape not in ((1, q[1], k[1]), (heads, q[1], k[1])):
+    distances = bias is not None and len(bias.shape) == 2 and bool(node.attrs.get("cache"))
+    whole = (heads, node.attrs["cache"]) if distances else (heads, q[1], k[1])
+    if bias is not None and bias.shape not in (whole, (1, q[1], k[1])):
         raise ShapeError(
-            f"Attention {node.name!r}: bias of shape {bias.shape}, expected (1 or {heads}, {q[1]}, "
-            f"{k[1]})"
+            f"Attention {node.name!r}: bias of shape {bias.shape}, expected {whole}, or (1, "
+            f"{q[1]}, {k[1]})"
         )
     if keys is not None and keys.shape != (1, 1):
         raise ShapeError(f"Attention {node.name!r}: keys of shape {keys.shape}, expected (1, 1)")
@@ -90,8 +111,16 @@ def layer_norm(node: Node, inputs: list[Array]) -> list[Array]:
 
 
 def rms_norm(node: Node, inputs: list[Array]) -> list[Array]:
-    """x / √(mean of squares + epsilon) · gamma over the last axis (Zhang, Sennrich, 2019)."""
+    """x / √(mean of squares + epsilon) · gamma over the last axis (Zhang, Sennrich, 2019), or over
+    the first channels of each of `heads` heads; those behind are 0.
+    """
     x, gamma = inputs
+    if "heads" in node.attrs:
+        parts = x.reshape(*x.shape[:-1], int(node.attrs["heads"]), -1)
+        found = np.zeros_like(parts)
+        some = parts[..., : len(gamma)]
+        found[..., : len(gamma)] = _normalized(some, node.attrs["epsilon"]) * gamma
+        return [found.reshape(x.shape)]
     return [(_normalized(x, node.attrs["epsilon"]) * gamma).astype(x.dtype, copy=False)]
 
 
@@ -126,6 +155,7 @@ def rotated(x: Array, frequencies: Array, heads: int, first: int = 0) -> Array:
 
 def attention(node: Node, inputs: list[Array]) -> list[Array]:
     """softmax(scale · q kᵀ + bias) v per head (Vaswani et al., 2017); 0 where no key is seen.
+    A bias [H, D] is by distance (`by_distance`).
 
     Query m sees key j if left ≤ j − m ≤ right, j < keys of the sample, and, causal, j ≤ m.
     Heads of a group share keys and values (Ainslie et al., GQA, 2023).
@@ -140,6 +170,8 @@ def attention(node: Node, inputs: list[Array]) -> list[Array]:
     values = v.reshape(n, columns, groups, 1, -1).transpose(0, 2, 3, 1, 4)
     scores = queries @ keys_of * np.asarray(a["scale"], q.dtype)
     if bias is not None:
+        if bias.ndim == 2:
+            bias = by_distance(bias, rows, columns)
         per_head = bias if len(bias) > 1 else np.broadcast_to(bias, (heads, *bias.shape[1:]))
         scores = scores + per_head.reshape(groups, heads // groups, rows, columns)
     seen = _seen(node, rows, columns)
@@ -147,6 +179,14 @@ def attention(node: Node, inputs: list[Array]) -> list[Array]:
         seen = seen & (np.arange(columns) < keys.reshape(n, 1, 1, 1, 1))
     out = _softmax(scores, seen) @ values
     return [out.transpose(0, 3, 1, 2, 4).reshape(n, rows, -1).astype(q.dtype, copy=False)]
+
+
+def by_distance(bias: Array, rows: int, columns: int, first: int = 0) -> Array:
+    """[H, rows, columns] of a bias [H, D] by how far a key lies behind its query, the first of
+    which is at position `first`. Keys in front of it, which nothing sees, have 0.
+    """
+    behind = first + np.arange(rows)[:, None] - np.arange(columns)
+    return np.where(behind >= 0, bias[:, np.maximum(behind, 0)], np.asarray(0, bias.dtype))
 
 
 def window(node: Node) -> tuple[int, int]:
@@ -190,7 +230,7 @@ SPECS = (
         "x, gamma, beta or none; epsilon",
         _rows_alone,
     ),
-    ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon", _rows_alone),
+    ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon, heads", _rows_alone),
     ("Rope", rope_shape, rope, "reduce", "x, frequencies; heads", _rows_alone),
     (
         "Attention",

@@ -42,9 +42,9 @@ def test_offsets_follow_the_rules_of_the_tool():
     assert [at[n] for n in ("CTRL", "GIER", "IP_IER", "IP_ISR")] == [0, 4, 8, 12]
     assert (at["program_1"], at["program_2"], at["weights_1"]) == (0x10, 0x14, 0x1C)
     assert (at["loads_1"], at["stores_1"]) == (0x28, 0x34)
-    scalars = ("code", "first", "segments", "batch", "tokens", "position", "origin")
-    assert [at[n] for n in scalars] == [0x40, 0x48, 0x50, 0x58, 0x60, 0x68, 0x70]
-    assert (at["memory_rows"], at["weight_rows"]) == (0x78, 0x80)
+    scalars = ("code", "first", "segments", "batch", "tokens", "position", "origin", "source")
+    assert [at[n] for n in scalars] == [0x40, 0x48, 0x50, 0x58, 0x60, 0x68, 0x70, 0x78]
+    assert (at["memory_rows"], at["weight_rows"]) == (0x80, 0x88)
     assert at["Memory_results"] == 0x100  # aligned to its size, of 128 bytes
     larger = register_map((Argument("a", "scalar"), Argument("table", "memory", 64)))
     assert larger[-1].offset == 0x100

@@ -198,10 +198,13 @@ def test_a_long_product_takes_the_arrays_clocks_and_a_short_one_the_ports():
     assert alone.clocks.total > 7.5 * short.clocks.total  # 16 products a clock, not 128
 
 
+COMPILED = ("llama_gqa", "llama_mha", "qwen2", "mistral", "gpt2", "qwen3")
+
+
 @pytest.mark.parametrize(
     ("name", "overlay", "weights"),
     [
-        *((name, "lab", "int8") for name in ("llama_gqa", "llama_mha", "qwen2", "mistral", "gpt2")),
+        *((name, "lab", "int8") for name in COMPILED),
         ("llama_gqa", "encoder16", "int8"),
         ("llama_gqa", "decoder", "int4:g32"),
     ],

@@ -226,6 +226,12 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
     help="Texts that a decoder keeps apart.",
 )
 @click.option(
+    "--source",
+    type=click.IntRange(min=1),
+    metavar="S",
+    help="Tokens of an encoder-decoder's longest source.",
+)
+@click.option(
     "--export-qdq",
     type=click.Path(path_type=Path),
     metavar="M.onnx",

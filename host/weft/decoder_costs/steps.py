@@ -181,11 +181,11 @@ def _matmul(machine: Machine, m: int, tiles: int, blocks: int, memory_rows: int)
     return systolic.clocks(f, o, 1, {})
 
 
-def norm(machine: Machine, rows: int, channels: int, count: int) -> Iterator[Step]:
-    """Norms of `rows` rows, with their parameters."""
+def norm(machine: Machine, rows: int, channels: int, count: int, heads: int = 1) -> Iterator[Step]:
+    """Norms of `rows` rows, of each of some heads with the same parameters."""
     o, blocks = machine.overlay, machine.blocks(channels)
     found = normalize.clocks({"rows": rows, "blocks": blocks}, o, 1, {})
-    yield Step("norm", ELEMENTWISE, found, times=count)
+    yield Step("norm", ELEMENTWISE, found, times=count * heads)
     yield from tables(machine, "norm: parameters", blocks, count)
 
 
@@ -227,8 +227,8 @@ def cached(machine: Machine, d: Decoder, m: int, count: int) -> Iterator[Step]:
     """Queries and keys of m tokens get their positions; keys and values go to the cache."""
     head = m * machine.head_blocks(d)
     if d.head_norms:
-        yield from norm(machine, m * d.heads, d.head_width, count)
-        yield from norm(machine, m * d.kv_heads, d.head_width, count)
+        for heads in (d.heads, d.kv_heads):
+            yield from norm(machine, m, d.head_width, count, heads)
     if d.rotary:
         yield rotate(machine, "queries", d.heads * head, False, count)
     heads = count * d.kv_heads

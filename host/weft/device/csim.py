@@ -36,7 +36,8 @@ def load_library(path: Path) -> ctypes.CDLL:
     pointer, integer, unsigned = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
     library.weft_run.argtypes = [
         *(pointer, pointer, pointer),
-        *(integer, integer, integer, integer, integer, integer, integer, unsigned, unsigned),
+        *((integer,) * 8),
+        *(unsigned, unsigned),
         ctypes.c_double,
         pointer,
     ]

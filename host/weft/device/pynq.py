@@ -214,7 +214,7 @@ class Pynq:
         return self._fabric.ready(self._path, program.overlay, self._clock_mhz)
 
     def _call(self, segment: int, batch: int, registers: Registers) -> Mapping[str, int]:
-        tokens, position, origin = whole(registers)
+        tokens, position, origin, source = whole(registers)
         return {
             **self._arguments,
             "first": self._segments[segment],
@@ -222,6 +222,7 @@ class Pynq:
             "tokens": int(tokens),
             "position": int(position),
             "origin": int(origin),
+            "source": int(source),
         }
 
     def _result(self, kernel: Kernel, segment: int, wall: float) -> RunResult:

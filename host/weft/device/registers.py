@@ -42,6 +42,7 @@ ARGUMENTS = (
     Argument("tokens", "scalar"),
     Argument("position", "scalar"),
     Argument("origin", "scalar"),
+    Argument("source", "scalar"),
     Argument("memory_rows", "scalar"),
     Argument("weight_rows", "scalar"),
     Argument("results", "memory", 32),

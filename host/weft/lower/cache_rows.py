@@ -212,9 +212,26 @@ def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Pla
             left=-LIMIT,
             right=LIMIT,
             **parameters(op.scores, parameter),
+            **_bias(op, part, query, lanes, places),
         ),
         (*ifs(part.rows), follow("keys", TOTAL, most=op.keys), *window),
     )
+
+
+def _bias(op: CachedOp, part: _Part, query: int, lanes: int, places: Places) -> dict[str, int]:
+    """What is added to the scores of one head: a row of words per new token."""
+    if not op.bias:
+        return {}
+    blocks = -(-op.keys // lanes)
+    row = op.biases * blocks
+    return {
+        "residual": 1,
+        "residual_base": places[op.bias].at(0) + part.first * row + query * blocks,
+        "residual_block": 1,
+        "residual_col": row,
+        "residual_multiplier": 1 << 30,
+        "residual_shift": 1,
+    }
 
 
 def _values(

@@ -14,6 +14,7 @@ import numpy as np
 from weft.graph import Node, Quant
 from weft.lower.attention import (
     KEYS,
+    LOWEST_SCORE,
     NORMALIZED,
     SCORES,
     UNLIMITED,
@@ -27,6 +28,7 @@ from weft.lower.geometry import OPERAND, UNIFIED, WIDE, Map, Value, plain_window
 from weft.lower.norm import method_of
 from weft.lower.stage import Cache, CachedOp, HostOnlyError, Stage
 from weft.nonlinear.build import SCORE_FRACTION
+from weft.transformer_ops import by_distance
 
 
 def lower_cached(ctx: Context, node: Node) -> Stage:
@@ -55,6 +57,8 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
         epilogue(plain, done, y, ctx.lanes, step=0),
         name + SCORES,
         method_of("attention", ctx.overlay.softmax),
+        distances(ctx, node, heads, tokens),
+        heads,
         key_cache=caches[0],
         value_cache=caches[1],
     )  # fmt: skip
@@ -62,19 +66,40 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     ctx.maps[op.scratch] = Map(-(-capacity // ctx.lanes), rows, 1, space=WIDE)
     check_capacity(ctx, op, [cache.place for cache in caches])
     layout = replace(q.layout, channels=heads * widths[1] * ctx.lanes)
-    true = int(node.attrs.get("true_width", widths[0] * ctx.lanes))
-    true_value = int(node.attrs.get("true_value_width", widths[1] * ctx.lanes))
-    macs = heads * tokens * capacity * (true + true_value)
+    true = node.attrs.get("true_width", widths[0] * ctx.lanes)
+    true += node.attrs.get("true_value_width", widths[1] * ctx.lanes)
+    macs = heads * tokens * capacity * int(true)
     stage = ctx.stage(node, y, layout, (op,), engine="systolic", macs=macs)
-    tables = [c.rotation.table for c in caches if c.rotation.table]
+    tables = [n for n in (*(c.rotation.table for c in caches), op.bias) if n]
     places = [name for c in caches for name in (c.place, c.fresh)]
     return replace(stage, scratch=(op.scratch, *tables, *places))
 
 
+def distances(ctx: Context, node: Node, heads: int, tokens: int) -> str:
+    """The map of what is added to the scores of `tokens` new tokens, by how far a key lies behind
+    its query: a row of words per position, from which a run reads those of its own. "" without.
+    """
+    name = node.inputs[3] if len(node.inputs) > 3 else ""
+    if not name:
+        return ""
+    real, capacity = ctx.constant(name), ctx.cached
+    if real is None or real.shape != (heads, capacity):
+        raise HostOnlyError(f"a bias of scores that is none of {heads} heads by distance")
+    codes = np.clip(np.rint(real * 2.0**SCORE_FRACTION), LOWEST_SCORE, UNLIMITED)
+    blocks = -(-capacity // ctx.lanes)
+    whole = np.zeros((capacity, heads, blocks * ctx.lanes), np.int16)
+    rows = by_distance(codes, capacity, capacity)
+    whole[..., :capacity] = rows.swapaxes(0, 1)
+    root = f"{name}/int16"
+    ctx.tables[root] = whole.reshape(capacity, heads * blocks, ctx.lanes)
+    ctx.maps[root] = Map(1, tokens * heads * blocks, 1, space=WIDE)
+    return root
+
+
 def _check(ctx: Context, node: Node, q: Value) -> None:
     """Raises HostOnlyError for operands that are not as a cache wants them."""
-    if any(node.inputs[3 : KEYS + 1]):
-        raise HostOnlyError("a bias or a number of keys, with a cache")
+    if any(node.inputs[KEYS : KEYS + 1]):
+        raise HostOnlyError("a number of keys, with a cache")
     if q.quant.zero_point or q.quant.format != "int8" or ctx.maps[q.root].space != UNIFIED:
         raise HostOnlyError(f"queries {node.inputs[0]!r} that are no symmetric int8")
     for name in node.inputs[1:3]:

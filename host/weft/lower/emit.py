@@ -173,7 +173,8 @@ class Emitter:
         words = extent.blocks * size if whole else size
         chunks, each = 1 if whole else extent.blocks, extent.per_word
         first = self.regions[name] + place.origin * extent.width * each
-        rules = moved(symbol, place, each, extent.blocks) if symbol else ()
+        rules: Rules = moved(symbol, place, each, extent.blocks) if symbol else ()
+        kept = self.context.kept.get(name)
         for start in range(0, words, LARGEST_COUNT):
             self.put(
                 kind.encode(
@@ -187,7 +188,7 @@ class Emitter:
                     buffer_sample=place.sample,
                     space=place.space,
                 ),
-                rules,
+                (*rules, kept.at(first + start * each)) if kept else rules,
             )
 
     def _rects(self, op: MatrixOp | VectorOp, rows: tuple[int, int]) -> Iterator[Rect]:
@@ -373,7 +374,7 @@ class Emitter:
         for words, rules in self._waiting:
             segment, number = self._segment, len(self.words)
             if self.context.cached:
-                self.words += adjusts(words, rules)
+                self.words += adjusts(words, rules, self.context.sources)
             else:
                 self.rules += [replace(r, segment=segment, instruction=number) for r in rules]
             self.words.append(words)

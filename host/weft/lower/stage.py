@@ -186,7 +186,8 @@ class NormOp(RowOp):
     """LayerNorm or RMSNorm of the rows of a map of the wide buffer.
 
     Parameter block: gamma, beta and the shift behind them, then the scale of the codes. With
-    `keep` the normalized int16 take the place of the source. `epsilon` is added to n²·variance.
+    `keep` the normalized int16 take the place of the source, whose channel blocks from `block0` on
+    are meant. `epsilon` is added to n²·variance.
     """
 
     elements: int
@@ -195,6 +196,7 @@ class NormOp(RowOp):
     rms: bool
     epsilon: int
     keep: bool = False
+    block0: int = 0
     target: Target = HERE
 
 

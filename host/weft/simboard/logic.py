@@ -133,9 +133,8 @@ class Kernel:
 
     def _simulate(self, limit_s: float) -> bool:
         """Runs the segments; False where the kernel does not come to an end."""
-        code, first, segments, batch, tokens, position, origin, rows, weight_rows = (
-            _signed(self._values.get(_AT[name], 0)) for name in _SCALARS
-        )
+        values = [_signed(self._values.get(_AT[name], 0)) for name in _SCALARS]
+        code, first, segments, *_, rows, weight_rows = values
         report = np.zeros(REPORT_WORDS, np.int32)
         arrays: list[NDArray[Any]] = []
         if segments:
@@ -145,7 +144,7 @@ class Kernel:
             arrays[0] = _half(arrays[0], code, first)
         status = self._library.weft_run(
             *([a.ctypes.data for a in arrays] or (None, None, None)),
-            *(code, first, segments, batch, tokens, position, origin, rows, weight_rows),
+            *values,
             *(limit_s, report.ctypes.data),
         )
         if status == TIMEOUT:
