@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import weft
+from weft.device import open_device
+from weft.estimate import instructions
+from weft.isa import WORDS
+from weft.memory_trace import LOADS, WEIGHTS, traced
 from weft.text.perplexity import perplexity
 from weft.text.rate import step_rate
 
@@ -42,10 +46,29 @@ def rows(folder, data) -> list[Row]:
         alike = next((i for i, (a, b) in enumerate(zip(story, written)) if a != b), len(story))  # noqa: B905
         made.append(Row(f"stories260K, {name}: first words as in float", alike, 50, "tokens"))
         made.append(at_least(f"stories260K, {name}: generating on csim", rate, 200, "tokens/s"))
-        made += _predicted(name, weft.compile(path, OVERLAY, **options))
+        program = weft.compile(path, OVERLAY, **options)
+        made += [*_predicted(name, program), *_traced(name, program)]
     for name, found in perplexities(path, text).items():
         about = f"{title}, all else float, keys and values: {name}"
         made.append(Row(about, found, exact, ""))
+    return made
+
+
+def _traced(name: str, program: weft.Program) -> list[Row]:
+    """What the simulated hardware reads and writes for a token, and how long its bursts are."""
+    registers = (1, CONTEXT, 0)
+    device = open_device("csim", form="cycle")
+    device.load(program)
+    trace = traced(device, registers=registers)
+    items = instructions(program, 1, registers)
+    foreseen = sum(item.bytes - 4 * WORDS for item in items)
+    about = f"stories260K, {name}, behind {CONTEXT} tokens on {OVERLAY}: traced"
+    made = [Row(f"{about} bytes (peer: foreseen)", trace.bytes, foreseen, "B", f"= {foreseen}",
+                trace.bytes == foreseen)]  # fmt: skip
+    for kind, what in ((WEIGHTS, "weights"), (LOADS, "loads")):
+        bursts = trace.bursts(kind)
+        mean = float((bursts**2).sum() / bursts.sum())  # of the burst that a byte comes in
+        made.append(Row(f"{about} bursts of {what}, mean by bytes", mean, None, "beats"))
     return made
 
 

@@ -24,7 +24,22 @@ constexpr int kSimulationTimeout = 101;
 static_assert(sizeof(weft::Beat) == weft::kBusBytes, "beats are bytes");
 static_assert(sizeof(weft::Int<32>) == 4, "words are 32 bits");
 
+static_assert(sizeof(weft::sim::Access) == 24, "as the host reads them");
+
 extern "C" {
+
+/// Begins (1) or ends (0) a record of this thread's accesses to memory.
+WEFT_EXPORT void weft_trace(int on) {
+  weft::sim::run().trace.on = on != 0;
+  weft::sim::run().trace.all.clear();
+}
+
+/// The record's accesses: how many, and where they are until the next call.
+WEFT_EXPORT std::int64_t weft_accesses(const void **first) {
+  const std::vector<weft::sim::Access> &all = weft::sim::run().trace.all;
+  *first = all.data();
+  return std::int64_t(all.size());
+}
 
 /// Text of the last simulation error of this thread.
 WEFT_EXPORT const char *weft_message() { return message.c_str(); }

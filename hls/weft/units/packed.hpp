@@ -29,6 +29,9 @@ using PackedRows = std::conditional_t<kWeightPorts == 1, Word, Packet>;
 #define WEFT_PACKED(p) , packed_##p
 #define WEFT_MEMORY_PARAMETER(p) , const Beat *memory_##p
 #define WEFT_MEMORY(p) , memory_##p
+#define WEFT_TRACE_BURST(p)                                                      \
+  WEFT_SIM(sim::run().trace.begin(sim::kWeightPort + p, int(words[kNumberWord]), \
+                                  std::int64_t(f.memory) + std::int64_t(row) + p * kBurstRows));
 
 inline Word &packet_row(Word &only, int) { return only; }
 inline Word &packet_row(Packet &packet, int i) { return packet.row[i]; }
@@ -80,11 +83,15 @@ weights:
     for (UInt<32> row = 0; row < spans; row += kSpanRows) {
       WEFT_PIPELINE_EVERY(kBurstClocks)
       WEFT_TRIPCOUNT(kTileDepth)
+      WEFT_TRACE_BURST(0)
       read_burst(memory, f.memory + row, packed);
 #define WEFT_READ_BURST(p) \
+  WEFT_TRACE_BURST(p)      \
   read_burst(memory_##p, UInt<32>(f.memory + row + p * kBurstRows), packed_##p);
       WEFT_EACH_PORT(WEFT_READ_BURST)
     }
+    WEFT_SIM(sim::run().trace.begin(sim::kWeightPort, int(words[kNumberWord]),
+                                    std::int64_t(f.memory) + std::int64_t(spans)));
   packed_rows:
     for (UInt<32> row = spans; row < rows; row += kWeightPorts) {
       WEFT_PIPELINE_EVERY(kPacketClocks)
