@@ -22,6 +22,7 @@ sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "host")]  # networks that
 GROUPS = (
     "cycles",
     "attention",
+    "matvec",
     "gemm",
     "networks",
     "packing",

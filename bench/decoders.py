@@ -18,6 +18,13 @@ from weft.demo import MODELS
 from .row import Row, at_least
 
 CONTEXTS = (0, 128, 512, 1024)
+BOARDS = ("KV260", "ZCU104", "Alveo-U55C")
+MODELS_ON_BOARDS = (
+    ("tinyllama-1.1b", "int8"),
+    ("tinyllama-1.1b", "int4:g128"),
+    ("qwen2-1.5b", "int4:g128"),
+    ("llama2-7b", "int4:g128"),
+)
 # Dubey et al., 2024, table 3; Wang et al., BitNet, 2023 (the size of bitnet_b1_58-large).
 LLAMA3_8B = Decoder("LLaMA3-8B", "llama", 32, 4096, 32, 8, 128, 14336, 128_256, 8192)
 BITNET = Decoder("BitNet 0.73 B", "llama", 24, 1536, 16, 16, 96, 4096, 32_002, 2048, tied=True)
@@ -120,6 +127,21 @@ def faster_rows() -> list[Row]:
     return made
 
 
+def models_on_boards() -> list[Row]:
+    """Models behind 512 tokens on boards of three kinds; what does not fit is left out."""
+    made = []
+    for name, weights in MODELS_ON_BOARDS:
+        for board in BOARDS:
+            found = on(
+                config.load(MODELS / f"{name}.json"), board, machine_of(weights=weights), 512
+            )
+            if found.memory.fits:
+                share = f"{100 * found.decode.memory_share:.1f} % of the memory's bandwidth"
+                metric = f"{name} {weights} on {board}, 512 tokens before: {share}"
+                made.append(Row(metric, found.decode.tokens_per_s, None, "tokens/s"))
+    return made
+
+
 def rows(folder, data) -> list[Row]:
-    """Llama-2-7B, what would make it faster, published decoders."""
-    return [*llama_rows(), *faster_rows(), *(one.row() for one in published())]
+    """Llama-2-7B, what would make it faster, models on boards, published decoders."""
+    return [*llama_rows(), *faster_rows(), *models_on_boards(), *(one.row() for one in published())]

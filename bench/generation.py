@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import weft
+from weft.device import open_device
+from weft.estimate import instructions
+from weft.isa import WORDS
+from weft.memory_trace import LOADS, WEIGHTS, traced
 from weft.text.perplexity import perplexity
 from weft.text.rate import step_rate
 
+from .cache_formats import perplexities
 from .row import Row, absent, at_least, at_most
 
 FLOAT = 3.548  # published with the data
 # What of the weights, further options, and the largest perplexity that is wanted.
 WAYS = (
     ("W8A8KV8", {}, 3.62),
+    ("W8A8KV8, a scale per head", {"head_scales": True}, 3.62),
     ("uint4:g32 by GPTQ, A8KV8", {"weights": "uint4:g32", "weight_method": "gptq"}, 4.0),
 )
-BOARDS = (("encoder16", "KV260"), ("encoder", "ZCU104"))  # overlays that fit there; int8
+OVERLAY = "decoder"
+BOARDS = ("KV260", "ZCU104", "Alveo-U55C")
 CONTEXT = 256
 
 
@@ -39,9 +46,38 @@ def rows(folder, data) -> list[Row]:
         alike = next((i for i, (a, b) in enumerate(zip(story, written)) if a != b), len(story))  # noqa: B905
         made.append(Row(f"stories260K, {name}: first words as in float", alike, 50, "tokens"))
         made.append(at_least(f"stories260K, {name}: generating on csim", rate, 200, "tokens/s"))
-    for overlay, board in BOARDS:
-        step = step_rate(weft.compile(path, overlay), board, CONTEXT)
-        about = f"stories260K, W8A8KV8: predicted behind {CONTEXT} tokens, {overlay} on {board}"
+        program = weft.compile(path, OVERLAY, **options)
+        made += [*_predicted(name, program), *_traced(name, program)]
+    for name, found in perplexities(path, text).items():
+        about = f"{title}, all else float, keys and values: {name}"
+        made.append(Row(about, found, exact, ""))
+    return made
+
+
+def _traced(name: str, program: weft.Program) -> list[Row]:
+    """What the simulated hardware reads and writes for a token, and how long its bursts are."""
+    registers = (1, CONTEXT, 0)
+    device = open_device("csim", form="cycle")
+    device.load(program)
+    trace = traced(device, registers=registers)
+    items = instructions(program, 1, registers)
+    foreseen = sum(item.bytes - 4 * WORDS for item in items)
+    about = f"stories260K, {name}, behind {CONTEXT} tokens on {OVERLAY}: traced"
+    made = [Row(f"{about} bytes (peer: foreseen)", trace.bytes, foreseen, "B", f"= {foreseen}",
+                trace.bytes == foreseen)]  # fmt: skip
+    for kind, what in ((WEIGHTS, "weights"), (LOADS, "loads")):
+        bursts = trace.bursts(kind)
+        mean = float((bursts**2).sum() / bursts.sum())  # of the burst that a byte comes in
+        made.append(Row(f"{about} bursts of {what}, mean by bytes", mean, None, "beats"))
+    return made
+
+
+def _predicted(name: str, program: weft.Program) -> list[Row]:
+    """Tokens per second on boards, and what share of the memory's bandwidth they take."""
+    made = []
+    for board in BOARDS:
+        step = step_rate(program, board, CONTEXT)
+        about = f"stories260K, {name}: predicted behind {CONTEXT} tokens, {OVERLAY} on {board}"
         made.append(Row(about, step.tokens_per_s, None, "tokens/s"))
         made.append(Row(f"{about}, share of bandwidth", 100 * step.bandwidth, None, "%"))
     return made

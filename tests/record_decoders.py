@@ -52,10 +52,19 @@ def models() -> dict[str, nn.Module]:
             )
         ),
         "qwen2": t.Qwen2ForCausalLM(t.Qwen2Config(**LLAMA, num_key_value_heads=2)),
+        "qwen3": t.Qwen3ForCausalLM(t.Qwen3Config(**LLAMA, num_key_value_heads=2, head_dim=10)),
+        "qwen3_tied": t.Qwen3ForCausalLM(
+            t.Qwen3Config(**{**tied, "num_key_value_heads": 1}, head_dim=6)
+        ),
+        "gemma": t.GemmaForCausalLM(t.GemmaConfig(**LLAMA, num_key_value_heads=2, head_dim=8)),
+        "phi3": t.Phi3ForCausalLM(
+            t.Phi3Config(**LLAMA, num_key_value_heads=2, pad_token_id=0, bos_token_id=1,
+                         eos_token_id=2, partial_rotary_factor=2 / 3)
+        ),
         "gpt2": t.GPT2LMHeadModel(
             t.GPT2Config(vocab_size=40, n_embd=24, n_layer=2, n_head=3, n_positions=64)
         ),
-    }
+    }  # fmt: skip
 
 
 def main() -> None:

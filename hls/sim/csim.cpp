@@ -15,13 +15,31 @@ constexpr int kSimulationTimeout = 101;
 
 }  // namespace
 
+// All weight ports lead to one memory.
+#define WEFT_SAME_WEIGHTS(p) , reinterpret_cast<const Beat *>(weights)
+
 // Everything else is hidden: the libraries of several overlays live in one process.
 #define WEFT_EXPORT __attribute__((visibility("default")))
 
 static_assert(sizeof(weft::Beat) == weft::kBusBytes, "beats are bytes");
 static_assert(sizeof(weft::Int<32>) == 4, "words are 32 bits");
 
+static_assert(sizeof(weft::sim::Access) == 24, "as the host reads them");
+
 extern "C" {
+
+/// Begins (1) or ends (0) a record of this thread's accesses to memory.
+WEFT_EXPORT void weft_trace(int on) {
+  weft::sim::run().trace.on = on != 0;
+  weft::sim::run().trace.all.clear();
+}
+
+/// The record's accesses: how many, and where they are until the next call.
+WEFT_EXPORT std::int64_t weft_accesses(const void **first) {
+  const std::vector<weft::sim::Access> &all = weft::sim::run().trace.all;
+  *first = all.data();
+  return std::int64_t(all.size());
+}
 
 /// Text of the last simulation error of this thread.
 WEFT_EXPORT const char *weft_message() { return message.c_str(); }
@@ -30,7 +48,7 @@ WEFT_EXPORT const char *weft_message() { return message.c_str(); }
 /// where `timeout_s` (if not negative) has passed. `memory` is activation memory, read and written.
 WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights,
                          std::int8_t *memory, int code, int first, int segments, int batch,
-                         int tokens, int position, int origin, unsigned memory_rows,
+                         int tokens, int position, int origin, int source, unsigned memory_rows,
                          unsigned weight_rows, double timeout_s, std::int32_t *report) {
   using namespace weft;
   sim::Run &run = sim::run();
@@ -42,7 +60,8 @@ WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights
   try {
     weft_kernel(reinterpret_cast<const Int<32> *>(program), reinterpret_cast<const Beat *>(weights),
                 reinterpret_cast<const Beat *>(memory), reinterpret_cast<Beat *>(memory), code,
-                first, segments, batch, tokens, position, origin, memory_rows, weight_rows, words);
+                first, segments, batch, tokens, position, origin, source, memory_rows, weight_rows,
+                words WEFT_EACH_PORT(WEFT_SAME_WEIGHTS));
   } catch (const sim::Timeout &error) {
     message = error.what();
     return kSimulationTimeout;

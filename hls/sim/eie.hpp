@@ -34,7 +34,7 @@ struct EieSpace {
 inline std::int16_t halfword(const std::uint8_t *p) { return std::int16_t(p[0] | p[1] << 8); }
 
 /// Takes the rows of a MatMul and checks them in their order.
-inline void take_eie(const MatMul &f, Stream<TileWord> &weights, EieSpace &s, Fault &fault) {
+inline void take_eie(const MatMul &f, WeightStream &weights, EieSpace &s, Fault &fault) {
   EieLoader loader;
   loader.begin(f);
   s.inputs = loader.inputs, s.bytes = loader.entry_bytes, s.count = std::int64_t(loader.entries);
@@ -223,8 +223,8 @@ inline std::int64_t vector_clocks(const MatMul &f, const EieSpace &s, const std:
 }
 
 /// Runs one MatMul; leaves its sums in the finished bank.
-inline void eie(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weights,
-                Counters &counters, Fault &fault) {
+inline void eie(const MatMul &f, int batch, Memories &m, WeightStream &weights, Counters &counters,
+                Fault &fault) {
   static thread_local EieSpace s;
   take_eie(f, weights, s, fault);
   EieLoader loader;

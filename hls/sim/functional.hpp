@@ -10,6 +10,7 @@
 #include "sim/gather.hpp"
 #include "sim/nm_tile.hpp"
 #include "sim/norms.hpp"
+#include "sim/matvec.hpp"
 #include "sim/operands.hpp"
 #include "sim/pooling.hpp"
 #include "sim/snap.hpp"
@@ -75,8 +76,8 @@ inline void gather(const IntegerCell &, const MatMul &f, int batch, const Memori
 /// `correction` is −offset·(column sums), which the offset of the activations adds too much.
 /// Returns whether the dot products of int8 can take it.
 template <typename Cell>
-inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int products,
-                      Space &space, std::int32_t *correction, Fault &, int &) {
+inline bool take_tile(const Cell &cell, WeightStream &weights, int k, int products, Space &space,
+                      std::int32_t *correction, Fault &, int &) {
   int beyond = 0;
   TileWord rows[kActivationWords] = {};
   for (int c = 0; c < kCols; ++c) correction[c] = 0;
@@ -99,7 +100,7 @@ inline bool take_tile(const Cell &cell, Stream<TileWord> &weights, int k, int pr
 }
 
 /// The plain array's rows are weights as they are; four at a time are interleaved.
-inline bool take_tile(const IntegerCell &, Stream<TileWord> &weights, int k, int, Space &space,
+inline bool take_tile(const IntegerCell &, WeightStream &weights, int k, int, Space &space,
                       std::int32_t *correction, Fault &, int &) {
   int beyond = 0;
   std::int8_t *narrow = space.w.data();
@@ -125,8 +126,8 @@ inline bool take_tile(const IntegerCell &, Stream<TileWord> &weights, int k, int
 }
 
 /// N:M weights, spread over the channels that they meet.
-inline bool take_tile(const NmCell &cell, Stream<TileWord> &weights, int k, int products,
-                      Space &space, std::int32_t *correction, Fault &fault, int &row) {
+inline bool take_tile(const NmCell &cell, WeightStream &weights, int k, int products, Space &space,
+                      std::int32_t *correction, Fault &fault, int &row) {
   std::fill(space.w.begin(), space.w.end(), std::int8_t(0));
   std::fill(space.wide_w.begin(), space.wide_w.end(), std::int16_t(0));
   for (int c = 0; c < kCols; ++c) correction[c] = 0;
@@ -138,7 +139,7 @@ inline bool take_tile(const NmCell &cell, Stream<TileWord> &weights, int k, int 
 /// A MatMul of integers on one engine.
 template <typename Cell>
 inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories &m,
-                         Stream<TileWord> &weights, Counters &counters, Fault &fault) {
+                         WeightStream &weights, Counters &counters, Fault &fault) {
   static thread_local Space space;
   Cell cell;
   cell.begin(f);
@@ -167,7 +168,7 @@ inline void run_integers(const MatMul &f, const Activate &a, int batch, Memories
 /// A MatMul of bf16 numbers, in the order of the hardware: sums down the rows of a tile, which then
 /// meet in the accumulators.
 inline void run_float(const MatMul &f, const Activate &a, int batch, Memories &m,
-                      Stream<TileWord> &weights, Counters &counters) {
+                      WeightStream &weights, Counters &counters) {
   static thread_local Space space;
   Bf16Cell cell;
   cell.begin(f);
@@ -200,8 +201,8 @@ inline void run_float(const MatMul &f, const Activate &a, int batch, Memories &m
 }
 
 inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                   Stream<TileWord> &weights, Counters &counters, Fault &fault,
-                   const Attend &by = {}, bool attends = false) {
+                   WeightStream &weights, Counters &counters, Fault &fault, const Attend &by = {},
+                   bool attends = false) {
   if (kHasAttention && attends) return attend(by, a, m, counters);
   if (kHasSystolic && f.engine == kSystolicEngine)
     run_integers<IntegerCell>(f, a, batch, m, weights, counters, fault);
@@ -217,6 +218,7 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
     functional::gather(f, batch, m, weights, counters, fault);
   if (kHasEie && f.engine == kEieEngine) functional::eie(f, batch, m, weights, counters, fault);
   if (kHasSnap && f.engine == kSnapEngine) functional::snap(f, batch, m, weights, counters, fault);
+  if (is_matvec(f)) functional::matvec(f, a, batch, m, weights, counters);
   if (is_compressed(f)) drain_tiles(f, a, batch, m, counters);
   if (kHasBf16 && f.engine == kBf16Engine) run_float(f, a, batch, m, weights, counters);
 }
@@ -224,6 +226,8 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
 }  // namespace functional
 }  // namespace weft
 
+#define WEFT_WEIGHTS functional::weights
+#define WEFT_DECODE functional::decode
 #define WEFT_MATMUL functional::matmul
 #define WEFT_VECTOR functional::vector
 #define WEFT_NORM functional::normalize

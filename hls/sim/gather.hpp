@@ -83,7 +83,7 @@ struct GatherRun {
       w.weights += counts[first + w.blocks++];
     return w;
   }
-  void take(Stream<TileWord> &weights, Fault &fault) {
+  void take(WeightStream &weights, Fault &fault) {
     const Word row = narrowed(feed.rows.next(weights, fault));
     for (int lane = 0; lane < kRows; ++lane) {
       const int byte = row[lane];
@@ -95,7 +95,7 @@ struct GatherRun {
     ++feed.value_rows;
   }
   /// The rows of a packet; returns when it opened.
-  Int<64> open(int packet, Stream<TileWord> &weights, Fault &fault) {
+  Int<64> open(int packet, WeightStream &weights, Fault &fault) {
     const Int<64> opened = clocks.open(packet, feed.dense);
     int total = feed.blocks_of(packet) * kRows;
     if (!feed.dense) {
@@ -155,7 +155,7 @@ struct GatherRun {
   }
 };
 
-inline void gather(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weights,
+inline void gather(const MatMul &f, int batch, Memories &m, WeightStream &weights,
                    Counters &counters, Fault &fault) {
   static thread_local GatherRun run;
   run.feed.begin(f);

@@ -21,7 +21,7 @@ struct TileWriter {
 };
 
 /// One fold: `at` is its first row of operands. `row` counts rows of the stream.
-inline void take_nm_fold(const NmCell &cell, Stream<TileWord> &weights, int at, int &row,
+inline void take_nm_fold(const NmCell &cell, WeightStream &weights, int at, int &row,
                          TileWriter &to, Fault &fault) {
   TilePositions index = {};
   for (int i = 0; i < cell.index_rows(); ++i, ++row) put(index[i], narrowed(weights.read()));

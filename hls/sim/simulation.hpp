@@ -4,6 +4,7 @@
 /// needed; it finds reads of an empty stream and leftovers. The exact one runs each process as a
 /// thread on streams of their real depth, so it also finds deadlocks.
 #pragma once
+#include "sim/trace.hpp"
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -77,7 +78,18 @@ struct Edges {
 struct Run {
   bool limited = false;
   Clock::time_point deadline;
-  Ranges reads, writes;  // of activation memory in this segment
+  Ranges reads, writes;            // of activation memory in this segment
+  std::int64_t decode_clocks = 0;  // of the decoder in this run, memory never keeping it waiting
+  Trace trace;
+
+  void load(std::int64_t row, std::int64_t rows) {
+    reads.add(row, rows);
+    trace.begin(kLoadPort, reads.instruction, row);
+  }
+  void store(std::int64_t row, std::int64_t rows) {
+    writes.add(row, rows);
+    trace.begin(kStorePort, writes.instruction, row);
+  }
 
   void begin_segment() {
     reads.all.clear();

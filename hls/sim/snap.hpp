@@ -160,8 +160,8 @@ inline void snap_count(const MatMul &f, const SnapPlan &plan, const SnapStream &
   counters.weight_shift += start - busy + (stream.coded ? kSnapBookRows : 0);
 }
 
-inline void snap(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weights,
-                 Counters &counters, Fault &fault) {
+inline void snap(const MatMul &f, int batch, Memories &m, WeightStream &weights, Counters &counters,
+                 Fault &fault) {
   static thread_local SnapStream stream;
   static thread_local SnapInput input;
   SnapPlan plan;

@@ -32,7 +32,7 @@ struct SnapStream {
   bool coded;
 
   /// Reads all rows; raises where they contradict themselves, as the hardware does.
-  void read(const MatMul &f, const SnapPlan &plan, Stream<TileWord> &weights, Fault &fault) {
+  void read(const MatMul &f, const SnapPlan &plan, WeightStream &weights, Fault &fault) {
     const std::size_t rows = std::size_t(f.rows);
     bytes.resize(rows * kCols + kSnapRecord);
     for (std::size_t r = 0; r < rows; ++r) {

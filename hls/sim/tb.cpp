@@ -7,11 +7,14 @@
 #include "vectors.hpp"
 #include <cstdio>
 
-extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weights,
-                            const weft::Beat *loads, weft::Beat *stores, int code, int first,
-                            int segments, int batch, int tokens, int position, int origin,
-                            unsigned memory_rows, unsigned weight_rows,
-                            weft::Int<32> report[weft::kReportWords]);
+#define WEFT_PORT_PARAMETER(p) , const weft::Beat *weight_port_##p
+#define WEFT_PORT(p) , weight_memory
+
+extern "C" void weft_kernel(
+    const weft::Int<32> *program, const weft::Beat *weights, const weft::Beat *loads,
+    weft::Beat *stores, int code, int first, int segments, int batch, int tokens, int position,
+    int origin, int source, unsigned memory_rows, unsigned weight_rows,
+    weft::Int<32> report[weft::kReportWords] WEFT_EACH_PORT(WEFT_PORT_PARAMETER));
 
 namespace {
 
@@ -37,7 +40,8 @@ void fill(weft::Beat *memory, const signed char *bytes, int count) {
 
 void run(int first, int segments) {
   weft_kernel(program, weight_memory, loads, stores, vectors::kCode, first, segments,
-              vectors::kBatch, 0, 0, 0, vectors::kMemoryRows, vectors::kWeightRows, report);
+              vectors::kBatch, 0, 0, 0, 0, vectors::kMemoryRows, vectors::kWeightRows,
+              report WEFT_EACH_PORT(WEFT_PORT));
 }
 
 void check_segment(int segment) {

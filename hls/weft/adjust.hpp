@@ -1,5 +1,5 @@
 /// Adjust: fields of the next instruction follow the registers of a run (tokens, position,
-/// origin), so that one program serves every length. Golden model: host/weft/adjust.py.
+/// origin, source), so that one program serves every length. Golden model: host/weft/adjust.py.
 #pragma once
 #include "check_ranges.hpp"
 #include "status.hpp"
@@ -19,7 +19,8 @@ struct Adjustment {
 /// a multiplication per clock; the instruction then takes a word per clock.
 class Adjuster {
   static constexpr int kMost = kMostAdjusts * kAdjustments;
-  Int<32> registers_[kPlaceRegister + 1];
+  static constexpr int kRegisters = kSourceRegister + 1;
+  Int<32> registers_[kRegisters];
   int word_[kMost];
   Int<32> value_[kMost];
   int adjusts_;
@@ -28,7 +29,7 @@ class Adjuster {
   /// min(most, register − offset).
   Int<32> left(const Adjustment &a) const {
     WEFT_INLINE
-    const Int<32> offset = a.offset, from = registers_[a.from <= kPlaceRegister ? int(a.from) : 0];
+    const Int<32> offset = a.offset, from = registers_[a.from < kRegisters ? int(a.from) : 0];
     const Int<32> difference = Int<32>(UInt<32>(from) - UInt<32>(offset));  // wraps
     return difference < a.most ? difference : a.most;
   }
@@ -46,6 +47,7 @@ class Adjuster {
     registers_[kTokensRegister] = limits.tokens;
     registers_[kPositionRegister] = limits.position;
     registers_[kOriginRegister] = limits.origin;
+    registers_[kSourceRegister] = limits.source;
     registers_[kTotalRegister] = Int<32>(UInt<32>(limits.tokens) + UInt<32>(limits.position));
     registers_[kPlaceRegister] = Int<32>(UInt<32>(limits.origin) + UInt<32>(limits.position));
     clear();
@@ -80,7 +82,7 @@ class Adjuster {
       word_[at] = int(a.word);
       value_[at] = value(a, counted);
       drops_ |= a.drop != 0 && counted < 1;
-      legal &= a.from <= kPlaceRegister;
+      legal &= a.from < kRegisters;
     }
     ++adjusts_;
     return legal ? kDone : kBadField;

@@ -3,11 +3,12 @@
 #pragma once
 #include "check_norm.hpp"
 #include "check_rotate.hpp"
-#include "check_weights.hpp"
+#include "check_stream.hpp"
 #include "status.hpp"
 #include "units/bf16.hpp"
 #include "units/eie_pe.hpp"
 #include "units/gather.hpp"
+#include "units/matvec.hpp"
 #include "units/nm.hpp"
 #include "units/set_table.hpp"
 #include "units/snap_plan.hpp"
@@ -15,36 +16,36 @@
 
 namespace weft {
 
-constexpr int kMaxQueued = 8;       // ReadWeights ahead of their use; below the depth of their FIFO
 constexpr int kMaxReach = 1 << 30;  // positions from the window's first to its last, one axis
 
 class Checker {
   Limits limits_;
   bool pending_, repeat_;       // sums wait for their Activate; they may be drained again
   int blocks_, out_h_, out_w_;  // of those sums
-  Range first_, second_;        // what was read to make them
+  Range first_, second_;        // what was read to make them,
+  int input_;                   // and the buffer of the first
   int open_rows_;               // partial sums of a MatMul without `last`
-  Int<64> stream_rows_;         // rows in the weight stream,
-  Int<64> pending_rows_;        // and those that the MatMul waiting for its Activate takes
-  int queued_;
-  int scores_;             // rows of scores whose maxima are known
-  bool attends_;           // the sums that wait are those of an Attend,
-  bool scored_, divides_;  // of scores, whose exponentials are still to be divided
+  StreamLedger stream_;         // what is in the weight stream,
+  Int<64> pending_elements_;    // and what the MatMul waiting for its Activate takes of it
+  int scores_;                  // rows of scores whose maxima are known
+  bool attends_;                // the sums that wait are those of an Attend,
+  bool scored_, divides_;       // of scores, whose exponentials are still to be divided
 
  public:
   void begin(const Limits &limits) {
     limits_ = limits;
     pending_ = repeat_ = false;
     open_rows_ = 0;
-    stream_rows_ = pending_rows_ = 0;
-    queued_ = 0;
+    stream_.begin();
+    pending_elements_ = 0;
     scores_ = 0;
     attends_ = scored_ = divides_ = false;
+    input_ = kUnifiedSpace;
   }
 
-  /// Rows of the weight stream that nobody has asked for.
-  Int<64> unused_rows() const {
-    return Int<64>(stream_rows_ + (pending_ ? pending_rows_ : Int<64>(0)));
+  /// Elements of the weight stream that nobody has asked for.
+  Int<64> unused() const {
+    return Int<64>(stream_.elements + (pending_ ? pending_elements_ : Int<64>(0)));
   }
 
   /// Status of the next instruction; kDone if it may run.
@@ -70,7 +71,7 @@ class Checker {
       return Norm::legal(words) ? check_norm(Norm::decode(words), limits_.batch) : kBadField;
     if (opcode == kRotate)
       return Rotate::legal(words) ? check_rotate(Rotate::decode(words), limits_.batch) : kBadField;
-    return stream_rows_ == 0 ? kDone : kBadStream;
+    return stream_.rows == 0 ? kDone : kBadStream;
   }
 
  private:
@@ -91,18 +92,12 @@ class Checker {
     if (!sized(f)) return kBadField;
     if (Int<64>(f.memory) + Int<64>(f.memory_rows) > Int<64>(limits_.weight_rows))
       return kBadMemory;
-    stream_rows_ += Int<64>(f.rows);
-    return ++queued_ > kMaxQueued ? kBadStream : kDone;
-  }
-  bool takes(Int<64> rows) {
-    stream_rows_ -= rows;
-    if (stream_rows_ == 0) queued_ = 0;
-    return stream_rows_ >= 0;
+    return stream_.add(Int<64>(f.rows), f.matvec != 0) ? kDone : kBadStream;
   }
   Status set_table(const SetTable &f) {
     const int words = method_words(f);
     if (words != 0 && (int(f.count) != words || f.index != 0)) return kBadField;
-    if (words != 0) return takes(method_rows(f)) ? kDone : kBadStream;
+    if (words != 0) return stream_.take(method_rows(f), false) ? kDone : kBadStream;
     const int wide = kHasWide ? kWideWords : 0;
     const int size = f.target == kParametersTable ? kParameterBlocks
                      : f.target == kTapsTable     ? kTapWords
@@ -111,7 +106,7 @@ class Checker {
                                                   : 0;
     if (size == 0 || f.count == 0) return kBadField;
     if (int(f.index) + int(f.count) > size) return kBadTable;
-    return takes(Int<64>(f.count) * rows_per_entry(f)) ? kDone : kBadStream;
+    return stream_.take(Int<64>(f.count) * rows_per_entry(f), false) ? kDone : kBadStream;
   }
   /// Sizes of a window and the words it can touch.
   template <typename Windowed> Status window(const Windowed &f, Range &source) const {
@@ -126,7 +121,7 @@ class Checker {
                   (Int<64>(f.blocks) - 1) * Int<64>(f.source_block) +
                   (Int<64>(f.height) - 1) * Int<64>(f.source_row) +
                   (Int<64>(f.width) - 1) * Int<64>(f.source_col);
-    return in_buffer(source) ? kDone : kBadBuffer;
+    return in_words(source, space_words(source_space(f))) ? kDone : kBadBuffer;
   }
   template <typename Windowed> void keep(const Windowed &f, int blocks, bool repeat) {
     blocks_ = blocks;
@@ -136,7 +131,8 @@ class Checker {
   }
   static int weight_rows(const MatMul &f) {
     const int e = int(f.engine);
-    const bool whole = e == kSystolicEngine || e == kBf16Engine || e == kNmEngine;
+    const bool whole =
+        e == kSystolicEngine || e == kBf16Engine || e == kNmEngine || e == kMatvecEngine;
     return whole ? 1 : precision_of(f).weight_rows();
   }
   /// Whether the gather engine takes the rows and reads its words from different banks.
@@ -162,6 +158,7 @@ class Checker {
   bool legal_engine(const MatMul &f) const {
     if (is_compressed(f)) return legal_compressed(f);
     if (f.rows != 0 || !legal_precision(f) || int(f.pace) < weight_rows(f)) return false;
+    if (is_matvec(f)) return legal_matvec(f);
     if (f.engine == kNmEngine && !pattern_of(f).legal()) return false;
     // A tile's weights must not overtake the sums, which take kFloatLatency clocks per row.
     if (f.engine == kBf16Engine && (int(f.pace) < kFloatLatency - 1 || f.shift != 0)) return false;
@@ -174,21 +171,25 @@ class Checker {
     if (f.tiles == 0 || (f.last == 0 && f.tiles != 1)) return kBadField;
     if (!legal_engine(f)) return kBadField;
     const Int<64> rows = Int<64>(limits_.batch) * Int<64>(f.out_h) * Int<64>(f.out_w);
-    if (rows > kAccumulatorRows) return kBadRows;
+    if (rows > (is_matvec(f) ? kMatvecRows : kAccumulatorRows)) return kBadRows;
     if (is_compressed(f) && rows * Int<64>(f.tiles) > kAccumulatorRows) return kBadRows;
     if (f.first == 0 && open_rows_ != int(rows)) return kBadOrder;
     open_rows_ = f.last != 0 ? 0 : int(rows);
     attends_ = divides_ = scored_ = repeat_ = false;
+    input_ = source_space(f);
     if (f.last != 0) keep(f, int(f.tiles), f.tiles == 1);
     const int words = int(f.words);
     const Int<64> groups = (Int<64>(f.blocks) + words - 1) >> (words >> 1);
     const Int<64> part = Int<64>(f.tiles) * groups * Int<64>(f.kernel_h);
-    if (part > stream_rows_ && !is_compressed(f))
+    if (part > stream_.rows && !is_compressed(f))
       return kBadStream;  // so that the product below stays in 64 bits
     const int index = f.engine == kNmEngine ? pattern_of(f).index_rows() : 0;
-    pending_rows_ = part * Int<64>(f.kernel_w) * (kRows * weight_rows(f) + index);
-    if (is_compressed(f)) pending_rows_ = Int<64>(f.rows);
-    return takes(pending_rows_) ? kDone : kBadStream;
+    const Int<64> taken =
+        is_compressed(f)
+            ? Int<64>(f.rows)
+            : Int<64>(part * Int<64>(f.kernel_w) * Int<64>(kRows * weight_rows(f) + index));
+    pending_elements_ = StreamLedger::elements_of(taken, is_matvec(f));
+    return stream_.take(taken, is_matvec(f)) ? kDone : kBadStream;
   }
   Status vector(const Vector &f) {
     const Status status = window(f, first_);
@@ -214,8 +215,9 @@ class Checker {
     if (f.operation == kDepthwise && Int<64>(f.tap) + Int<64>(f.blocks) * taps > kTapWords)
       return kBadTable;
     attends_ = divides_ = scored_ = false;
+    input_ = kUnifiedSpace;
     keep(f, int(f.blocks), false);
-    pending_rows_ = 0;
+    pending_elements_ = 0;
     return kDone;
   }
   Status attend(const Attend &f) {
@@ -237,9 +239,10 @@ class Checker {
     if (f.rows > kAccumulatorRows) return kBadRows;
     if (scores && int(f.rows) != scores_) return kBadOrder;
     open_rows_ = 0;
+    input_ = scores ? kWideSpace : kUnifiedSpace;
     attends_ = true, scored_ = scores, divides_ = scores && f.normalized == 0;
     blocks_ = int(f.tiles), out_h_ = 1, out_w_ = int(f.rows);
-    pending_ = true, repeat_ = false, pending_rows_ = 0;
+    pending_ = true, repeat_ = false, pending_elements_ = 0;
     return kDone;
   }
   /// Whether an output may go to its space, and what is asked of it there is possible.
@@ -257,9 +260,8 @@ class Checker {
   /// Whether an output lies on what is still read.
   bool overlaps(const Activate &f, const Steps &steps, const Range &target,
                 const Range &added) const {
-    const int first = scored_ ? kWideSpace : kUnifiedSpace;
-    const int second = attends_ ? kOperandSpace : kUnifiedSpace;
-    if (f.space == first && target.meets(first_)) return true;
+    const int second = attends_ ? int(kOperandSpace) : input_;
+    if (f.space == input_ && target.meets(first_)) return true;
     if (f.space == second && target.meets(second_)) return true;
     if (f.space != kWideSpace || f.residual == 0) return false;
     return target.meets(added) && !(in_place(f) && written_once(f, steps));

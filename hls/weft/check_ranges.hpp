@@ -7,14 +7,14 @@ namespace weft {
 /// What the host gives with a run.
 struct Limits {
   int batch;
-  int tokens, position, origin;  // the registers that Adjust refers to
+  int tokens, position, origin, source;  // the registers that Adjust refers to
   UInt<32> memory_rows, weight_rows;
 };
 
 /// Whether a run can begin.
 inline bool legal_run(const Limits &l) {
   return l.batch >= 1 && l.batch <= kAccumulatorRows && l.tokens >= 0 &&
-         l.tokens <= kAccumulatorRows && l.position >= 0 && l.origin >= 0;
+         l.tokens <= kAccumulatorRows && l.position >= 0 && l.origin >= 0 && l.source >= 0;
 }
 
 struct Range {
@@ -30,6 +30,13 @@ inline int space_words(int space) {
   if (space == kUnifiedSpace) return kBufferWords;
   if (space == kOperandSpace) return kHasAttention ? kOperandWords : 0;
   return space == kWideSpace && kHasWide ? kWideWords : 0;
+}
+
+/// The buffer that a window reads.
+inline int source_space(const Vector &) { return kUnifiedSpace; }
+inline int source_space(const MatMul &f) {
+  const bool wide = kHasMatvec && f.engine == kMatvecEngine && f.activation_bits == 16;
+  return wide ? kWideSpace : kUnifiedSpace;
 }
 
 /// Whether a transfer goes there: the operand buffer is not written back.

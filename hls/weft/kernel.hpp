@@ -10,6 +10,8 @@
 #include "units/rotate.hpp"
 #include "units/set_table.hpp"
 #ifndef WEFT_MATMUL
+#define WEFT_WEIGHTS weights
+#define WEFT_DECODE decode
 #include "units/matmul.hpp"
 #define WEFT_MATMUL matmul  // the functional simulation puts its own here (sim/functional.hpp)
 #define WEFT_VECTOR vector
@@ -32,8 +34,8 @@ enum ReportWord {
   kRowWord = 20  // of kBadSparse: the row of the instruction's weight stream
 };
 
-/// A Barrier that carries why the segment ends, and how many weight rows nobody will use.
-inline Command barrier(Status status, int instruction, Int<64> unused_rows) {
+/// A Barrier that carries why the segment ends, and what of the weight stream nobody will use.
+inline Command barrier(Status status, int instruction, Int<64> unused) {
   Command words;
 clear:
   for (int i = 0; i <= kInstructionWords; ++i) {
@@ -43,7 +45,7 @@ clear:
   words[0] = kBarrier;
   words[1] = int(status);
   words[2] = instruction;
-  words[3] = Int<32>(unused_rows);
+  words[3] = Int<32>(unused);
   return words;
 }
 
@@ -79,7 +81,7 @@ instructions:
     WEFT_TRIPCOUNT(65536)
     bool runs = true;
     // What a bad instruction would take of the weights is not taken.
-    if (status == kDone) unused = checker.unused_rows();
+    if (status == kDone) unused = checker.unused();
     if (i < count && status == kDone) {
     read_command:
       for (int w = 0; w < kInstructionWords; ++w) {
@@ -115,24 +117,6 @@ load:
   }
 }
 
-inline void weights(Stream<Command> &commands, const Beat *memory, Stream<Word> &packed) {
-  WEFT_FUNCTION
-weights:
-  for (bool open = true; open;) {
-    WEFT_TRIPCOUNT(65536)
-    const Command words = commands.read();
-    open = words[0] != kBarrier;
-    const ReadWeights f = ReadWeights::decode(words);
-    const UInt<32> rows = open ? f.memory_rows : UInt<32>(0);
-  packed_rows:
-    for (UInt<32> row = 0; row < rows; ++row) {
-      WEFT_PIPELINE_EVERY(kBeats)
-      WEFT_TRIPCOUNT(kTileDepth)
-      packed.write(read_row(memory, f.memory + row));
-    }
-  }
-}
-
 inline void store(Stream<Command> &commands, Stream<Word> &stored, int batch, Beat *memory) {
   WEFT_FUNCTION
 store:
@@ -162,9 +146,9 @@ counters:
   }
 }
 
-/// Ends a segment: the report, and the weights that a broken program left in the stream.
+/// Ends a segment: the report, and what a broken program left in the weight stream.
 inline void finish(const Command &end, const Fault &fault, int segment, const Counters &counters,
-                   Stream<TileWord> &tiles, Int<32> report[kReportWords]) {
+                   WeightStream &tiles, Int<32> report[kReportWords]) {
   WEFT_FUNCTION
   write_report(counters, end, fault, segment, report);
   const int unused = int(end[3]);
@@ -183,9 +167,8 @@ inline bool takes_activate(const Command &words) {
 }
 
 /// Owns the on-chip memories and runs the instructions one after another.
-inline void compute(Stream<Command> &commands, Stream<Word> &loaded, Stream<TileWord> &tiles,
-                    int batch, int segment, bool fresh, Stream<Word> &stored,
-                    Int<32> report[kReportWords]) {
+inline void compute(Stream<Command> &commands, Stream<Word> &loaded, WeightStream &tiles, int batch,
+                    int segment, bool fresh, Stream<Word> &stored, Int<32> report[kReportWords]) {
   WEFT_FUNCTION
   WEFT_STATIC(Memories, m);
   WEFT_PARTITION_MEMORIES(m)
@@ -245,7 +228,7 @@ compute:
 
 inline void run_segment(const Int<32> *program, const Beat *weight_memory, const Beat *loads,
                         Beat *stores, int code, int segment, bool fresh, Limits limits,
-                        Int<32> report[kReportWords]) {
+                        Int<32> report[kReportWords] WEFT_EACH_PORT(WEFT_MEMORY_PARAMETER)) {
   WEFT_FUNCTION
   WEFT_HLS(DATAFLOW)
   WEFT_CHANNEL(Command, to_load, kCommandDepth)
@@ -254,21 +237,25 @@ inline void run_segment(const Int<32> *program, const Beat *weight_memory, const
   WEFT_CHANNEL(Command, to_compute, kCommandDepth)
   WEFT_CHANNEL(Command, to_store, kCommandDepth)
   WEFT_CHANNEL(Word, loaded, kTransferDepth)
-  WEFT_CHANNEL(Word, packed, kTransferDepth)
-  WEFT_CHANNEL(TileWord, tiles, kTileDepth)
+  WEFT_CHANNEL(PackedRows, packed, kPackedDepth)
+#define WEFT_PACKED_CHANNEL(p) WEFT_CHANNEL(PackedRows, packed_##p, kPackedDepth)
+  WEFT_EACH_PORT(WEFT_PACKED_CHANNEL)
+  WEFT_CHANNEL(StreamRow, tiles, kTileDepth)
   WEFT_CHANNEL(Word, stored, kTransferDepth)
   WEFT_SIM(sim::begin_segment(to_load, to_weights, to_decode, to_compute, to_store, loaded, packed,
-                              tiles, stored));
+                              tiles, stored WEFT_EACH_PORT(WEFT_PACKED)));
   WEFT_PROCESS(
       fetch(program, code, segment, limits, to_load, to_weights, to_decode, to_compute, to_store));
   WEFT_PROCESS(load(to_load, loads, limits.batch, loaded));
-  WEFT_PROCESS(weights(to_weights, weight_memory, packed));
-  WEFT_PROCESS(decode(to_decode, packed, tiles));
+  WEFT_PROCESS(WEFT_WEIGHTS(to_weights, weight_memory,
+                            packed WEFT_EACH_PORT(WEFT_MEMORY) WEFT_EACH_PORT(WEFT_PACKED)));
+  WEFT_PROCESS(WEFT_DECODE(to_decode, tiles, packed WEFT_EACH_PORT(WEFT_PACKED)));
   WEFT_PROCESS(compute(to_compute, loaded, tiles, limits.batch, segment, fresh, stored, report));
   WEFT_PROCESS(store(to_store, stored, limits.batch, stores));
   WEFT_JOIN;
   WEFT_SIM(sim::end_segment(report[kStatusWord] == kDone, to_load, to_weights, to_decode,
-                            to_compute, to_store, loaded, packed, tiles, stored));
+                            to_compute, to_store, loaded, packed, tiles,
+                            stored WEFT_EACH_PORT(WEFT_PACKED)));
 }
 
 }  // namespace weft

@@ -1,17 +1,14 @@
 /// The on-chip memories, all owned by the compute process.
 #pragma once
-#include "config.hpp"
 #include "isa.hpp"
 #include "norm_methods.hpp"
 #include "softmax_methods.hpp"
-#include "types.hpp"
+#include "stream.hpp"
 
 namespace weft {
 
-using Word = Vec<Int<8>, kRows>;       // unified-buffer word, memory row
-using Beat = Vec<Int<8>, kBusBytes>;   // what a memory port moves in a clock
-using Operand = Int<kWeightBits>;      // a weight as the array multiplies with it
-using TileWord = Vec<Operand, kCols>;  // weight-stream row
+using Word = Vec<Int<8>, kRows>;      // unified-buffer word, memory row
+using Beat = Vec<Int<8>, kBusBytes>;  // what a memory port moves in a clock
 using SumWord = Vec<Int<32>, kCols>;
 using WideWord = Vec<Int<16>, kCols>;  // of the residual stream, of scores
 constexpr int kBeats = kRows / kBusBytes;

@@ -1,15 +1,23 @@
 /// The top function: what Vitis HLS synthesizes and the C simulation calls.
 #include "kernel.hpp"
 
+#define WEFT_PORT_PARAMETER(p) , const weft::Beat *weight_port_##p
+#define WEFT_PORT(p) , weight_port_##p
+#define WEFT_PORT_INTERFACE(p)                                                           \
+  WEFT_HLS(INTERFACE mode = m_axi port = weight_port_##p bundle = gmem_port_##p offset = \
+               slave max_read_burst_length = 64 depth = 16384)                           \
+  WEFT_HLS(INTERFACE mode = s_axilite port = weight_port_##p bundle = control)
+
 /// Runs `segments` segments of a program from number `first` on. `program` begins with the pairs
 /// (first instruction, count) of all segments; the instructions start at word `code`. `loads` and
-/// `stores` are the same memory behind two ports, so that reads and writes each make bursts.
-/// `tokens`, `position` and `origin` are the registers that Adjust refers to.
-extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weights,
-                            const weft::Beat *loads, weft::Beat *stores, int code, int first,
-                            int segments, int batch, int tokens, int position, int origin,
-                            unsigned memory_rows, unsigned weight_rows,
-                            weft::Int<32> results[weft::kReportWords]) {
+/// `stores` are the same memory behind two ports, so that reads and writes each make bursts;
+/// `weights` and the further ports behind all other arguments are the same one, too.
+/// `tokens`, `position`, `origin` and `source` are the registers that Adjust refers to.
+extern "C" void weft_kernel(
+    const weft::Int<32> *program, const weft::Beat *weights, const weft::Beat *loads,
+    weft::Beat *stores, int code, int first, int segments, int batch, int tokens, int position,
+    int origin, int source, unsigned memory_rows, unsigned weight_rows,
+    weft::Int<32> results[weft::kReportWords] WEFT_EACH_PORT(WEFT_PORT_PARAMETER)) {
 #pragma HLS INTERFACE mode = m_axi port = program bundle = gmem0 offset = slave depth = 16384
 #pragma HLS INTERFACE mode = m_axi port = weights bundle = gmem1 offset = \
     slave max_read_burst_length = 64 depth = 16384
@@ -28,20 +36,28 @@ extern "C" void weft_kernel(const weft::Int<32> *program, const weft::Beat *weig
 #pragma HLS INTERFACE mode = s_axilite port = tokens bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = position bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = origin bundle = control
+#pragma HLS INTERFACE mode = s_axilite port = source bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = memory_rows bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = weight_rows bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = results bundle = control
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
+  WEFT_EACH_PORT(WEFT_PORT_INTERFACE)
   // Also with no segment to run: a host reads here which design the bitstream holds.
   results[weft::kStatusWord] = weft::kDone;
   results[weft::kDesignWord] = weft::Int<32>(weft::kDesignLow);
   results[weft::kDesignWord + 1] = weft::Int<32>(weft::kDesignHigh);
-  const weft::Limits limits = {
-      batch, tokens, position, origin, weft::UInt<32>(memory_rows), weft::UInt<32>(weight_rows)};
+  const weft::Limits limits = {batch,
+                               tokens,
+                               position,
+                               origin,
+                               source,
+                               weft::UInt<32>(memory_rows),
+                               weft::UInt<32>(weight_rows)};
 segments:
   for (int s = 0; s < segments; ++s) {
     WEFT_TRIPCOUNT(64)
-    weft::run_segment(program, weights, loads, stores, code, first + s, s == 0, limits, results);
+    weft::run_segment(program, weights, loads, stores, code, first + s, s == 0, limits,
+                      results WEFT_EACH_PORT(WEFT_PORT));
     if (results[weft::kStatusWord] != weft::kDone) break;
   }
 }

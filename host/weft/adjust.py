@@ -1,4 +1,5 @@
-"""Adjust: fields of instructions that follow the registers of a run: tokens, position and origin.
+"""Adjust: fields of instructions that follow the registers of a run: tokens, position, origin
+and source.
 
 The golden model of hls/weft/adjust.hpp, and what estimates and messages know of a segment by it.
 All numbers are of 32 bits and wrap.
@@ -14,13 +15,13 @@ from weft import isa
 from weft.errors import ProgramError
 from weft.state import FaultError, Fields
 
-Registers = tuple[int, ...]  # tokens, position, origin; those that are not given are 0
+Registers = tuple[int, ...]  # tokens, position, origin, source; those that are not given are 0
 
 
-def whole(registers: Registers) -> tuple[int, int, int]:
-    """All three of them."""
-    tokens, position, origin = (*registers, 0, 0, 0)[:3]
-    return tokens, position, origin
+def whole(registers: Registers) -> tuple[int, int, int, int]:
+    """All four of them."""
+    tokens, position, origin, source = (*registers, 0, 0, 0, 0)[:4]
+    return tokens, position, origin, source
 
 
 def _wrapped(value: int) -> int:
@@ -28,23 +29,22 @@ def _wrapped(value: int) -> int:
 
 
 def check_registers(registers: Registers, limit: int) -> None:
-    """Raises FaultError for tokens outside 0..limit (accumulator_rows), a position below 0."""
-    tokens, position, origin = whole(registers)
+    """Raises FaultError for tokens outside 0..limit (accumulator_rows), others below 0."""
+    tokens, *others = whole(registers)
     if not 0 <= tokens <= limit:
         raise FaultError(2, f"tokens {tokens} is outside 0..{limit}")
-    if not 0 <= position < 1 << 31:
-        raise FaultError(2, f"position {position} is outside 0..{(1 << 31) - 1}")
-    if not 0 <= origin < 1 << 31:
-        raise FaultError(2, f"origin {origin} is outside 0..{(1 << 31) - 1}")
+    for name, value in zip(("position", "origin", "source"), others, strict=True):
+        if not 0 <= value < 1 << 31:
+            raise FaultError(2, f"{name} {value} is outside 0..{(1 << 31) - 1}")
 
 
 class Adjuster:
     """Follows the instructions of a segment, and changes those behind an Adjust."""
 
     def __init__(self, registers: Registers) -> None:
-        tokens, position, origin = whole(registers)
+        tokens, position, origin, source = whole(registers)
         total, place = _wrapped(tokens + position), _wrapped(origin + position)
-        self._registers = (tokens, position, total, origin, place)
+        self._registers = (tokens, position, total, origin, place, source)
         self._clear()
 
     def _clear(self) -> None:

@@ -86,6 +86,8 @@ def compile(
     tokens: int | None = None,
     cache: int | None = None,
     slots: int | None = None,
+    source: int | None = None,
+    head_scales: bool = False,
     states: Mapping[str, str] | None = None,
     export_qdq: str | Path | None = None,
     progress: Progress | None = None,
@@ -104,7 +106,9 @@ def compile(
     traced with `example_inputs`; `tokens` is the longest sentence of a text encoder (128, or what
     the model can), whose tokenizer and embeddings the program then holds. Of a decoder (a folder, a
     .gguf file, a checkpoint of llama2.c) `tokens` is how many a run takes at a time, `cache` how
-    many tokens are remembered of each of `slots` texts (`weft.decoder_compiler`). `states` maps
+    many tokens are remembered of each of `slots` texts (`weft.decoder_compiler`); `source` is the
+    longest source of an encoder-decoder (a folder; `weft.pair_compiler`); `head_scales` gives each
+    head of the cache a scale. `states` maps
     outputs of one step of a network to the inputs that take them in the next one: they stay in the
     device's memory (`weft.recurrent`). `export_qdq` names an ONNX file that gets the quantized
     network in QDQ form. `progress` hears the stages.
@@ -119,7 +123,7 @@ def compile(
 
     Raises UsageError (unknown names, no calibration), ModelError and CapacityError.
     """
-    from weft.frontend import decoders
+    from weft.frontend import decoders, encoder_decoders
     from weft.lower import Steps, lower
     from weft.plan import read
 
@@ -138,12 +142,16 @@ def compile(
         "smooth": smooth,
         "correct_bias": correct_bias,
     }
-    if decoders.is_decoder(model):
+    pair = encoder_decoders.is_pair(model)
+    if source is not None and not pair:
+        raise UsageError(f"source is for encoder-decoders, which {model} is not")
+    if pair or decoders.is_decoder(model):
+        options |= {"head_scales": head_scales, **({"source": source} if pair else {})}
         others = (sparsity, plan, dynamic, export_qdq, shapes, states, batch not in (None, 1))
         options |= {"tokens": tokens, "cache": cache, "slots": slots or 1}
         return _decoder(model, hardware, any(others), calibration, calibrator, progress, options)
-    if cache is not None or slots is not None:
-        raise UsageError(f"cache and slots are for decoders, which {model} is not")
+    if cache is not None or slots is not None or head_scales:
+        raise UsageError(f"cache, slots and head scales are for decoders, which {model} is not")
     graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs, tokens=tokens)
     calibration = _embedded(model, graph, calibration)
     chosen = None if plan is None else read(plan)
@@ -167,21 +175,19 @@ def _decoder(
 ) -> Program:
     """The program of a language model; `refused` are arguments that it can't take."""
     from weft.decoder_compiler import compile_decoder
-    from weft.frontend import decoders
+    from weft.frontend import decoders, encoder_decoders
+    from weft.pair_compiler import compile_pair
 
     if refused:
         raise UsageError(
             f"{model} is a decoder, which is compiled without sparsity, plans, dynamic ranges, "
             "shapes, states, batches and QDQ export: slots hold several texts"
         )
-    return compile_decoder(
-        decoders.load(str(model)),
-        overlay,
-        calibration=_lines(model, calibration),
-        calibrator=calibrator or "mse",
-        progress=progress,
-        **options,
-    )
+    lines = _lines(model, calibration)
+    own = {"calibrator": calibrator or "mse", "progress": progress, **options}
+    if encoder_decoders.is_pair(model):
+        return compile_pair(encoder_decoders.load(str(model)), overlay, calibration=lines, **own)
+    return compile_decoder(decoders.load(str(model)), overlay, calibration=lines, **own)
 
 
 def _quantized(

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from weft import overlay_checks
 from weft.board import Board as Board
 from weft.errors import OverlayError, UsageError, unknown
 
@@ -50,6 +51,8 @@ OVERLAY_LIMITS = {
     "snap_depth": (1, 4096),
     "wide_words": (0, 1 << 20),
     "operand_words": (0, 1 << 20),
+    "stream_rows": (1, 8),
+    "weight_ports": (1, 4),
 }
 INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
@@ -73,6 +76,8 @@ class Overlay:
     multiplier: str = "single"
     weight_bits: int = 8
     weight_tiles: int = 4
+    stream_rows: int = 1  # tile rows that a clock decodes and multiplies for engine matvec
+    weight_ports: int = 1  # memory ports that weights come through
     nm_group: int = 4  # M of N:M weights at most
     snap_cores: int = 1  # of the SNAP engine (JSSC 2021: 4 cores of 7 x 3 PEs with 3 multipliers)
     snap_rows: int = 7  # rows of PEs in a core
@@ -113,9 +118,14 @@ class Overlay:
         return self.rows // self.bus_bytes
 
     @property
+    def pace(self) -> int:
+        """Clocks per tile row that int8 weights take to arrive at an array."""
+        return -(-self.beats // self.weight_ports)
+
+    @property
     def banks(self) -> int:
         """Words of the unified buffer that a clock reads."""
-        return 4 if set(self.engines) - {"systolic", "eie", "snap"} else 1
+        return 4 if set(self.engines) - {"systolic", "eie", "snap", "matvec"} else 1
 
     @property
     def parts(self) -> int:
@@ -172,7 +182,8 @@ class Overlay:
                 f"overlay {self.name!r}: weight_bits = {self.weight_bits}; the array takes weights "
                 "of 8 bits or, with one product per DSP, of 16"
             )
-        self._check_sparse()
+        overlay_checks.check_sparse(self)
+        overlay_checks.check_stream(self)
         self._check_units()
         return self
 
@@ -213,37 +224,6 @@ class Overlay:
                 raise OverlayError(
                     f"overlay {self.name!r}: method {name} of unit {unit} is no hardware; "
                     "`weft units list` names those that are"
-                )
-
-    def _check_sparse(self) -> None:
-        """Raises OverlayError for sizes that an engine of sparse weights can't have."""
-        if self.nm_group not in (2, 4, 8, 16) or ("nm" in self.engines and self.rows < 8):
-            raise OverlayError(
-                f"overlay {self.name!r}: nm_group = {self.nm_group} on {self.rows} rows; engine nm "
-                "takes groups of up to 2, 4, 8 or 16 channels, and needs 8 rows"
-            )
-        if "eie" in self.engines:
-            self._check_eie()
-        if "snap" in self.engines and (self.snap_bundle % self.rows or self.snap_bundle % 8):
-            raise OverlayError(
-                f"overlay {self.name!r}: snap_bundle = {self.snap_bundle} is not a multiple of 8 "
-                f"and of its {self.rows} rows; a bundle is a whole number of words"
-            )
-
-    def _check_eie(self) -> None:
-        limits = {
-            "eie_pes": (self.cols, 1024, self.cols),
-            "eie_queue": (1, 256, 1),
-            "eie_entries": (16, 65_534, 2),
-            "eie_pointers": (2, 65_536, 2),
-            "eie_outputs": (1, 1024, 1),
-        }
-        for name, (low, high, step) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high or value % step:
-                raise OverlayError(
-                    f"overlay {self.name!r}: {name} = {value} is no multiple of {step} in "
-                    f"{low}..{high}"
                 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from weft.config import Overlay
+from weft.device.base import Device
 from weft.errors import CapacityError, InputError, UsageError
 from weft.frontend.decoder import INPUT, Decoder
 from weft.graph import Graph
@@ -21,6 +22,7 @@ from weft.text.generation import DecoderSession
 TOKENS = 32  # at a time, if nobody says how many
 CACHE = 512
 SEQUENCES, LENGTH = 8, 256  # of calibration, at most
+FLOAT_SOURCE = 1024  # tokens of a source, and of a target, of a model in float
 OWN_TEXTS = 4  # that the model writes itself where nobody gives any
 
 Progress = Callable[[str], None]
@@ -34,6 +36,7 @@ def compile_decoder(
     tokens: int | None = None,
     cache: int | None = None,
     slots: int = 1,
+    head_scales: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Program:
@@ -42,12 +45,15 @@ def compile_decoder(
     A run takes up to `tokens` tokens (32, or fewer where they do not fit) to those that the cache
     holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
     `calibration` are lines of text, or lists of tokens; without any the model writes some itself
-    (Liu et al., LLM-QAT, 2023). `options` are those of `weft.passes.quantize.quantize`.
+    (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own.
+    `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a decoder that does not run on the overlay as a whole, UsageError.
     """
     from weft.passes.fuse import fuse
+    from weft.passes.head_scales import with_head_scales
     from weft.passes.quantize import quantize
+    from weft.passes.ranges import feeds
     from weft.passes.whole_heads import whole_heads
 
     tell = progress or (lambda stage: None)
@@ -66,24 +72,34 @@ def compile_decoder(
         progress=lambda done, total: tell(f"quantizing, {done} of {total} texts"),
         **options,
     )
+    if head_scales:
+        graph = with_head_scales(graph, feeds(graph, {INPUT: data}))
     tell(f"lowering to overlay {overlay.name}")
-    program = _lowered(graph, overlay, min(tokens or TOKENS, capacity), tokens is not None, slots)
+    most = min(tokens or TOKENS, capacity)
+    program = fitting(lambda n: _lowered(graph, overlay, n, slots), most, tokens is not None)
     return replace(program.keeping(graph), assets=assets.arrays())
 
 
-def _lowered(graph: Graph, overlay: Overlay, tokens: int, fixed: bool, slots: int) -> Program:
-    """The program of as many tokens at a time as fit, `tokens` at most."""
+def _lowered(graph: Graph, overlay: Overlay, tokens: int, slots: int) -> Program:
     from weft.lower import lower
     from weft.passes.whole_heads import with_tokens
 
+    return lower(with_tokens(graph, tokens), overlay, batch=1, slots=slots)
+
+
+def fitting(lowered: Callable[[int], Program], tokens: int, fixed: bool) -> Program:
+    """The program of as many tokens at a time as fit, `tokens` at most; with `fixed` no fewer.
+
+    Raises CapacityError where a part of it would run on the host.
+    """
     while True:
         try:
-            program = lower(with_tokens(graph, tokens), overlay, batch=1, slots=slots)
+            program = lowered(tokens)
             why = next((s.reason for s in program.segments if isinstance(s, HostSegment)), "")
             if not why:
                 return program
             error = CapacityError(
-                f"decoder {graph.name!r} does not run on overlay {overlay.name!r}: {why}"
+                f"decoder {program.name!r} does not run on overlay {program.overlay.name!r}: {why}"
             )
         except CapacityError as found:
             error = found
@@ -134,12 +150,14 @@ def open_decoder(
     `options` go to the device. Raises ProgramError for programs of no decoder, UsageError for
     options with a model, ModelError, DeviceError.
     """
-    from weft.frontend import decoders
+    from weft.frontend import decoders, encoder_decoders
 
     if not isinstance(source, Program) and Path(source).suffix != ".weft":
-        decoder = decoders.load(source)
         if options:
             raise UsageError(f"{source} runs in float on the host, without {sorted(options)}")
+        if encoder_decoders.is_pair(source):
+            return _pair_in_float(source, timeout_s)
+        decoder = decoders.load(source)
         return DecoderSession(FloatForward(decoder), DecoderAssets.of(decoder), timeout_s)
     return _on_device(source, device, timeout_s, options)
 
@@ -157,6 +175,28 @@ def _on_device(
             f"program {program.name!r} is no decoder: compile one, from a folder of the "
             "transformers library, a .gguf file or a checkpoint of llama2.c"
         )
+    if program.cache.source:
+        return _pair_on_device(program, open_device(device, **options), timeout_s)
     assets = DecoderAssets.read(program.assets)
     opened = open_device(device, **options)
     return DecoderSession(ProgramForward(program, opened, assets), assets, timeout_s)
+
+
+def _pair_on_device(program: Program, device: Device, timeout_s: float | None) -> DecoderSession:
+    from weft.text.pair_forward import ProgramPair
+    from weft.text.pairing import PairSession
+    from weft.text.seq2seq_assets import SourceAssets
+
+    assets = SourceAssets.read(program.assets)
+    return PairSession(ProgramPair(program, device, assets), assets, timeout_s)
+
+
+def _pair_in_float(source: str | Path, timeout_s: float | None) -> DecoderSession:
+    from weft.frontend import encoder_decoders
+    from weft.text.pair_forward import FloatPair
+    from weft.text.pairing import PairSession
+    from weft.text.seq2seq_assets import SourceAssets
+
+    model = encoder_decoders.load(source)
+    assets = SourceAssets.of(model, min(FLOAT_SOURCE, model.limits[0]))
+    return PairSession(FloatPair(model, assets, FLOAT_SOURCE), assets, timeout_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-ADDER, PRODUCT_8, SHIFTER_32 = 33, 71, 94  # LUTs: 32 bits (B5), 8 × 8 (B1), 32 bits (B10)
+ADDER, SHIFTER_32 = 33, 94  # LUTs of 32 bits (B5, B10)
 OPERAND_32 = 4 * 32 + 32 + 4  # registers: an activation, three weights, a sum, control
 
 # Fusion: 16 bricks of two digits (a nine-way choice of 2 bits each: 10 LUTs), a product of 3 × 3
@@ -27,8 +27,8 @@ DECODER = 12  # LUTs of a lane and format: from a code to sign, exponent and bas
 CHOICE = 16 / 3  # LUTs of a lane and format: which of them the 16 bits of an operand come from
 
 
-def decoders(formats: Iterable[str], weight_bits: int) -> float:
-    """LUTs of a lane that decodes these formats; int8 alone needs none."""
+def decoders(formats: Iterable[str], weight_bits: int) -> tuple[float, int]:
+    """LUTs and DSPs of a lane that decodes these formats; int8 alone needs none."""
     others = sum(name != "int8" for name in formats)
-    scaled = PRODUCT_8 if weight_bits == 16 else 0  # the byte of a group
-    return others * (DECODER + CHOICE) + scaled
+    scaled = int(others > 0 and weight_bits == 16)  # by the byte of a group
+    return others * (DECODER + CHOICE), scaled

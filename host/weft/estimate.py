@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from weft import isa
-from weft.adjust import Registers, resolved
+from weft.adjust import Registers, resolved, whole
 from weft.config import Board, load_board
 from weft.errors import InputError
 from weft.program import AcceleratorSegment, Layer, Program
@@ -72,6 +72,7 @@ class Estimate:
     layers: tuple[LayerEstimate, ...]
     board: Board | None = None
     fit: Fit | None = None
+    port_bytes: int = 0  # that the kernel's ports move in a clock, of weights and activations
 
     @property
     def macs(self) -> int:
@@ -100,14 +101,25 @@ class Estimate:
     @property
     def utilization(self) -> float:
         """True MACs as a fraction of what the array could do in all clocks."""
-        multipliers = self.layers[0].multipliers if self.layers else 1
+        multipliers = max((layer.multipliers for layer in self.layers), default=1)
         return self.macs / (self.cycles * multipliers) if self.cycles else 0.0
 
 
-def registers_of(program: Program) -> Registers:
-    """Those of the longest run: as many tokens as a decoder takes, at the end of its cache."""
+def registers_of(program: Program, segment: int = -1) -> Registers:
+    """Those of the longest run: as many tokens as a decoder takes, at the end of its cache, behind
+    the longest source; of a segment of an encoder that source.
+    """
     cache = program.cache
-    return (0, 0, 0) if cache is None else (cache.tokens, cache.capacity - cache.tokens, 0)
+    if cache is None:
+        return 0, 0, 0
+    if segment in _encoder(program):
+        return cache.source, 0, 0, cache.source
+    return cache.tokens, cache.capacity - cache.tokens, 0, cache.source
+
+
+def _encoder(program: Program) -> tuple[int, ...]:
+    """The segments of an encoder in front of a decoder, which steps of that one do not run."""
+    return program.entries.get("encoder", ()) if program.cache is not None else ()
 
 
 def instructions(
@@ -116,10 +128,11 @@ def instructions(
     """Every instruction of the accelerator segments that has an effect, in order."""
     overlay = program.overlay
     for index, segment in enumerate(program.segments):
-        if not isinstance(segment, AcceleratorSegment):
+        skipped = registers is not None and index in _encoder(program)
+        if skipped or not isinstance(segment, AcceleratorSegment):
             continue
         before: Fields = {}
-        given = registers_of(program) if registers is None else registers
+        given = registers_of(program, index) if registers is None else registers
         for number, words in resolved(segment.words, given):
             if words is None:
                 continue
@@ -180,21 +193,26 @@ def estimate(
         layers=tuple(layers),
         board=board,
         fit=fit,
+        port_bytes=(overlay.weight_ports + 2) * overlay.bus_bytes,
     )
 
 
 def _layers(program: Program, batch: int, registers: Registers | None) -> list[LayerEstimate]:
-    """The layers, with nothing but their multiplications."""
-    multipliers = program.overlay.rows * program.overlay.cols
+    """The layers, with nothing but their multiplications; matvec has multipliers of its own."""
+    overlay = program.overlay
+    array, few = overlay.rows * overlay.cols, overlay.cols * overlay.stream_rows
+    parts = [] if registers is None else [program.segments[i] for i in _encoder(program)]
+    layers = [part.layers for part in parts if isinstance(part, AcceleratorSegment)]
+    skipped = {int(number) for each in layers for number in each}
     return [
         LayerEstimate(
             layer.name,
             layer.op,
             layer.engine,
-            _macs(program, layer, registers) * batch,
-            multipliers,
+            0 if number in skipped else _macs(program, layer, registers) * batch,
+            few if layer.engine == "matvec" else array,
         )
-        for layer in program.layers
+        for number, layer in enumerate(program.layers)
     ]
 
 
@@ -203,8 +221,10 @@ def _macs(program: Program, layer: Layer, registers: Registers | None) -> int:
     cache = program.cache
     if cache is None or registers is None:
         return layer.macs
-    tokens, position = registers[:2]
+    tokens, position, _, source = whole(registers)
     seen = (tokens + position, cache.capacity) if layer.op == "Attention" else (1, 1)
+    if len(set(layer.tokens)) > 1:  # across to a source
+        seen = source, cache.source
     return layer.macs * tokens * seen[0] // (cache.tokens * seen[1])
 
 
@@ -212,7 +232,7 @@ def _rows(kind: isa.Instruction, fields: Fields, batch: int) -> int:
     """Memory rows that an instruction moves."""
     if kind in (isa.READ_HOST, isa.WRITE_HOST):
         return transfer.rows_moved(fields, batch)
-    return fields["rows"] if kind is isa.READ_WEIGHTS else 0
+    return fields["memory_rows"] if kind is isa.READ_WEIGHTS else 0
 
 
 def _place(layer: LayerEstimate, board: Board) -> None:

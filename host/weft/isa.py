@@ -54,7 +54,7 @@ _TRANSFER = (
 # An adjustment of an Adjust: field = base + scale · ⌈min(most, register − offset) / 2^unit⌉.
 _ADJUSTMENT = (
     *_unsigned(5, field="word of the next instruction that is set; 0: none"),
-    *_unsigned(3, register="0 tokens, 1 position, 2 their sum, 3 origin, 4 origin + position"),
+    *_unsigned(3, register="0 tokens, 1 position, 2 both, 3 origin, 4 origin + position, 5 source"),
     *_unsigned(1, drop="1: leave the next instruction out if min(most, register − offset) < 1"),
     *_unsigned(5, unit="log2 of what the register is counted in, rounded up"),
     *_signed(
@@ -67,7 +67,7 @@ _ADJUSTMENT = (
 )
 ADJUSTMENTS, MOST_ADJUSTS = 3, 2  # of an Adjust; Adjusts in front of an instruction
 # What adjustments refer to: `total` = tokens + position, `place` = origin + position.
-REGISTERS = ("tokens", "position", "total", "origin", "place")
+REGISTERS = ("tokens", "position", "total", "origin", "place", "source")
 
 READ_HOST = Instruction("ReadHost", 1, "memory → on-chip buffer", _TRANSFER)
 WRITE_HOST = Instruction("WriteHost", 2, "on-chip buffer → memory", _TRANSFER)
@@ -88,6 +88,7 @@ READ_WEIGHTS = Instruction(
         *_unsigned(COUNT, blocks="tiles of a run: the channel blocks seen through one tap"),
         *_unsigned(STRIDE, runs="number of runs: taps × column tiles"),
         *_unsigned(8, index="rows of positions in front of each tile, which pass as they are"),
+        *_unsigned(1, matvec="1: for engine matvec, stream_rows rows at once"),
     ),
 )
 SET_TABLE = Instruction(
@@ -121,7 +122,8 @@ MAT_MUL = Instruction(
         *_unsigned(8, pace="clocks per tile row that the weights take to arrive"),
         *_unsigned(
             4,
-            engine="0 systolic, 1 fusion, 2 shift, 3 binary, 4 bf16, 5 nm, 6 eie, 7 snap, 8 gather",
+            engine="0 systolic, 1 fusion, 2 shift, 3 binary, 4 bf16, 5 nm, 6 eie, 7 snap, "
+            "8 gather, 9 matvec",
         ),
         *_unsigned(3, words="words of the input that a clock reads, channel blocks side by side"),
         *_unsigned(5, activation_bits="of a code in these words", weight_bits="of a code"),
@@ -311,7 +313,7 @@ OPERATIONS = ("max", "sum", "add", "mul", "depthwise")
 MODES = ("single_round", "double_round", "float_even")
 RAW_BYTE = 4  # Activate.mode of the accumulator's byte 0
 FLOAT_CODE, BF16_LOW, BF16_HIGH = 8, 9, 10  # and of sums that are float32
-ENGINES = ("systolic", "fusion", "shift", "binary", "bf16", "nm", "eie", "snap", "gather")
+ENGINES = ("systolic", "fusion", "shift", "binary", "bf16", "nm", "eie", "snap", "gather", "matvec")
 COMPRESSED = ("eie", "snap", "gather")  # those with a stream of their own instead of tiles
 TERMS = ("int", "uint", "flint", "uflint", "pot", "e2m1", "olive")  # what the shift engine decodes
 TABLES = ("parameters", "taps", "lookup", "softmax", "norm", "wide")

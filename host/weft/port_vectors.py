@@ -79,7 +79,7 @@ def decode(overlay: Overlay, rng: Generator) -> list[Run]:
         state = State(overlay, stored[:0], stored)
         decoder.golden(state, f, 1)
         operands.append(words(isa.READ_WEIGHTS.encode(**f), stored))
-        results.append(words(state.stream[0].astype(np.int32)))
+        results.append(words(state.stream[0][0].astype(np.int32)))
     return [(np.concatenate([words(len(operands)), *operands]), np.concatenate(results))]
 
 

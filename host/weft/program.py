@@ -137,13 +137,15 @@ class Rule:
 class Cache:
     """What a decoder's program keeps from run to run: keys and values of up to `capacity` tokens,
     in the regions `names`, for each of `slots` texts. A run takes 1 to `tokens` new ones; how many,
-    how many are there already, and the first row of the slot, are registers (`Device.run`).
+    how many are there already, and the first row of the slot, are registers (`Device.run`). With an
+    encoder, which reads up to `source` tokens, so is how many those are.
     """
 
     tokens: int
     capacity: int
     names: tuple[str, ...]
     slots: int = 1
+    source: int = 0
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,13 @@ def _cache(entry: dict[str, Any] | None) -> Cache | None:
     if entry is None:
         return None
     names = tuple(map(str, entry["names"]))
-    return Cache(int(entry["tokens"]), int(entry["capacity"]), names, int(entry["slots"]))
+    return Cache(
+        int(entry["tokens"]),
+        int(entry["capacity"]),
+        names,
+        int(entry["slots"]),
+        int(entry.get("source", 0)),
+    )
 
 
 def _rule(entry: list[Any]) -> Rule:

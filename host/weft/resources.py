@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from weft import attention_costs, engine_costs, isa, norm_costs, sparse_costs, storage
+from weft import (
+    attention_costs,
+    engine_costs,
+    isa,
+    norm_costs,
+    sparse_costs,
+    storage,
+    stream_costs,
+)
 from weft.config import Board, Overlay, load_board
 from weft.designs import Geometry
 from weft.errors import OverlayError
@@ -118,7 +126,9 @@ class Fit:
 def units(g: Geometry, board: Board) -> dict[str, Resources]:
     """What each unit of a design takes on a board's part."""
     return {
-        "array": array(g.rows, g.cols, g.products_per_dsp),
+        "array": array(
+            g.rows, g.cols, g.products_per_dsp, weight_bits=getattr(g, "weight_bits", 8)
+        ),
         **other_engines(g),
         **row_units(g, board),
         "accumulators": accumulators(g, board),
@@ -127,7 +137,7 @@ def units(g: Geometry, board: Board) -> dict[str, Resources]:
         "vector": vector(g),
         "transfer": transfer(g),
         "control": control(),
-        "interconnect": interconnect(board),
+        "interconnect": interconnect(board, stream_costs.ports(g)),
     }
 
 
@@ -163,7 +173,9 @@ def available(board: Board) -> Resources:
     return Resources(*(getattr(board, k) - getattr(board, f"shell_{k}") for k in KINDS))
 
 
-def array(rows: Any, cols: Any, products_per_dsp: Any = 1, bits: int = 8) -> Resources:
+def array(
+    rows: Any, cols: Any, products_per_dsp: Any = 1, bits: int = 8, weight_bits: int = 8
+) -> Resources:
     """The systolic array and its delay lines (hls/weft/units/systolic.hpp).
 
     An element keeps its activation and control bits (shared where columns share a DSP) and three
@@ -173,11 +185,11 @@ def array(rows: Any, cols: Any, products_per_dsp: Any = 1, bits: int = 8) -> Res
     rows, cols, shared = np.asarray(rows), np.asarray(cols), np.asarray(products_per_dsp)
     elements, packed = rows * cols, shared > 1
     skew_lut, skew_bram = np.asarray(0), np.asarray(0)
-    for lanes, width in ((rows, bits), (cols, bits), (cols, 32)):
+    for lanes, width in ((rows, bits), (cols, weight_bits), (cols, 32)):
         lut, bram = storage.ram(lanes, width)
         skew_lut, skew_bram = skew_lut + lanes * lut, skew_bram + lanes * bram
     lut = elements * np.where(packed, ADDER + 1, 8) + skew_lut
-    ff = elements * (3 * bits + (bits + 2) / shared + 4 + np.where(packed, 32, 0))
+    ff = elements * (3 * weight_bits + (bits + 2) / shared + 4 + np.where(packed, 32, 0))
     return Resources(lut + 20 * rows, ff + 40 * rows, elements / shared, skew_bram)
 
 
@@ -191,8 +203,11 @@ def other_engines(g: Geometry) -> dict[str, Resources]:
     }
     for name in (n for n in engines if n in sparse_costs.COSTS):
         made[name] = Resources(*sparse_costs.COSTS[name](g))
-    decoders = engine_costs.decoders(getattr(g, "formats", ()), getattr(g, "weight_bits", 8))
-    return {**made, "decoders": Resources(lut=g.cols * decoders)} if decoders else made
+    if "matvec" in engines:
+        made["matvec"] = Resources(*stream_costs.matvec(g))
+    lut, dsp = engine_costs.decoders(getattr(g, "formats", ()), getattr(g, "weight_bits", 8))
+    lanes = g.cols * stream_costs.stream_rows(g)
+    return {**made, "decoders": Resources(lut=lanes * lut, dsp=lanes * dsp)} if lut else made
 
 
 def row_units(g: Geometry, board: Board) -> dict[str, Resources]:
@@ -267,12 +282,13 @@ def vector(g: Geometry) -> Resources:
 def transfer(g: Geometry) -> Resources:
     """Memory ports, register map, and the streams between the processes."""
     bits, port = 8 * np.asarray(g.rows), 8 * np.asarray(g.bus_bytes)
-    made = Resources()
-    for depth in (g.weight_tiles * g.rows, TRANSFER_DEPTH, TRANSFER_DEPTH):
-        lut, ff, bram = storage.fifo(depth, bits)
+    made, further = Resources(*stream_costs.feed(g)), stream_costs.ports(g) - 1
+    tiles = (g.weight_tiles * g.rows, stream_costs.tile_bits(g))
+    for depth, width in (tiles, (TRANSFER_DEPTH, bits), (TRANSFER_DEPTH, bits)):
+        lut, ff, bram = storage.fifo(depth, width)
         made += Resources(lut=lut, ff=ff, bram36=bram)
-    ports = [m_axi(port)] * 3
-    return sum([*ports, m_axi(PROGRAM_PORT_BITS), s_axilite(POINTERS)], made).routed()
+    ports = [m_axi(port)] * (3 + further)
+    return sum([*ports, m_axi(PROGRAM_PORT_BITS), s_axilite(POINTERS + further)], made).routed()
 
 
 def m_axi(bits: Any) -> Resources:
@@ -303,14 +319,15 @@ def control() -> Resources:
     ).routed()
 
 
-def interconnect(board: Board) -> Resources:
+def interconnect(board: Board, weight_ports: int = 1) -> Resources:
     """SmartConnects to the memory, AXI-Lite and reset beside the kernel (X6 to X13).
 
     On Alveo all of it belongs to the shell.
     """
     if board.family == "alveo":
         return Resources()
-    return Resources(4 * 930 + 671 + 19, 4 * 1310 + 610 + 40).routed(SYNTH_TO_ROUTED)
+    connects = 3 + weight_ports
+    return Resources(connects * 930 + 690, connects * 1310 + 650).routed(SYNTH_TO_ROUTED)
 
 
 def _share(used: Any, there: Any) -> float:

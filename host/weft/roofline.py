@@ -52,11 +52,15 @@ class Point:
 
 
 def roofline(made: Estimate) -> Roofline:
-    """The roofs of an estimate's overlay and board. Raises UsageError without a board."""
+    """The roofs of an estimate's overlay and board. Raises UsageError without a board.
+
+    Bytes come and go as fast as the memory, or the kernel's ports for them, if these are slower.
+    """
     if made.board is None or not made.layers:
         raise UsageError("a roofline needs a board, and a program with layers: --board NAME")
-    peak = made.layers[0].multipliers * made.board.clock_mhz * 1e6
-    return Roofline(peak, made.board.memory_bytes_per_s)
+    clock = made.board.clock_mhz * 1e6
+    peak = max(layer.multipliers for layer in made.layers) * clock
+    return Roofline(peak, min(made.board.memory_bytes_per_s, made.port_bytes * clock))
 
 
 def points(made: Estimate) -> list[Point]:

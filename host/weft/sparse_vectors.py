@@ -38,7 +38,8 @@ def _run(overlay: Overlay, rng: Generator, coded: bool, active: float, zero: int
         return operands, words(10, 0)
     nothing = np.zeros((0, lanes), np.int8)
     state = State(overlay, nothing, nothing)
-    state.buffer[: len(content)], state.stream = content, [rows]
+    state.buffer[: len(content)] = content
+    state.feed(rows)
     sums, clocks = engine.run(state, f, _BATCH)
     counts = clock_words(clocks.matrix, clocks.weight_shift, clocks.drain)
     return operands, np.concatenate([words(0, 0), counts, words(sums)])

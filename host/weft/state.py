@@ -69,7 +69,7 @@ class State:
     parameters: NDArray[np.int8] = field(init=False)
     taps: NDArray[np.int8] = field(init=False)
     lookup: NDArray[np.int8] = field(init=False)
-    stream: list[NDArray[Any]] = field(default_factory=list)
+    stream: list[tuple[NDArray[Any], bool]] = field(default_factory=list)  # rows, for matvec
     sums: Sums | None = None
     pending: bool = False  # sums wait for their Activate
     queued: int = 0  # ReadWeights since the stream was last empty
@@ -111,27 +111,36 @@ class State:
         self.late = np.zeros(len(self.memory), np.bool_)  # rows that are read once they are written
         self.written = np.zeros(len(self.memory), np.bool_)
 
-    def need(self, rows: int) -> None:
-        """Raises FaultError if the weight stream holds less than `rows` rows."""
-        there = sum(map(len, self.stream))
+    def feed(self, rows: NDArray[Any], matvec: bool = False) -> None:
+        """Puts rows into the weight stream, one by one or as engine matvec takes them."""
+        self.stream.append((rows, matvec))
+
+    def need(self, rows: int, matvec: bool = False) -> None:
+        """Raises FaultError if the weight stream does not go on with `rows` such rows."""
+        there = sum(len(block) for block, _ in self.stream)
         if there < rows:
             raise FaultError(9, f"{rows - there} rows are missing")
+        for block, grouped in self.stream:
+            if rows > 0 and grouped != matvec:
+                raise FaultError(9, f"rows that are {'' if grouped else 'not '}for engine matvec")
+            rows -= len(block)
 
     def ahead(self, rows: int) -> NDArray[Any]:
         """A copy of the next `rows` rows of the weight stream, which stay in it."""
         self.need(rows)
-        whole = [np.zeros((0, self.overlay.lanes), np.int8), *self.stream]
+        blocks = (block for block, _ in self.stream)
+        whole = [np.zeros((0, self.overlay.lanes), np.int8), *blocks]
         return np.asarray(np.concatenate(whole)[:rows])
 
-    def take(self, rows: int) -> NDArray[Any]:
+    def take(self, rows: int, matvec: bool = False) -> NDArray[Any]:
         """The next `rows` rows of the weight stream."""
-        self.need(rows)
+        self.need(rows, matvec)
         taken: list[NDArray[Any]] = []
         while rows:
-            head = self.stream.pop(0)
+            head = self.stream.pop(0)[0]
             taken.append(head[:rows])
             if len(head) > rows:
-                self.stream.insert(0, head[rows:])
+                self.stream.insert(0, (head[rows:], matvec))
             rows -= len(taken[-1])
         if not self.stream:
             self.queued = 0
@@ -142,7 +151,7 @@ class State:
     def finish(self) -> None:
         """End of a segment. Raises FaultError for unused weights, DeviceError for hazards."""
         if self.stream:
-            rows = sum(len(block) for block in self.stream)
+            rows = sum(len(block) for block, _ in self.stream)
             raise FaultError(9, f"{rows} rows are never used")
         late = np.flatnonzero(self.late)
         if len(late):

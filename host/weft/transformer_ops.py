@@ -21,9 +21,13 @@ ABSENT = 1 << 30  # a window's side that is not there: no sequence is as long
 
 
 def norm_shape(node: Node, inputs: Inputs) -> list[Shape]:
-    """[..., D] with gamma [D] and, for LayerNorm, beta [D] or none."""
+    """[..., D] with gamma [D] and, for LayerNorm, beta [D] or none; RMSNorm of the first channels
+    of each of `heads` heads with gamma [w].
+    """
     x = first(node, inputs).shape
     constants = {"gamma": nth(node, inputs, 1)}
+    if "heads" in node.attrs and node.op == "RMSNorm":
+        return [_head_norm_shape(node, x, constants["gamma"].shape, int(node.attrs["heads"]))]
     if node.op == "LayerNorm" and len(inputs) > 2 and inputs[2] is not None:
         constants["beta"] = inputs[2]
     for name, tensor in constants.items():
@@ -35,6 +39,21 @@ def norm_shape(node: Node, inputs: Inputs) -> list[Shape]:
     if not node.attrs["epsilon"] >= 0:
         raise ShapeError(f"{node.op} {node.name!r}: epsilon = {node.attrs['epsilon']}; at least 0")
     return [x]
+
+
+def _head_norm_shape(node: Node, x: Shape, gamma: Shape, heads: int) -> Shape:
+    if (
+        not x
+        or heads < 1
+        or x[-1] % heads
+        or len(gamma) != 1
+        or not 1 <= gamma[0] <= x[-1] // heads
+    ):
+        raise ShapeError(
+            f"RMSNorm {node.name!r}: gamma of shape {gamma} for {heads} heads of an input of shape "
+            f"{x}; it has one value for each of the first channels of a head"
+        )
+    return x
 
 
 def rope_shape(node: Node, inputs: Inputs) -> list[Shape]:
@@ -73,7 +92,9 @@ def attention_shape(node: Node, inputs: Inputs) -> list[Shape]:
         )
     bias, keys = (inputs[i] if len(inputs) > i else None for i in (3, 4))
     rows, columns, count = _window_sizes(node, q[1], k[1])
-    fits = [(count, rows, columns), (count * heads, rows, columns)]
+    distances = bias is not None and len(bias.shape) == 2 and bool(node.attrs.get("cache"))
+    whole = (heads, node.attrs["cache"]) if distances else (count * heads, rows, columns)
+    fits = [(count, rows, columns), whole]
     if bias is not None and bias.shape not in fits:
         raise ShapeError(
             f"Attention {node.name!r}: bias of shape {bias.shape}, expected {fits[0]} or {fits[1]}"
@@ -138,8 +159,16 @@ def layer_norm(node: Node, inputs: list[Array]) -> list[Array]:
 
 
 def rms_norm(node: Node, inputs: list[Array]) -> list[Array]:
-    """x / √(mean of squares + epsilon) · gamma over the last axis (Zhang, Sennrich, 2019)."""
+    """x / √(mean of squares + epsilon) · gamma over the last axis (Zhang, Sennrich, 2019), or over
+    the first channels of each of `heads` heads; those behind are 0.
+    """
     x, gamma = inputs
+    if "heads" in node.attrs:
+        parts = x.reshape(*x.shape[:-1], int(node.attrs["heads"]), -1)
+        found = np.zeros_like(parts)
+        some = parts[..., : len(gamma)]
+        found[..., : len(gamma)] = _normalized(some, node.attrs["epsilon"]) * gamma
+        return [found.reshape(x.shape)]
     return [(_normalized(x, node.attrs["epsilon"]) * gamma).astype(x.dtype, copy=False)]
 
 
@@ -174,6 +203,7 @@ def rotated(x: Array, frequencies: Array, heads: int, first: int = 0) -> Array:
 
 def attention(node: Node, inputs: list[Array]) -> list[Array]:
     """softmax(scale · q kᵀ + bias) v per head (Vaswani et al., 2017); 0 where no key is seen.
+    A bias [H, D] is by distance (`by_distance`).
 
     Query m sees key j if left ≤ j − m ≤ right, j < keys of the sample, and, causal, j ≤ m.
     Heads of a group share keys and values (Ainslie et al., GQA, 2023). With `windows`, each of so
@@ -191,6 +221,8 @@ def attention(node: Node, inputs: list[Array]) -> list[Array]:
     values = v.reshape(n, columns, groups, 1, -1).transpose(0, 2, 3, 1, 4)
     scores = queries @ keys_of * np.asarray(a["scale"], q.dtype)
     if bias is not None:
+        if bias.ndim == 2:
+            bias = by_distance(bias, rows, columns)
         per_head = bias if len(bias) > 1 else np.broadcast_to(bias, (heads, *bias.shape[1:]))
         scores = scores + per_head.reshape(groups, heads // groups, rows, columns)
     seen = _seen(node, rows, columns)
@@ -198,6 +230,14 @@ def attention(node: Node, inputs: list[Array]) -> list[Array]:
         seen = seen & (np.arange(columns) < keys.reshape(n, 1, 1, 1, 1))
     out = _softmax(scores, seen) @ values
     return [out.transpose(0, 3, 1, 2, 4).reshape(n, rows, -1).astype(q.dtype, copy=False)]
+
+
+def by_distance(bias: Array, rows: int, columns: int, first: int = 0) -> Array:
+    """[H, rows, columns] of a bias [H, D] by how far a key lies behind its query, the first of
+    which is at position `first`. Keys in front of it, which nothing sees, have 0.
+    """
+    behind = first + np.arange(rows)[:, None] - np.arange(columns)
+    return np.where(behind >= 0, bias[:, np.maximum(behind, 0)], np.asarray(0, bias.dtype))
 
 
 def _windowed(node: Node, inputs: list[Array]) -> Array:
@@ -257,7 +297,7 @@ SPECS = (
         "x, gamma, beta or none; epsilon",
         _rows_alone,
     ),
-    ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon", _rows_alone),
+    ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon, heads", _rows_alone),
     ("Rope", rope_shape, rope, "reduce", "x, frequencies; heads", _rows_alone),
     (
         "FirstTokens",

@@ -198,7 +198,7 @@ def _multiplied(
     if not f["overlap"]:
         content[:_MAP], weights[::2] = -128, -128
     state.buffer[:length] = content
-    state.stream = [weights]
+    state.feed(weights)
     blocks = state.parameters[: f["tiles"]].copy()
     lookup = [state.lookup] if a["lookup"] else []
     systolic.golden(state, f, batch)
@@ -249,7 +249,7 @@ def _transferred(
     nothing = np.zeros((0, state.overlay.lanes), np.int8)
     if kind is isa.SET_TABLE:
         rows = random_codes(rng, transfer.table_rows(f, state.overlay.lanes), state.overlay.lanes)
-        state.stream = [rows]
+        state.feed(rows)
         transfer.golden(state, f, batch)
         return rows, nothing
     # Chunks lie in memory without gaps, so that its rows are the stream.

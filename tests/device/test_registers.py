@@ -15,6 +15,7 @@ from weft.device.registers import (
     ARGUMENTS,
     VLNV,
     Argument,
+    arguments,
     built_mhz,
     family_of,
     hardware_handoff,
@@ -26,7 +27,8 @@ from weft.errors import DeviceError, MissingDependency
 def test_arguments_are_those_of_the_top_function():
     text = (data_root() / "hls" / "weft" / "top.cpp").read_text()
     signature = re.search(r"void weft_kernel\((.*?)\) \{", text, re.DOTALL)[1]
-    parts = [part.split() for part in signature.replace("\n", " ").split(",")]
+    fixed = signature.partition("WEFT_EACH_PORT")[0]  # the rest: arguments(weight_ports)
+    parts = [part.split() for part in fixed.replace("\n", " ").split(",")]
     found = []
     for words in parts:
         name = words[-1]
@@ -40,9 +42,9 @@ def test_offsets_follow_the_rules_of_the_tool():
     assert [at[n] for n in ("CTRL", "GIER", "IP_IER", "IP_ISR")] == [0, 4, 8, 12]
     assert (at["program_1"], at["program_2"], at["weights_1"]) == (0x10, 0x14, 0x1C)
     assert (at["loads_1"], at["stores_1"]) == (0x28, 0x34)
-    scalars = ("code", "first", "segments", "batch", "tokens", "position", "origin")
-    assert [at[n] for n in scalars] == [0x40, 0x48, 0x50, 0x58, 0x60, 0x68, 0x70]
-    assert (at["memory_rows"], at["weight_rows"]) == (0x78, 0x80)
+    scalars = ("code", "first", "segments", "batch", "tokens", "position", "origin", "source")
+    assert [at[n] for n in scalars] == [0x40, 0x48, 0x50, 0x58, 0x60, 0x68, 0x70, 0x78]
+    assert (at["memory_rows"], at["weight_rows"]) == (0x80, 0x88)
     assert at["Memory_results"] == 0x100  # aligned to its size, of 128 bytes
     larger = register_map((Argument("a", "scalar"), Argument("table", "memory", 64)))
     assert larger[-1].offset == 0x100
@@ -60,6 +62,29 @@ def test_handoff_holds_kernel_clock_and_interrupt(family, interrupt, tmp_path):
     width = next(p for p in modules["weft_kernel_0"].iter("PARAMETER")).get("VALUE")
     assert 2 ** int(width) == 0x100 + 0x100  # up to the end of the report, and no more
     assert built_mhz(path) == pytest.approx(100.0, rel=0.01)
+
+
+@pytest.mark.parametrize("ports", [1, 2, 4])
+def test_further_weight_ports_are_pointers_behind_the_other_arguments(ports, tmp_path):
+    text = (data_root() / "hls" / "weft" / "top.cpp").read_text()
+    assert "const weft::Beat *weight_port_##p" in text
+    more = arguments(ports)[len(ARGUMENTS) :]
+    assert [(a.name, a.kind) for a in more] == [
+        (f"weight_port_{p}", "pointer") for p in range(1, ports)
+    ]
+    at = {r.name: r.offset for r in register_map(arguments(ports))}
+    assert {name: at[name] for name in at if "port" not in name} == {
+        r.name: r.offset for r in register_map()
+    }
+    path = tmp_path / "a.hwh"
+    path.write_text(hardware_handoff("a", "zynqmp", 300.0, weight_ports=ports))
+    registers = {r.get("NAME") for r in ET.parse(path).iter("REGISTER")}
+    assert {name for name in registers if "port" in name} == {
+        f"weight_port_{p}_{word}" for p in range(1, ports) for word in (1, 2)
+    }
+    width = {p.get("VALUE") for p in ET.parse(path).iter("PARAMETER")
+             if p.get("NAME") == "C_S_AXI_CONTROL_ADDR_WIDTH"}  # fmt: skip
+    assert width == {"9"}
 
 
 def test_clock_of_a_handoff_without_one_is_unknown(tmp_path):

@@ -53,6 +53,9 @@ def test_an_overlay_may_be_a_file(tmp_path):
         ("bus_bytes = 8", "bus_bytes = 5", ["bus_bytes = 5", "multiple"]),
         ('multiplier = "single"', 'multiplier = "singel"', ["Did you mean 'single'"]),
         ("rows = 8", "rows =", ["mine.toml"]),
+        ("rows = 8", "rows = 8\nstream_rows = 2", ["stream_rows = 2", "engine matvec"]),
+        ("rows = 8", "rows = 8\nstream_rows = 16", ["stream_rows = 16", "1..8"]),
+        ("rows = 8", "rows = 8\nweight_ports = 3", ["weight_ports = 3", "power of two"]),
     ],
 )
 def test_mistakes_in_an_overlay_are_named(tmp_path, old, new, words):

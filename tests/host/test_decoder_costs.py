@@ -15,7 +15,6 @@ from weft.config import board_names, load_board, load_overlay
 from weft.decoder_compiler import compile_decoder
 from weft.decoder_costs import config, dram, run, steps
 from weft.decoder_costs.prediction import machine_of, predict
-from weft.decoder_costs.stream import streaming
 from weft.demo import MODELS
 from weft.device import open_device
 from weft.errors import CapacityError, InputError, ModelError, ShapeError, UsageError
@@ -194,23 +193,34 @@ def test_a_long_product_takes_the_arrays_clocks_and_a_short_one_the_ports():
     assert beats <= short.clocks.total <= 1.001 * beats + 64
     eight, _ = steps.product(machine, p, 8, 1)
     assert eight.clocks.matrix == 8 * short.clocks.matrix
-    plain = replace(machine, overlay=streaming(load_overlay("encoder16")))
+    plain = replace(machine, overlay=load_overlay("encoder16"))
     alone, _ = steps.product(plain, p, 1, 1)
     assert alone.clocks.total > 7.5 * short.clocks.total  # 16 products a clock, not 128
 
 
-@pytest.mark.parametrize("name", ["llama_gqa", "llama_mha", "qwen2", "mistral", "gpt2"])
-def test_a_run_takes_what_the_compiled_program_takes(name):
+COMPILED = ("llama_gqa", "llama_mha", "qwen2", "mistral", "gpt2", "qwen3")
+
+
+@pytest.mark.parametrize(
+    ("name", "overlay", "weights"),
+    [
+        *((name, "lab", "int8") for name in COMPILED),
+        ("llama_gqa", "encoder16", "int8"),
+        ("llama_gqa", "decoder", "int4:g32"),
+    ],
+)
+def test_a_run_takes_what_the_compiled_program_takes(name, overlay, weights):
     """Every counter that golden counts, and every byte but the instructions'."""
     folder = Path(__file__).resolve().parents[1] / "data" / "decoders" / name
     lines = [[1, 2, 3, 4, 5, 6]]
     compiled = compile_decoder(
-        decoders.load(folder), load_overlay("lab"), cache=40, tokens=8, calibration=lines
-    )
-    machine, d = machine_of("lab", "int8"), config.load(folder)
+        decoders.load(folder), load_overlay(overlay), cache=40, tokens=12, calibration=lines,
+        weights=weights,
+    )  # fmt: skip
+    machine, d = machine_of(overlay, weights), config.load(folder)
     device = open_device("golden")
     device.load(compiled)
-    for tokens, before in ((1, 0), (1, 30), (8, 0), (7, 20)):
+    for tokens, before in ((1, 0), (1, 30), (2, 3), (3, 0), (8, 0), (9, 2), (12, 20)):
         registers = (tokens, before, 0)
         counted = device.run(0, 1, registers=registers)
         made = list(run._tokens(machine, d, tokens, before, 0))
@@ -316,7 +326,7 @@ def test_the_longest_context_is_the_last_that_fits():
 
 
 def test_what_does_not_fit_on_chip_is_refused():
-    small = replace(streaming(), wide_words=64)
+    small = replace(load_overlay("decoder"), wide_words=64)
     with pytest.raises(CapacityError, match="wide_words"):
         predict(decoder("llama2-7b"), replace(machine_of(), overlay=small), load_board("KV260"))
     assert run.longest(machine_of(), decoder("llama2-7b")) == 512
@@ -337,7 +347,7 @@ def test_what_an_overlay_or_a_model_lacks_is_said(machine, facts, error, says):
 
 
 def test_groups_need_wide_operands():
-    narrow = replace(streaming(), weight_bits=8)
+    narrow = replace(load_overlay("decoder"), weight_bits=8)
     with pytest.raises(UsageError, match="operands of 16 bits"):
         predict(decoder("llama2-7b"), replace(machine_of(), overlay=narrow), load_board("KV260"))
 

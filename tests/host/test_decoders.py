@@ -77,6 +77,24 @@ def test_what_weft_lacks_is_told(tmp_path, name, values, told):
         decoders.load(changed(tmp_path, name, **values))
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("gemma2", "weft lacks scores that tanh bounds"),
+        ("mixtral", "weft lacks experts that a router chooses"),
+        ("nobody", "no decoder that weft knows; it knows llama"),
+    ],
+)
+def test_other_architectures_are_refused_with_what_is_missing(tmp_path, kind, told):
+    with pytest.raises(UnsupportedError, match=told):
+        decoders.load(changed(tmp_path, model_type=kind))
+
+
+def test_a_fused_matrix_of_another_size_is_named(tmp_path):
+    with pytest.raises(ShapeError, match=r"qkv_proj.*config.json asks"):
+        decoders.load(changed(tmp_path, "phi3", num_key_value_heads=4)).graph(2, 8)
+
+
 def test_missing_tensors_are_named(tmp_path):
     folder = changed(tmp_path, num_hidden_layers=3)
     with pytest.raises(ModelError, match=r"layers\.2\..* is missing"):
@@ -88,14 +106,16 @@ def test_more_tokens_than_positions_are_refused():
         decoders.load(FOLDER / "gpt2").graph(65, 65)
 
 
-def gguf_of(path, name="llama_gqa"):
-    """A GGUF file of a folder of the llama family, as llama.cpp's converter lays it out."""
+def gguf_of(path, name="llama_gqa", kind="llama", more=None):
+    """A GGUF file of a folder of the llama family, as llama.cpp's converter lays it out; `more`
+    writes further metadata.
+    """
     gguf = pytest.importorskip("gguf")
     from safetensors.numpy import load_file
 
     config = json.loads((FOLDER / name / "config.json").read_text())
     tensors = load_file(FOLDER / name / "model.safetensors")
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), kind)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -104,10 +124,14 @@ def gguf_of(path, name="llama_gqa"):
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    writer.add_key_length(config["head_dim"])
+    if more is not None:
+        more(writer)
+    arch = gguf.MODEL_ARCH[kind.upper()]
+    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     for key, data in tensors.items():
         for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
-            if part in key:
+            if part in key and kind == "llama":
                 count = config[heads]
                 data = data.reshape(count, 2, -1, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
         writer.add_tensor(

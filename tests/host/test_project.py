@@ -129,6 +129,38 @@ def test_fewer_memory_ports_are_shared(number, expected):
     assert sorted(b for g in groups for b in g.bundles) == ["gmem0", "gmem1", "gmem2", "gmem3"]
 
 
+@pytest.mark.parametrize("board", board_names())
+@pytest.mark.parametrize("count", [2, 4])
+def test_weight_ports_each_have_a_memory_port_as_far_as_there_are_any(board, count):
+    facts, ports = load_board(board), project.kernel(count).ports
+    names = ["weights", *(f"weight_port_{p}" for p in range(1, count))]
+    bundle = {a: p.bundle for p in ports for a in p.arguments}
+    assert len({bundle[name] for name in (*names, "program", "loads", "stores")}) == count + 3
+    if facts.family == "alveo":
+        banks = dict(targets.banks(facts, ports))
+        assert len({banks[bundle[name]] for name in names}) == 1
+        return
+    groups = targets.groups(facts, ports)
+    of = {a: g.slave for g in groups for a in g.ports}
+    assert len({of[name] for name in names}) == min(count, facts.axi_ports)
+    assert len({*of.values()}) == min(count + 2, facts.axi_ports)
+    assert sorted(b for g in groups for b in g.bundles) == sorted(p.bundle for p in ports)
+
+
+def test_a_kernel_with_four_weight_ports_compiles_and_passes(tmp_path):
+    """The bench gives all ports the same memory; the scripts connect each of them."""
+    overlay = dataclasses.replace(
+        load_overlay("tiny"), engines=("systolic", "matvec"), stream_rows=4, weight_ports=4
+    )
+    plan = project.plan(overlay, "KV260")
+    script = plan.files["vivado/block_design.tcl"].decode()
+    for bundle in ("gmem1", *(f"gmem_port_{p}" for p in range(1, 4))):
+        assert len(re.findall(rf"m_axi_{bundle} memory_\d/S\d\d_AXI", script)) == 1
+    folder.write(plan, tmp_path / "build")
+    done = compile_and_run(compilers()[0], tmp_path / "build")
+    assert (done.returncode, done.stdout) == (0, "PASS: 0 differences\n"), done.stdout
+
+
 def test_what_can_not_be_planned():
     with pytest.raises(UsageError, match="Did you mean 'tiny'"):
         project.plan("tini", "Pynq-Z2")

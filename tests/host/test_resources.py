@@ -232,4 +232,23 @@ def test_engines_and_decoders_are_counted():
     assert found["decoders"].lut > 0
     more = resources.total(both, board).lut - resources.total(plain, board).lut
     assert more == pytest.approx(found["fusion"].lut + found["decoders"].lut)
+    lanes = replace(both, weight_bits=16)
+    assert resources.units(lanes, board)["decoders"].dsp == lanes.cols
     assert resources.fit(load_overlay("lab"), "KV260").over  # every engine of all is for simulation
+
+
+def test_a_wide_weight_stream_takes_what_it_is_wide():
+    board, plain = load_board("ZCU104"), load_overlay("decoder")
+    narrow = replace(plain, engines=("systolic",), stream_rows=1, weight_ports=1)
+    one, all_of_it = resources.units(narrow, board), resources.units(plain, board)
+    assert "matvec" not in one
+    assert all_of_it["matvec"].dsp == plain.cols * plain.stream_rows
+    assert all_of_it["decoders"].lut == 8 * one["decoders"].lut
+    per_port = resources.m_axi(8 * plain.bus_bytes).bram36
+    assert all_of_it["transfer"].bram36 - one["transfer"].bram36 == pytest.approx(3 * per_port)
+    grown = [resources.total(replace(plain, stream_rows=n), board).lut for n in (1, 2, 4, 8)]
+    assert grown == sorted(set(grown))
+    halves = replace(plain, weight_ports=2)
+    assert resources.total(halves, board).lut < resources.total(plain, board).lut
+    for name in plain.boards:
+        assert resources.fit(plain, name).fits, name

@@ -171,6 +171,35 @@ def test_equal_scores_give_the_mean_of_the_values(level):
     np.testing.assert_allclose(found, np.broadcast_to(mean, found.shape), **TOLERANCE)
 
 
+def test_a_norm_of_heads_is_that_of_each_one():
+    """The channels behind those that have a factor are none of it, and 0."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1, 4, 15)).astype(np.float32)
+    gamma = random.normal(size=3).astype(np.float32)
+    names = ("x", "gamma")
+    found = run("RMSNorm", {"x": x, "gamma": gamma}, names[:1], epsilon=1e-5, heads=3)
+    for head in range(3):
+        part = {"x": x[..., 5 * head : 5 * head + 3], "gamma": gamma}
+        expected = run("RMSNorm", part, names[:1], epsilon=1e-5)
+        np.testing.assert_allclose(found[..., 5 * head : 5 * head + 3], expected, **TOLERANCE)
+        assert not found[..., 5 * head + 3 : 5 * head + 5].any()
+    with pytest.raises(ShapeError, match="gamma of shape"):
+        run("RMSNorm", {"x": x, "gamma": gamma}, names[:1], epsilon=1e-5, heads=15)
+
+
+def test_a_bias_by_distance_is_that_of_every_pair():
+    """Written out, and masked as it is causal."""
+    arrays: dict[str, Any] = attention_arrays(1, 5, 5, (2, 2), 4, 4, "none")
+    biases = np.random.default_rng(3).normal(size=(2, 9)).astype(np.float32)
+    whole = np.zeros((2, 5, 5), np.float32)
+    for head, query, key in np.ndindex(whole.shape):
+        whole[head, query, key] = biases[head, query - key] if key <= query else 7.0
+    attrs = {"heads": 2, "kv_heads": 2, "scale": 0.5, "causal": 1}
+    expected = run("Attention", {**arrays, "bias": whole}, ("q", "k", "v"), **attrs)
+    found = run("Attention", {**arrays, "bias": biases}, ("q", "k", "v"), **attrs, cache=9)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -37,17 +37,17 @@ numbers = st.integers(-(1 << 31), (1 << 31) - 1) | st.integers(-40, 40)
 
 @given(
     tokens=st.integers(0, 64), position=st.integers(0, (1 << 31) - 1) | st.integers(0, 99),
-    register=st.integers(0, 4), origin=numbers, offset=numbers, most=numbers,
+    register=st.integers(0, 5), origin=numbers, source=numbers, offset=numbers, most=numbers,
     unit=st.integers(0, 31), scale=numbers, base=numbers, drop=st.integers(0, 1),
 )  # fmt: skip
 def test_a_field_is_what_the_formula_says(
-    tokens, position, origin, register, offset, most, unit, scale, base, drop
+    tokens, position, origin, source, register, offset, most, unit, scale, base, drop
 ):
     change = {"register_0": register, "offset_0": offset, "most_0": most, "unit_0": unit}
     change |= {"scale_0": scale, "base_0": base, "drop_0": drop}
-    found = adjusted((tokens, position, origin), change)
+    found = adjusted((tokens, position, origin, source), change)
     sums = int32(tokens + position), int32(origin + position)
-    value = (tokens, position, sums[0], origin, sums[1])[register]
+    value = (tokens, position, sums[0], origin, sums[1], source)[register]
     a = min(most, int32(value - offset))
     if drop and a < 1:
         assert found is None
@@ -63,7 +63,7 @@ def program(*adjusts, then=isa.READ_HOST, **fields):
 
 
 BAD = {
-    "register 5": (2, 0, program({"register_1": 5})),
+    "register 6": (2, 0, program({"register_1": 6})),
     "a word that the instruction lacks": (2, 1, program({"field_0": 10})),
     "three of them": (6, 2, program({}, {}, {})),
     "before a Barrier": (6, 1, Code(OVERLAY).add(isa.ADJUST)),
@@ -91,7 +91,9 @@ def test_bad_adjusts_have_a_status_and_a_place(case):
         assert caught.value.status == status, device
 
 
-@pytest.mark.parametrize("registers", [(-1, 0), (65, 0), (0, -1), (0, -(1 << 31))])
+@pytest.mark.parametrize(
+    "registers", [(-1, 0), (65, 0), (0, -1), (0, -(1 << 31)), (0, 0, -1), (0, 0, 0, -1)]
+)
 def test_registers_have_their_range(registers):
     for device in ("golden", "csim"):
         with pytest.raises(FaultError, match="instruction 0 ") as caught:
@@ -161,7 +163,7 @@ def random_adjust(rng, names):
     for i in range(3):
         name = str(rng.choice(np.array(["", *names])))
         field = number(isa.READ_HOST, name) if name else 0
-        change |= {f"field_{i}": field, f"register_{i}": int(rng.integers(0, 5))}
+        change |= {f"field_{i}": field, f"register_{i}": int(rng.integers(0, 6))}
         change |= {f"most_{i}": int(rng.integers(1, 9)), f"unit_{i}": int(rng.integers(0, 3))}
         change |= {f"offset_{i}": int(rng.integers(-2, 3)), f"scale_{i}": int(rng.integers(0, 3))}
         change |= {f"base_{i}": {"memory": 700, "buffer": 64}.get(name, 1)}
@@ -193,7 +195,7 @@ def test_random_programs_end_alike_on_every_form():
     for case in range(300):
         code = random_program(rng)
         content = kernel.codes(rng, 1024, 8)
-        registers = (int(rng.integers(-1, 6)), *rng.integers(0, 12, 2).tolist())
+        registers = (int(rng.integers(-1, 6)), *rng.integers(0, 12, 3).tolist())
         expected = outcome(golden, code, content, registers)
         kind = expected[0] if isinstance(expected[0], int | str) else "done"
         seen[kind] = seen.get(kind, 0) + 1

@@ -108,7 +108,7 @@ def test_every_code_decodes_as_golden_does(fmt):
         quant = a_quant(fmt, rng, shape)
         group = tiles.group_of(fmt, quant, shape[2])
         rows = tiles.pack(codes, quant, fmt, lanes)
-        decoded(fmt, LAB, rows, shape, group, quant.zeros is not None, forms=("functional",))
+        decoded(fmt, LAB, rows, shape, group, quant.zeros is not None)
 
 
 @each_format
@@ -163,7 +163,7 @@ def test_random_bytes_decode_alike(seed, name, group, zeros, runs, blocks):
     zeros = zeros and bool(group) and fmt.record == "multiplier"
     shape = (lanes, runs, blocks * lanes)
     rows = kernel.codes(rng, tiles.stored_rows(shape, fmt, lanes, group, zeros), lanes)
-    decoded(fmt, LAB, rows, shape, group, zeros, forms=("functional",))
+    decoded(fmt, LAB, rows, shape, group, zeros)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_sums_are_the_matrix_product(**case):
     code, content, batch, w, x = random_case(**case)
     f = isa.decode(code.words[-2])[1]
     state = State(code.overlay, np.zeros((0, code.overlay.lanes), np.int8), code.weights[-1])
-    state.buffer[:], state.stream = content, [code.weights[-1]]
+    state.buffer[:] = content
+    state.feed(code.weights[-1])
     sums, clocks = eie.run(state, f, batch)
     dense = np.zeros((w.tiles * w.lanes, w.blocks * w.lanes), np.int64)
     n, k = w.values.shape

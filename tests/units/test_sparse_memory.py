@@ -128,7 +128,8 @@ def golden(overlay: Overlay, engine: str, case: Case) -> tuple[int, int, int]:
     """Status, row and clocks of the MatMul."""
     state = State(overlay, np.zeros((0, overlay.lanes), np.int8), case.rows)
     state.buffer[:] = buffer_of(overlay, case)
-    state.stream = [case.rows] if case.fields["rows"] else []
+    if case.fields["rows"]:
+        state.feed(case.rows)
     try:
         return 0, 0, ENGINES[engine].run(state, case.fields, case.batch)[1].matrix
     except FaultError as error:

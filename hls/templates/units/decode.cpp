@@ -7,6 +7,7 @@
 
 namespace weft {
 
+constexpr int kWordsPerPacket = kWordsPerRow * kWeightPorts;
 enum { kUnitDepth = 64 };  // rows before and behind the decoder; only pragmas name it
 
 /// The instruction, and the Barrier that ends the decode process.
@@ -18,7 +19,29 @@ inline void send(const Command &words, Stream<Command> &commands) {
   commands.write(end);
 }
 
-inline void give_operands(Port &to, UInt<32> count, Stream<TileWord> &rows) {
+/// Rows of memory as the ports bring them.
+inline void deal_rows(Port &from, UInt<32> count,
+                      Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
+  WEFT_FUNCTION
+  const UInt<32> spans = UInt<32>(span_rows(count) / kWeightPorts);
+  UInt<32> at = 0;
+deal_rows:
+  for (UInt<32> row = 0; row < count; row += UInt<32>(kWeightPorts)) {
+    WEFT_PIPELINE_EVERY(kWordsPerPacket)
+    WEFT_TRIPCOUNT(kTileDepth)
+    PackedRows packet;
+    for (int i = 0; i < kWeightPorts; ++i)
+      packet_row(packet, i) = row + UInt<32>(i) < count ? take_codes(from) : filled(0);
+    const int port = port_of(at, spans);
+#define WEFT_DEAL(p) \
+  if (port == p) packed_##p.write(packet);
+    WEFT_EACH_PORT(WEFT_DEAL)
+    if (port == 0) packed.write(packet);
+    at += 1;
+  }
+}
+
+inline void give_operands(Port &to, UInt<32> count, WeightStream &rows) {
   WEFT_FUNCTION
 give_operands:
   for (UInt<32> i = 0; i < count; ++i) {
@@ -30,16 +53,18 @@ give_operands:
 }
 
 /// Rows arrive while others are decoded; C simulation runs one process after the other.
-inline void run_decode(const Command &words, int memory_rows, UInt<32> rows, Port &operands,
+inline void run_decode(const Command &words, UInt<32> memory_rows, UInt<32> rows, Port &operands,
                        Port &results) {
   WEFT_FUNCTION
   WEFT_HLS(DATAFLOW)
   WEFT_CHANNEL(Command, commands, 2)
-  WEFT_CHANNEL(Word, packed, kUnitDepth)
-  WEFT_CHANNEL(TileWord, tiles, kUnitDepth)
+  WEFT_CHANNEL(PackedRows, packed, kPackedDepth)
+#define WEFT_PACKED_CHANNEL(p) WEFT_CHANNEL(PackedRows, packed_##p, kPackedDepth)
+  WEFT_EACH_PORT(WEFT_PACKED_CHANNEL)
+  WEFT_CHANNEL(StreamRow, tiles, kUnitDepth)
   WEFT_PROCESS(send(words, commands));
-  WEFT_PROCESS(take_rows(operands, memory_rows, packed));
-  WEFT_PROCESS(decode(commands, packed, tiles));
+  WEFT_PROCESS(deal_rows(operands, memory_rows, packed WEFT_EACH_PORT(WEFT_PACKED)));
+  WEFT_PROCESS(decode(commands, tiles, packed WEFT_EACH_PORT(WEFT_PACKED)));
   WEFT_PROCESS(give_operands(results, rows, tiles));
 }
 
@@ -56,6 +81,6 @@ commands:
     WEFT_TRIPCOUNT(1024)
     const Command words = take_command(operands);
     const ReadWeights f = ReadWeights::decode(words);
-    run_decode(words, int(f.memory_rows), f.rows, operands, results);
+    run_decode(words, f.memory_rows, f.rows, operands, results);
   }
 }

@@ -12,8 +12,8 @@ namespace weft {
 constexpr int kTileRows = kWeightTiles * kRows;  // rows of the weight FIFO
 
 /// In a function of its own, as a process of the region below.
-inline void run_eie(const MatMul &f, int batch, Memories &m, Stream<TileWord> &rows,
-                    Counters &counters, Fault &fault) {
+inline void run_eie(const MatMul &f, int batch, Memories &m, WeightStream &rows, Counters &counters,
+                    Fault &fault) {
   WEFT_FUNCTION
   eie(f, batch, m, rows, counters, fault);
 }
@@ -23,7 +23,7 @@ inline void feed_eie(const MatMul &f, int batch, int weight_rows, Port &operands
                      Counters &counters, Fault &fault) {
   WEFT_FUNCTION
   WEFT_HLS(DATAFLOW)
-  WEFT_CHANNEL(TileWord, rows, kTileRows)
+  WEFT_CHANNEL(StreamRow, rows, kTileRows)
   WEFT_PROCESS(take_tile_rows(operands, weight_rows, rows));
   WEFT_PROCESS(run_eie(f, batch, m, rows, counters, fault));
 }

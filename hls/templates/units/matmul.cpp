@@ -16,7 +16,7 @@ constexpr int kTileRows = kWeightTiles * kRows;  // rows of the weight FIFO
 
 /// In a function of its own, as a process of the region below.
 inline void run_matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                       Stream<TileWord> &tiles, Counters &counters) {
+                       WeightStream &tiles, Counters &counters) {
   WEFT_FUNCTION
   Fault fault;
   fault.begin();
@@ -28,7 +28,7 @@ inline void feed_matmul(const MatMul &f, const Activate &a, int batch, int weigh
                         Port &operands, Memories &m, Counters &counters) {
   WEFT_FUNCTION
   WEFT_HLS(DATAFLOW)
-  WEFT_CHANNEL(TileWord, tiles, kTileRows)
+  WEFT_CHANNEL(StreamRow, tiles, kTileRows)
   WEFT_PROCESS(take_tile_rows(operands, weight_rows, tiles));
   WEFT_PROCESS(run_matmul(f, a, batch, m, tiles, counters));
 }

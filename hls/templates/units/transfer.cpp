@@ -35,7 +35,7 @@ inline void run_table(const SetTable &f, int rows, Port &operands, Memories &m,
                       Counters &counters) {
   WEFT_FUNCTION
   WEFT_HLS(DATAFLOW)
-  WEFT_CHANNEL(TileWord, entries, kUnitDepth)
+  WEFT_CHANNEL(StreamRow, entries, kUnitDepth)
   WEFT_PROCESS(take_tile_rows(operands, rows, entries));
   WEFT_PROCESS(set_table(f, entries, m, counters));
 }

@@ -59,7 +59,7 @@ take_rows:
     rows.write(take_codes(from));
   }
 }
-inline void take_tile_rows(Port &from, int count, Stream<TileWord> &rows) {
+inline void take_tile_rows(Port &from, int count, WeightStream &rows) {
   WEFT_FUNCTION
 take_tile_rows:
   for (int i = 0; i < count; ++i) {

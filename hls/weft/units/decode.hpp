@@ -2,50 +2,13 @@
 /// of their group. Once per weight, at the edge of the array, so an element multiplies only.
 ///
 /// A group of tile rows (8, or 5 in base 3) lies in a fixed number of memory rows
-/// (host/weft/tiles.py); while one group leaves, row by row, the rows of the next one arrive.
+/// (host/weft/tiles.py); while one group leaves, row by row or kStreamRows at a time for engine
+/// matvec, the rows of the next one arrive, up to kWeightPorts a clock.
 #pragma once
-#include "decoders.hpp"
-#include "memories.hpp"
 #include "scales.hpp"
+#include "units/groups.hpp"
 
 namespace weft {
-
-constexpr int kPlanes = 16;    // memory rows of a group at most: 8 rows of 16 bits
-constexpr int kGroupRows = 8;  // tile rows of a group
-constexpr int kTrits = 5;      // or in base 3: 3^5 < 256
-constexpr int kTileGroups = kRows / kGroupRows;
-constexpr int kTileDepth = kWeightTiles * kRows;  // rows of the weight FIFO
-
-using Planes = Int<8>[kPlanes][kRows];  // the memory rows of a group
-
-/// Sizes of what a ReadWeights decodes; the checker and the decoder agree on them.
-struct PackedShape {
-  int rows, reads;  // of a group: tile rows, memory rows
-  int codebook;     // memory rows in front of everything
-  int span;         // groups that share a record; 0: no records
-  int record;       // memory rows of a record
-
-  void begin(const ReadWeights &f) {
-    const int bits = code_bits(int(f.format));
-    const bool trits = in_base_3(int(f.format));
-    rows = trits ? kTrits : kGroupRows;
-    reads = trits ? 1 : bits;
-    codebook = has_codebook(int(f.format)) ? ((2 << bits) + kRows - 1) / kRows : 0;
-    span = f.group != 0 ? (1 << int(f.group)) / kGroupRows : 0;
-    record = span == 0 ? 0 : 1 + int(f.zeros);
-  }
-  /// Memory rows of the whole instruction.
-  Int<64> memory_rows(const ReadWeights &f) const {
-    const Int<64> run_groups = Int<64>(f.blocks) * kTileGroups;
-    const Int<64> tiles = Int<64>(f.blocks) * Int<64>(f.runs), operands = tiles * kRows;
-    const Int<64> groups =
-        rows == kTrits ? Int<64>((operands + kTrits - 1) / kTrits) : Int<64>(operands / kGroupRows);
-    const Int<64> mask = span - 1;  // spans are powers of two: shifts, not dividers
-    const Int<64> records = span == 0 ? Int<64>(0) : Int<64>((run_groups + mask) / span);
-    return Int<64>(codebook + groups * reads + Int<64>(f.runs) * records * record +
-                   tiles * int(f.index));
-  }
-};
 
 /// Code of tile row `row` of a group in column `c`: planes of 4, 2 and 1 bits. Wires and a
 /// multiplexer over the rows of the group.
@@ -83,11 +46,6 @@ trits:
   return UInt<16>(rest % 3);
 }
 
-/// The bytes of a group, per column.
-struct Record {
-  Word scale, zero;
-};
-
 /// Scales a decoded value with its group's byte.
 inline Operand scaled_operand(const ReadWeights &f, Int<16> decoded, Int<8> scale, Int<8> zero) {
   WEFT_INLINE
@@ -96,45 +54,49 @@ inline Operand scaled_operand(const ReadWeights &f, Int<16> decoded, Int<8> scal
   if (f.group == 0) return Operand(decoded);
   if (kind == kExponentRecord) return Operand(scaled_by_exponent(decoded, byte));
   if (kind == kE4M3Record) return Operand(scaled_by_e4m3(decoded, byte));
-  // 8 × 8 bits, signed by unsigned: half a DSP or 40 LUTs per column.
   const Int<16> offset = Int<16>(decoded - (f.zeros != 0 ? Int<16>(zero) : Int<16>(0)));
-  return Operand(Int<32>(offset) * Int<32>(byte));
+  const Int<32> product = Int<32>(Int<32>(offset) * Int<32>(byte));
+  WEFT_HLS(BIND_OP variable = product op = mul impl = dsp)  // LUTs are what parts run out of
+  return Operand(product);
 }
 
-using Codebook = Int<16>[kCols][256];  // a copy per column: no crossing wires
+using Codebook = Int<16>[kStreamRows][kCols][256];  // a copy per column: no crossing wires
 
 /// Entries of the codebook, one per clock, from the rows in front of the weights.
-inline void take_codebook(int rows, Stream<Word> &packed, Codebook &codebook) {
+inline void take_codebook(int rows, PackedFeed &feed, Codebook &codebook,
+                          Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
   WEFT_INLINE
   Word row = filled(0);
 entries:
   for (int i = 0; i < rows * kRows; i += 2) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(256)
-    if ((i & (kRows - 1)) == 0) row = packed.read();
+    if ((i & (kRows - 1)) == 0) row = feed.next(1, packed WEFT_EACH_PORT(WEFT_PACKED)).row[0];
     const int lane = i & (kRows - 1);
     const Int<16> low = Int<16>(UInt<16>(row[lane]) & 0xff);
     const Int<16> entry = Int<16>(low | Int<16>(Int<16>(row[lane + 1]) << 8));
   copies:
     for (int c = 0; c < kCols; ++c) {
       WEFT_UNROLL
-      codebook[c][(i >> 1) & 255] = entry;
+      for (int i_row = 0; i_row < kStreamRows; ++i_row) codebook[i_row][c][(i >> 1) & 255] = entry;
     }
   }
 }
 
 /// One tile row of a group.
 inline TileWord decoded_row(const ReadWeights &f, const Planes &planes, int row,
-                            const Record &record, const Codebook &codebook) {
+                            const Record &record, const Int<16> (&codebook)[kCols][256]) {
   WEFT_INLINE
   const int format = int(f.format), bits = code_bits(format);
+  const int of_eight = row & (kGroupRows - 1);
+  const int byte = kStreamRows == 1 ? 0 : row / kTrits, digit = row - byte * kTrits;
   TileWord operands;
 columns:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    const UInt<16> code =
-        in_base_3(format) ? trit_at(planes[0][c], row) : code_at(planes, bits, row, c);
-    const UInt<8> partner = UInt<8>(code_at(planes, bits, row ^ 1, c));
+    const UInt<16> code = in_base_3(format) ? trit_at(planes[byte & (kGroupRows - 1)][c], digit)
+                                            : code_at(planes, bits, of_eight, c);
+    const UInt<8> partner = UInt<8>(code_at(planes, bits, of_eight ^ 1, c));
     const Int<16> decoded = has_codebook(format)
                                 ? codebook[c][int(code) & 255]
                                 : decoded_value(format, code, partner, (row & 1) != 0);
@@ -143,117 +105,115 @@ columns:
   return operands;
 }
 
-/// Where the reader of packed rows stands: the records in front of a group, then its rows.
-struct PackedReader {
-  PackedShape shape;
-  Int<64> left;  // memory rows to come
-  int in_run;    // group within the run
-  int run_groups;
-  int record;             // rows of the record still to come
-  int at;                 // rows of the group that are there
-  int index, index_rows;  // rows of positions still to come, behind a tile's first group
+/// Tile rows of a group from `row` on: one, or as many as engine matvec takes, at wires of their
+/// own.
+inline StreamRow decoded_rows(const ReadWeights &f, const Planes &planes, int row,
+                              const Record &record, const Codebook &codebook) {
+  WEFT_INLINE
+  StreamRow rows = decoded_row(f, planes, row, record, codebook[0]);
+more_rows:
+  for (int i = 1; i < kStreamRows; ++i) {
+    WEFT_UNROLL
+    const int at = (row & ~(kStreamRows - 1)) + i;
+    if (f.matvec != 0) row_of(rows, i) = decoded_row(f, planes, at, record, codebook[i]);
+  }
+  return rows;
+}
 
-  void begin(const ReadWeights &f) {
-    shape.begin(f);
-    left = shape.memory_rows(f) - shape.codebook;
-    run_groups = int(f.blocks) * kTileGroups;
-    in_run = 0;
-    index_rows = int(f.index);
-    start_group();
-  }
-  void start_group() {
-    at = 0;
-    const bool due = shape.span != 0 && (in_run & (shape.span - 1)) == 0;
-    record = due ? shape.record : 0;
-    index = (in_run & (kTileGroups - 1)) == 0 ? index_rows : 0;
-    in_run = in_run == run_groups - 1 ? 0 : in_run + 1;
-  }
-  bool arrived() const { return record == 0 && at == shape.reads; }
-  bool complete() const { return arrived() && index == 0; }
-  /// The next row of positions.
-  Word pass(const Word &row) {
-    --index;
-    left -= 1;
-    return row;
-  }
-  /// Takes the next row to its place.
-  void take(const Word &row, Planes &planes, Record &next) {
-    WEFT_INLINE
-    if (record > 0) {
-      if (record == shape.record) next.scale = row;
-      if (record != shape.record) next.zero = row;
-      --record;
-    } else {
-      put(planes[at], row);
-      ++at;
-    }
-    left -= 1;
-  }
-};
-
-/// Decodes all rows of a ReadWeights, one per clock where memory keeps up.
-inline void decode_rows(const ReadWeights &f, Stream<Word> &packed, Stream<TileWord> &tiles,
-                        Codebook &codebook) {
+/// Decodes all rows of a ReadWeights, as many per clock as leave where memory keeps up.
+inline void decode_rows(const ReadWeights &f, Codebook &codebook, WeightStream &tiles,
+                        Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
   WEFT_INLINE
   PackedReader reader;
   reader.begin(f);
-  take_codebook(reader.shape.codebook, packed, codebook);
-  Planes arriving, leaving;
+  PackedFeed feed;
+  feed.begin(f.memory_rows);
+  take_codebook(reader.shape.codebook, feed, codebook, packed WEFT_EACH_PORT(WEFT_PACKED));
+  Planes arriving;
+  Leaving leaving;
   WEFT_HLS(ARRAY_PARTITION variable = arriving type = complete dim = 0)
-  WEFT_HLS(ARRAY_PARTITION variable = leaving type = complete dim = 0)
-  Record next = {filled(0), filled(0)}, record = next;
+  WEFT_HLS(ARRAY_PARTITION variable = leaving.planes type = complete dim = 0)
+  WEFT_HLS(ARRAY_PARTITION variable = feed.window type = complete dim = 0)
+  Record next = {filled(0), filled(0)};
+  leaving.begin(reader.shape.rows);
+  const int step = f.matvec != 0 ? kStreamRows : 1;
   UInt<32> written = 0;
-  int row = reader.shape.rows;  // of the group that leaves; past its end: none does
 steps:
   for (bool open = true; open;) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kTileDepth)
-    const bool leaves = row < reader.shape.rows;
+    WEFT_SIM(++sim::run().decode_clocks);
+    const bool leaves = leaving.busy();
     if (leaves && written < f.rows) {
-      tiles.write(decoded_row(f, leaving, row, record, codebook));
+      tiles.write(decoded_rows(f, leaving.planes, leaving.row, leaving.record, codebook));
+      written += UInt<32>(step);
+    }
+    if (leaves) leaving.row += step;
+    // Of several ports, what is beyond a group that is complete begins the next one.
+    const int first = reader.wanted(kWeightPorts);
+    const bool passes = first == 0 && reader.arrived() && reader.index > 0 && !leaves;
+    const bool free = kWeightPorts > 1 && !leaving.busy();
+    const int second = free ? reader.wanted_next(first, kWeightPorts) : 0;
+    const Packet rows = feed.next(passes ? 1 : first + second, packed WEFT_EACH_PORT(WEFT_PACKED));
+    reader.take(rows, 0, first, arriving, next);
+    // Positions go in front of their tile, whose first group waits meanwhile.
+    if (passes) {
+      tiles.write(widened(reader.pass(rows.row[0])));
       written += 1;
     }
-    if (leaves) ++row;
-    if (reader.left > 0 && !reader.arrived()) {
-      reader.take(packed.read(), arriving, next);
-    } else if (reader.left > 0 && reader.index > 0 && !leaves) {
-      // Positions go in front of their tile, whose first group waits meanwhile.
-      tiles.write(widened(reader.pass(packed.read())));
-      written += 1;
-    }
-    if (row == reader.shape.rows && reader.complete()) {
-    swap:
-      for (int i = 0; i < kPlanes; ++i) {
-        WEFT_UNROLL
-        put(leaving[i], value_of(arriving[i]));
-      }
-      record = next;
-      row = 0;
+    if (!leaving.busy() && reader.complete()) {
+      leaving.swap(arriving, next);
       reader.start_group();
+      reader.take(rows, first, second, arriving, next);
     }
     open = written < f.rows;
   }
 }
+/// Rows that are no tiles, and int8, pass as they are.
+inline void pass_rows(const ReadWeights &f, WeightStream &tiles,
+                      Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
+  WEFT_INLINE
+  constexpr int kAtOnce = kStreamRows < kWeightPorts ? kStreamRows : kWeightPorts;
+  PackedFeed feed;
+  WEFT_HLS(ARRAY_PARTITION variable = feed.window type = complete dim = 0)
+  feed.begin(f.memory_rows);
+  const int count = f.matvec != 0 ? kAtOnce : 1, rows = f.matvec != 0 ? kStreamRows : 1;
+  StreamRow group = widened(filled(0));
+  int gathered = 0;
+plain:
+  for (UInt<32> row = 0; row < f.rows; row += UInt<32>(count)) {
+    WEFT_PIPELINE
+    WEFT_TRIPCOUNT(kTileDepth)
+    WEFT_SIM(++sim::run().decode_clocks);
+    const Packet packet = feed.next(count, packed WEFT_EACH_PORT(WEFT_PACKED));
+  gather:
+    for (int i = 0; i < kAtOnce; ++i) {
+      WEFT_UNROLL
+      row_of(group, (gathered + i) & (kStreamRows - 1)) = widened(packet.row[i]);
+    }
+    gathered += count;
+    if (gathered == rows) {
+      tiles.write(group);
+      gathered = 0;
+    }
+  }
+}
 
-/// The decode process: rows that are no tiles, and int8, pass as they are.
-inline void decode(Stream<Command> &commands, Stream<Word> &packed, Stream<TileWord> &tiles) {
+/// The decode process.
+inline void decode(Stream<Command> &commands, WeightStream &tiles,
+                   Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
   WEFT_FUNCTION
   WEFT_STATIC(Codebook, codebook);
   WEFT_HLS(ARRAY_PARTITION variable = codebook type = complete dim = 1)
+  WEFT_HLS(ARRAY_PARTITION variable = codebook type = complete dim = 2)
 decode:
   for (bool open = true; open;) {
     WEFT_TRIPCOUNT(65536)
     const Command words = commands.read();
     open = words[0] != kBarrier;
     const ReadWeights f = ReadWeights::decode(words);
-    const UInt<32> rows = open && f.format == 0 ? f.rows : UInt<32>(0);
-  plain:
-    for (UInt<32> row = 0; row < rows; ++row) {
-      WEFT_PIPELINE
-      WEFT_TRIPCOUNT(kTileDepth)
-      tiles.write(widened(packed.read()));
-    }
-    if (open && f.format != 0) decode_rows(f, packed, tiles, codebook);
+    if (open && f.format == 0) pass_rows(f, tiles, packed WEFT_EACH_PORT(WEFT_PACKED));
+    if (open && f.format != 0) decode_rows(f, codebook, tiles, packed WEFT_EACH_PORT(WEFT_PACKED));
   }
 }
 

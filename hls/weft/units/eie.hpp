@@ -67,126 +67,6 @@ struct EieEngine {
   }
 };
 
-/// Loads a layer into the PEs, a stream row per clock.
-struct EieLoader {
-  int inputs, entry_bytes;   // columns; bytes of an entry
-  Int<64> entries;           // of a PE
-  UInt<8> low[kEiePes];      // byte of the pointer that is on its way
-  UInt<16> before[kEiePes];  // pointer
-
-  void begin(const MatMul &f) {
-    inputs = int(f.blocks) * kRows;
-    entry_bytes = f.codes != 0 ? 1 : 2;
-    const int row_bytes = kEieGroups * entry_bytes;  // of an entry
-    const Int<64> rows = Int<64>(f.rows) - header(f);
-    entries = rows > 0 ? Int<64>((rows + row_bytes - 1) / row_bytes) : Int<64>(0);
-  }
-  static int codebook_rows(const MatMul &f) {
-    return f.codes != 0 ? (2 * kEieCodes + kCols - 1) / kCols : 0;
-  }
-  Int<64> header(const MatMul &f) const {
-    return codebook_rows(f) + Int<64>(inputs + 1) * (2 * kEieGroups);
-  }
-  /// Clocks of all rows: a row takes `pace` to arrive, an entry of the codebook one to be copied.
-  Int<64> clocks(const MatMul &f) const {
-    const Int<64> pace = Int<64>(f.pace), book = codebook_rows(f) * pace;
-    const Int<64> copies =
-        f.codes != 0 && book < kEieCodes ? Int<64>(kEieCodes - book) : Int<64>(0);
-    return Int<64>(f.rows) * pace + copies;
-  }
-  /// Entries of the codebook, one per clock.
-  void take_codebook(StreamRows &rows, Stream<TileWord> &weights, EieMemory &e, Fault &fault) {
-    WEFT_INLINE
-    TileWord row = {};
-  codebook:
-    for (int i = 0; i < kEieCodes; ++i) {
-      WEFT_PIPELINE
-      const int lane = (2 * i) & (kCols - 1);
-      const int number = rows.number();
-      if (lane == 0) row = rows.next(weights, fault);
-      const UInt<16> low = UInt<16>(UInt<16>(row[lane]) & 0xff);
-      const Int<16> code = Int<16>(low | UInt<16>(UInt<16>(row[lane + 1]) << 8));
-      if (i == 0 && code != 0) fault.raise(number);
-    copies:
-      for (int p = 0; p < kEiePes; ++p) {
-        WEFT_UNROLL
-        e.codebook[p][i] = code;
-      }
-    }
-  }
-  /// Low bytes of a pointer of all PEs, then the high ones. They ascend, and end with the entries.
-  void take_pointers(StreamRows &rows, Stream<TileWord> &weights, EieMemory &e, Fault &fault) {
-    WEFT_INLINE
-    int pointer = 0, group = 0;
-    bool high = false;
-  pointers:
-    for (int i = 0; i < (inputs + 1) * 2 * kEieGroups; ++i) {
-      WEFT_PIPELINE
-      WEFT_TRIPCOUNT(kEiePointers)
-      const int number = rows.number();
-      const TileWord row = rows.next(weights, fault);
-      bool wrong = false;
-    columns:
-      for (int c = 0; c < kCols; ++c) {
-        WEFT_UNROLL
-        const int p = group * kCols + c;
-        const UInt<8> byte = UInt<8>(row[c]);
-        const UInt<16> found = UInt<16>(UInt<16>(UInt<16>(byte) << 8) | UInt<16>(low[p]));
-        if (high) {
-          const UInt<16> least = pointer == 0 ? UInt<16>(0) : before[p];
-          wrong = wrong || found < least || Int<64>(found) > entries;
-          before[p] = found;
-          e.pointers[pointer & 1][group][pointer >> 1][c] = found;
-        }
-        low[p] = byte;
-      }
-      if (wrong) fault.raise(number);
-      const bool last = group == kEieGroups - 1;
-      group = last ? 0 : group + 1;
-      if (last && high) ++pointer;
-      if (last) high = !high;
-    }
-  }
-  /// Bytes of entries, one of all PEs after another.
-  void take_entries(StreamRows &rows, Stream<TileWord> &weights, EieMemory &e, Fault &fault) {
-    WEFT_INLINE
-    int byte = 0, group = 0;
-  entries:
-    for (Int<64> i = 0; i < entries * (entry_bytes * kEieGroups); ++i) {
-      WEFT_PIPELINE
-      WEFT_TRIPCOUNT(kEieEntries)
-      const int number = rows.number();
-      const TileWord row = rows.next(weights, fault);
-      if (byte >= kEieEntries) fault.raise(number);
-    columns:
-      for (int c = 0; c < kCols; ++c) {
-        WEFT_UNROLL
-        if (byte < kEieEntries) e.entries[group * kCols + c][byte & 1][byte >> 1] = UInt<8>(row[c]);
-      }
-      const bool last = group == kEieGroups - 1;
-      group = last ? 0 : group + 1;
-      if (last && byte < kEieEntries) ++byte;
-    }
-  }
-};
-
-/// Loads the layer and takes all its rows. Returns how many of them stand before the entries.
-inline int load_eie(const MatMul &f, EieMemory &e, Stream<TileWord> &weights, Counters &counters,
-                    Fault &fault) {
-  WEFT_INLINE
-  WEFT_STATIC(EieLoader, loader);
-  WEFT_HLS(ARRAY_PARTITION variable = loader.low type = complete)
-  WEFT_HLS(ARRAY_PARTITION variable = loader.before type = complete)
-  StreamRows rows;
-  rows.begin(f);
-  loader.begin(f);
-  if (f.codes != 0) loader.take_codebook(rows, weights, e, fault);
-  loader.take_pointers(rows, weights, e, fault);
-  loader.take_entries(rows, weights, e, fault);
-  counters.weight_shift += loader.clocks(f);
-  return int(loader.header(f));
-}
-
 /// Raises a fault for the first entry, in the order of the stream, that left the outputs of its PE.
 inline void check_outputs(const MatMul &f, const EieEngine &engine, int header, Fault &fault) {
   WEFT_INLINE
@@ -239,8 +119,8 @@ drain:
 }
 
 /// Runs one MatMul; leaves its sums in the finished bank.
-inline void eie(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weights,
-                Counters &counters, Fault &fault) {
+inline void eie(const MatMul &f, int batch, Memories &m, WeightStream &weights, Counters &counters,
+                Fault &fault) {
   WEFT_INLINE
   WEFT_STATIC(EieMemory, e);
   WEFT_STATIC(EieEngine, engine);

@@ -1,16 +1,10 @@
 /// A processing element of EIE and its memories (Han et al., ISCA 2016, figure 4).
 #pragma once
-#include "memories.hpp"
+#include "sparse/eie.hpp"
 
 namespace weft {
 
-constexpr int kEieGroups = kEiePes / kCols;  // stream rows of a byte of all PEs
-constexpr int kEieCodes = 16;                // entries of the codebook
-constexpr int kEieBypass = 2;                // clocks from the adder to the memory of sums
-constexpr int kEieTiles = kEieGroups * kEieOutputs;
-static_assert(kEiePes % kCols == 0, "PEs take the bytes of whole stream rows");
-static_assert(kEieEntries % 2 == 0 && kEieEntries < 65536, "pointers have 16 bits");
-static_assert(kEiePointers % 2 == 0 && kEiePointers <= 65536, "even and odd pointers; 16 bits");
+constexpr int kEieBypass = 2;  // clocks from the adder to the memory of sums
 
 /// Whether the PEs take a MatMul.
 inline bool legal_eie(const MatMul &f) {
@@ -18,28 +12,6 @@ inline bool legal_eie(const MatMul &f) {
          Int<64>(f.tiles) <= Int<64>(kEieOutputs) * kEieGroups;
 }
 
-struct EieColumn {
-  UInt<16> first, entries;
-  Int<9> value;
-};
-
-/// What PEs keep of a layer, and their sums. Entries lie in an even and an odd bank of bytes, so
-/// that the two bytes of an int8 entry are read at once.
-struct EieMemory {
-  UInt<8> entries[kEiePes][2][kEieEntries / 2];
-  UInt<16> pointers[2][kEieGroups][kEiePointers / 2][kCols];
-  Int<16> codebook[kEiePes][kEieCodes];  // a copy per PE: no crossing wires
-  Int<32> sums[kEiePes][kEieOutputs];    // 0 between MatMuls
-
-  void read_pointers(int column, int p, EieColumn &found) const {
-    WEFT_INLINE
-    const int g = p / kCols, c = p % kCols;
-    const UInt<16> even = pointers[0][g][(column + 1) >> 1][c],
-                   odd = pointers[1][g][column >> 1][c];
-    found.first = (column & 1) != 0 ? odd : even;
-    found.entries = UInt<16>((column & 1) != 0 ? even - odd : odd - even);
-  }
-};
 #define WEFT_PARTITION_EIE(e, engine)                                                   \
   WEFT_HLS(ARRAY_PARTITION variable = e.entries type = complete dim = 1)                \
   WEFT_HLS(ARRAY_PARTITION variable = e.entries type = complete dim = 2)                \
@@ -96,15 +68,13 @@ struct EiePe {
       row = -1;
     }
     const bool entry = left != 0 && column.entries != 0;
-    const int place = entry ? int(at) : 0, line = coded ? place >> 1 : place;
-    const UInt<8> even = e.entries[p][0][line], odd = e.entries[p][1][line];
-    const UInt<8> byte = coded && (place & 1) != 0 ? odd : even;
-    const Int<16> value = coded ? e.codebook[p][int(byte) & 15] : Int<16>(Int<8>(byte));
-    const int next = row + 1 + (coded ? int(byte) >> 4 : int(odd));
+    const int place = entry ? int(at) : 0;
+    const EieEntry weight = e.entry(p, place, coded);
+    const int next = row + 1 + weight.zeros;
     const bool inside = entry && next < rows;
     if (entry && !inside && (bad < 0 || place < bad)) bad = place;
     if (inside) row = next;
-    accumulate(e.sums[p], inside, inside ? next : 0, Int<32>(value) * Int<32>(column.value));
+    accumulate(e.sums[p], inside, inside ? next : 0, Int<32>(weight.value) * Int<32>(column.value));
     if (entry) at = UInt<16>(at + 1);
     if (left != 0) left = UInt<16>(left - 1);
   }

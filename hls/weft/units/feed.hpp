@@ -53,7 +53,7 @@ template <typename Cell> struct TileFeed {
     taken = 0;
   }
   /// One clock; `last` is a tile's last one.
-  void step(const Cell &cell, bool last, Stream<TileWord> &weights, ArrayInput<Cell> &in,
+  void step(const Cell &cell, bool last, WeightStream &weights, ArrayInput<Cell> &in,
             Fault &fault) {
     WEFT_INLINE
     if (feed.due(cell.weight_rows())) {

@@ -1,69 +1,8 @@
-/// How the gather engine walks: packets of the stream, windows of the weights, rows of activations.
+/// How the gather engine walks: windows of the weights, rows of activations.
 #pragma once
 #include "units/gather.hpp"
 
 namespace weft {
-
-/// The stream's side: packets and rows of values, one row per turn of the port.
-struct GatherFeed {
-  StreamRows rows;
-  int wait;             // clocks until the port brings the next row
-  int packets, opened;  // all of them; those whose masks are there
-  Int<64> blocks;       // channel blocks of all outputs
-  Int<64> weights;      // of the packets that are open
-  int value_rows;       // that are there,
-  int due;              // and that the open packets need in all
-  bool dense, nibbles;
-
-  void begin(const MatMul &f) {
-    rows.begin(f);
-    wait = opened = value_rows = due = 0;
-    weights = 0;
-    blocks = Int<64>(f.tiles) * kCols * Int<64>(f.blocks);
-    packets = int((blocks + kMasks - 1) / kMasks);
-    nibbles = (int(f.codes) & kBookCodes) != 0;
-    dense = (int(f.codes) & kAllThere) != 0;
-  }
-  /// Rows of values that hold `count` weights.
-  int rows_of(Int<64> count) const {
-    const int log = kLaneStages - (nibbles ? 1 : 2);
-    return int((count + ((1 << log) - 1)) >> log);
-  }
-  /// Blocks of a packet that there are: fewer than kMasks in the last one.
-  int blocks_of(int packet) const {
-    const Int<64> left = Int<64>(blocks - Int<64>(packet) * kMasks);
-    return left < kMasks ? int(left) : kMasks;
-  }
-  /// One clock; `used` packets are done with.
-  void step(int used, MaskRows &masks, ValueRing &ring, Stream<TileWord> &weights_stream,
-            Fault &fault) {
-    WEFT_INLINE
-    if (wait > 0) {
-      --wait;
-      return;
-    }
-    const bool opens = value_rows == due && opened < packets && opened - used < 2;
-    if (opens && dense) open(blocks_of(opened) * kRows);
-    if (!(opens && !dense) && value_rows == due) return;  // nothing to read
-    const Word row = narrowed(rows.next(weights_stream, fault));
-    wait = kBeats - 1;
-    if (opens && !dense) {
-      put(masks.row[opened & 1], row);
-      if (masks.beyond(opened, blocks_of(opened))) fault.raise(rows.number() - 1);
-      open(masks.all_weights(opened));
-    } else {
-      ring.write(value_rows, row);
-      ++value_rows;
-    }
-  }
-
- private:
-  void open(int count) {
-    weights += count;
-    due = rows_of(weights);
-    ++opened;
-  }
-};
 
 /// The multipliers' side: which output, which window of it, which row of activations.
 struct GatherWalk {

@@ -4,25 +4,6 @@
 
 namespace weft {
 
-using Book = Int<16>[kBookEntries];
-
-/// The codebook in front of the packets: 16 numbers of 16 bits, low bytes first.
-inline void take_book(GatherFeed &feed, Stream<TileWord> &weights, Book &book, Counters &counters,
-                      Fault &fault) {
-  WEFT_INLINE
-  constexpr int kBytes = 2 * kBookEntries;
-  Word row = filled(0);
-entries:
-  for (int i = 0; i < kBookEntries; ++i) {
-    WEFT_PIPELINE
-    const int at = (2 * i) & (kRows - 1);
-    if (at == 0) row = narrowed(feed.rows.next(weights, fault));
-    book[i] = Int<16>((UInt<16>(row[at]) & 0xff) | (UInt<16>(row[at + 1]) << 8));
-  }
-  if (book[0] != 0) fault.raise(0);
-  counters.weight_shift += (kBytes + kRows - 1) / kRows * kBeats;
-}
-
 /// Sum of the products of a window.
 inline Int<32> window_sum(const Gathered &g, const Int<8> (&codes)[kGatherLanes], int count,
                           bool nibbles, const Book &book) {
@@ -95,7 +76,7 @@ struct GatherTree {
 };
 
 /// Runs one MatMul; its sums lie in the finished bank.
-inline void gather(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weights,
+inline void gather(const MatMul &f, int batch, Memories &m, WeightStream &weights,
                    Counters &counters, Fault &fault) {
   WEFT_INLINE
   MaskRows masks;

@@ -7,6 +7,7 @@
 #include "units/feed.hpp"
 #include "units/fusion.hpp"
 #include "units/gather_tree.hpp"
+#include "units/matvec.hpp"
 #include "units/shift.hpp"
 #include "units/snap.hpp"
 #include "units/systolic.hpp"
@@ -171,7 +172,7 @@ inline WideWord wide_of_clock(const Attention<kThere> &attention, const Walk<Mat
 /// The clocks of one MatMul or Attend, all stages at once.
 template <typename Cell>
 inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArray<Cell> &array,
-                      Memories &m, Stream<TileWord> &weights, Counters &counters, Fault &fault,
+                      Memories &m, WeightStream &weights, Counters &counters, Fault &fault,
                       Attention<Attends<Cell>::value> attention) {
   WEFT_INLINE  // into compute, where `activate` is shared
       Walk<MatMul>
@@ -237,7 +238,7 @@ clock:
 /// one more source of words and tiles for the array that is there.
 template <typename Cell>
 inline void run_engine(const MatMul &f, const Activate &a, int batch, Memories &m,
-                       Stream<TileWord> &weights, Counters &counters, Fault &fault,
+                       WeightStream &weights, Counters &counters, Fault &fault,
                        const Attend &by = {}, bool attends = false) {
   WEFT_INLINE
   WEFT_STATIC(SystolicArray<Cell>, array);
@@ -250,8 +251,8 @@ inline void run_engine(const MatMul &f, const Activate &a, int batch, Memories &
 /// Runs one MatMul on the engine that it names; an overlay has the arrays of its engines only. With
 /// `attends` it is `by` (f = product_of(by)).
 inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
-                   Stream<TileWord> &weights, Counters &counters, Fault &fault,
-                   const Attend &by = {}, bool attends = false) {
+                   WeightStream &weights, Counters &counters, Fault &fault, const Attend &by = {},
+                   bool attends = false) {
   WEFT_INLINE
   if (kHasAttention && attends && by.normalized != 0) sum_rows(by, m, counters);
   if (kHasSystolic && f.engine == kSystolicEngine)
@@ -268,6 +269,7 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
   if (kHasEie && f.engine == kEieEngine) eie(f, batch, m, weights, counters, fault);
   if (kHasSnap && f.engine == kSnapEngine) snap(f, batch, m, weights, counters, fault);
   if (kHasGather && f.engine == kGatherEngine) gather(f, batch, m, weights, counters, fault);
+  if (is_matvec(f)) matvec(f, a, batch, m, weights, counters);
   if (is_compressed(f)) drain_tiles(f, a, batch, m, counters);
 }
 

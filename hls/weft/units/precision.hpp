@@ -37,6 +37,7 @@ inline bool legal_precision(const MatMul &f) {
   const int engine = int(f.engine), a = int(f.activation_bits), w = int(f.weight_bits);
   const int words = int(f.words);
   if (engine == kSystolicEngine) return kHasSystolic && words == 1 && a == 8;
+  if (engine == kMatvecEngine) return kHasMatvec && words == 1 && (a == 8 || (a == 16 && kHasWide));
   if (engine == kNmEngine) return kHasNm && a == 8;  // the rest: Pattern::legal
   const bool wide_a = a == 4 || a == 8, wide_w = w == 4 || w == 8;
   if (engine == kFusionEngine)

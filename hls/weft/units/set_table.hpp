@@ -35,7 +35,7 @@ lanes:
 
 /// 32-bit words of a table, `kRows` / 4 of them in a row of the weight stream.
 struct StreamWords {
-  Stream<TileWord> &rows;
+  WeightStream &rows;
   Word row;
   int at;
 
@@ -61,8 +61,7 @@ inline int method_words(const SetTable &f) {
 inline int method_rows(const SetTable &f) { return (int(f.count) * 4 + kRows - 1) / kRows; }
 
 /// Tables of a row unit, which load themselves.
-inline void set_methods(const SetTable &f, Stream<TileWord> &weights, Memories &m,
-                        Counters &counters) {
+inline void set_methods(const SetTable &f, WeightStream &weights, Memories &m, Counters &counters) {
   WEFT_FUNCTION
   StreamWords words = {weights, filled(0), 0};
   if (kHasTableSoftmax && f.target == kSoftmaxTable) m.softmax.load_table(words);
@@ -76,8 +75,7 @@ inline int rows_per_entry(const SetTable &f) {
 }
 
 /// SetTable: weight stream → parameters, taps, lookup or the wide buffer.
-inline void set_table(const SetTable &f, Stream<TileWord> &weights, Memories &m,
-                      Counters &counters) {
+inline void set_table(const SetTable &f, WeightStream &weights, Memories &m, Counters &counters) {
   WEFT_FUNCTION
   if (kHasWide && (f.target == kSoftmaxTable || f.target == kNormTable))
     return set_methods(f, weights, m, counters);

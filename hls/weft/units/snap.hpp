@@ -87,7 +87,7 @@ struct SnapEngine {
     activations.start(plan.positions_of(0));
   }
   /// Takes the codebook; returns the clocks.
-  int take_book(const MatMul &f, StreamRows &rows, Stream<TileWord> &stream, Fault &fault) {
+  int take_book(const MatMul &f, StreamRows &rows, WeightStream &stream, Fault &fault) {
     WEFT_INLINE
     coded = (f.codes & 1) != 0;
     if (!coded) return 0;
@@ -110,7 +110,7 @@ struct SnapEngine {
   }
   bool over() const { return done && !writer.busy; }
   /// A clock. First turns to the next stage, where that is possible.
-  void step(const MatMul &f, StreamRows &rows, Stream<TileWord> &stream, Memories &m,
+  void step(const MatMul &f, StreamRows &rows, WeightStream &stream, Memories &m,
             Counters &counters, Fault &fault) {
     WEFT_INLINE
     if (ready()) turn(rows);
@@ -205,8 +205,8 @@ struct SnapEngine {
   WEFT_HLS(ARRAY_PARTITION variable = e.weights.window.byte type = complete)
 
 /// Runs one MatMul; leaves the sums in the finished bank (units/compressed.hpp).
-inline void snap(const MatMul &f, int batch, Memories &m, Stream<TileWord> &weights,
-                 Counters &counters, Fault &fault) {
+inline void snap(const MatMul &f, int batch, Memories &m, WeightStream &weights, Counters &counters,
+                 Fault &fault) {
   WEFT_INLINE
   WEFT_STATIC(SnapEngine, engine);
   WEFT_PARTITION_SNAP(engine)

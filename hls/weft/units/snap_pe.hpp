@@ -5,15 +5,6 @@
 
 namespace weft {
 
-using SnapIndex = UInt<8>;
-
-/// Weights of a bundle that are not 0: their channels and codes in ascending order.
-struct SnapWeights {
-  Vec<Int<8>, kSnapBundle> value;
-  Vec<SnapIndex, kSnapBundle> index;
-  Int<16> count, bundle;  // items; which of its column's bundles
-};
-
 /// Activations of a bundle that differ from the zero point, less it.
 struct SnapActivations {
   Vec<Int<16>, kSnapBundle> value;  // of 9 bits

@@ -1,21 +1,13 @@
 /// Geometry of the SNAP engine, and how a MatMul is cut to its memories (units/snap.hpp).
 #pragma once
-#include "memories.hpp"
+#include "sparse/bundles.hpp"
 
 namespace weft {
 
 constexpr int kSnapUnits = kSnapCores * kSnapRows;  // rows of PEs: each has an output of its own
 constexpr int kSnapWords = kHasSnap ? kSnapBundle / kRows : 1;  // words of a bundle
-constexpr int kSnapMaskBytes = kSnapBundle / 8;
-constexpr int kSnapHeader = 1 + kSnapMaskBytes;                  // of a record of the weight stream
-constexpr int kSnapRecord = kSnapHeader + kSnapBundle;           // bytes of the longest one
-constexpr int kSnapBlockHeader = 4;                              // rows of a block, low byte first
-constexpr int kSnapCodes = 16;                                   // entries of a codebook
-constexpr int kSnapBookRows = (2 * kSnapCodes - 1) / kCols + 1;  // stream rows of one
 constexpr int kSnapStages = 8;  // at least, of a block: the first one's activations load alone
 static_assert(!kHasSnap || kSnapBundle % kRows == 0, "a bundle is a whole number of words");
-static_assert(!kHasSnap || (kSnapBundle >= 8 && kSnapBundle <= 128),
-              "masks are bytes, indices 7 bits");
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 

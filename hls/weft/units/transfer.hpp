@@ -9,6 +9,7 @@ namespace weft {
 /// One memory row from `beats`: consecutive addresses, so that the port makes bursts.
 inline Word read_row(const Beat *memory, UInt<32> row) {
   WEFT_INLINE
+  WEFT_SIM(sim::run().trace.row(std::int64_t(row)));
   const long long first = static_cast<long long>(row) * kBeats;
   Word word;
 read_beats:
@@ -21,6 +22,7 @@ read_beats:
 
 inline void write_row(Beat *memory, UInt<32> row, const Word &word) {
   WEFT_INLINE
+  WEFT_SIM(sim::run().trace.row(std::int64_t(row)));
   const long long first = static_cast<long long>(row) * kBeats;
 write_beats:
   for (int beat = 0; beat < kBeats; ++beat) {
@@ -51,7 +53,7 @@ samples:
       WEFT_TRIPCOUNT(kBufferWords)
       const UInt<32> row = first_row(f, b, c);
       const int rows = int(f.words) * rows_per_word(f);
-      WEFT_SIM(sim::run().reads.add(std::int64_t(row), std::int64_t(rows)));
+      WEFT_SIM(sim::run().load(std::int64_t(row), std::int64_t(rows)));
     rows:
       for (int w = 0; w < rows; ++w) {
         WEFT_PIPELINE_EVERY(kBeats)
@@ -73,7 +75,7 @@ samples:
       WEFT_TRIPCOUNT(kBufferWords)
       const UInt<32> row = first_row(f, b, c);
       const int rows = int(f.words) * rows_per_word(f);
-      WEFT_SIM(sim::run().writes.add(std::int64_t(row), std::int64_t(rows)));
+      WEFT_SIM(sim::run().store(std::int64_t(row), std::int64_t(rows)));
     rows:
       for (int w = 0; w < rows; ++w) {
         WEFT_PIPELINE_EVERY(kBeats)

@@ -108,6 +108,8 @@ template <typename Instruction> struct Walk {
     if (last_block && last_kx) ky = last_ky ? 0 : ky + 1;
     restart();
   }
+  /// The same fold once more.
+  void again() { restart(); }
   /// The next channel block, at the first tap and position.
   void next_block() {
     ky = kx = 0;

@@ -23,7 +23,12 @@ def _device(
 
 @click.command("generate")
 @source_argument
-@click.option("--prompt", default="", metavar="TEXT", help="What the text begins with.")
+@click.option(
+    "--prompt",
+    default="",
+    metavar="TEXT",
+    help="What the text begins with; of an encoder-decoder the source.",
+)
 @click.option(
     "--tokens", default=256, show_default=True, type=click.IntRange(min=1), help="At most so many."
 )
@@ -75,9 +80,9 @@ def generate_command(
             seed=seed,
             sliding=sliding,
         )
-        text = [prompt]
+        text = [] if session.behind_source else [prompt]
         if not as_json:
-            click.echo(prompt, nl=False)
+            click.echo("".join(text), nl=False)
         for piece in pieces:
             text.append(piece.text)
             if not as_json:
@@ -108,7 +113,8 @@ def _facts(session: Any, board: str | None) -> dict[str, Any]:
         forward = session.forward
         if not isinstance(forward, ProgramForward):
             raise UsageError("--board predicts a program's rate: compile the model first")
-        last = min(took.prompt + took.tokens, forward.capacity - 1)
+        before = 0 if session.behind_source else took.prompt
+        last = min(before + took.tokens, forward.capacity - 1)
         rate = step_rate(forward.program, board, last)
         facts |= {"board": board, "board_tokens_per_s": rate.tokens_per_s}
     return facts

@@ -43,7 +43,6 @@ def estimate_config(
 
 def _show(console: Console, found: Prediction) -> None:
     from weft import report
-    from weft.decoder_costs.stream import planned
 
     d, m = found.decoder, found.memory
     title = f"{d.name} ({report.amount(d.parameters)} parameters), {found.machine.weights.name}"
@@ -72,11 +71,6 @@ def _show(console: Console, found: Prediction) -> None:
         f"{found.measured_tokens_per_s:.2f}; {found.decode.port_share:.1%} of the weight ports by "
         "clocks"
     )
-    for engine in planned(found.machine.overlay):
-        console.print(
-            f"Engine {engine} of overlay {found.machine.overlay.name} is a design that the "
-            "hardware does not have yet; with --overlay lab the array does its work."
-        )
 
 
 def _padded(rows: list[tuple[str, str]], others: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -12,11 +12,11 @@ from weft.decoder_costs import dram, run
 from weft.decoder_costs.config import Decoder
 from weft.decoder_costs.memory_map import MemoryMap, memory_map
 from weft.decoder_costs.steps import INSTRUCTION_BYTES, PROGRAM, Machine, Step, times, total
-from weft.decoder_costs.stream import planned, streaming
 from weft.errors import InputError, UsageError
 from weft.formats import base_name, parse
 from weft.state import Clocks
 
+OVERLAY = "decoder"
 NEEDS = ("attention", "norm", "rotate")
 COMPUTE, PORTS, MEMORY = "compute", "ports", "memory"
 
@@ -108,7 +108,6 @@ class Prediction:
             "model_type": self.decoder.kind,
             "parameters": self.decoder.parameters,
             "overlay": self.machine.overlay.name,
-            "planned_engines": planned(self.machine.overlay),
             "board": self.board.name,
             "weights": self.machine.weights.name,
             "context": self.context,
@@ -135,8 +134,7 @@ def machine_of(overlay: str | Path | None = None, weights: str = "int4:g128") ->
 
     Raises UsageError for unknown names.
     """
-    found = None if overlay in (None, "decoder") else load_overlay(overlay or "")
-    return Machine(streaming(found), parse(weights))
+    return Machine(load_overlay(overlay or OVERLAY), parse(weights))
 
 
 def predict(

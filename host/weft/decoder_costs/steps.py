@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from weft import isa, tiles
+from weft.config import Overlay
 from weft.decoder_costs.config import Decoder, Product
-from weft.decoder_costs.stream import ROWS, Streaming, matvec_clocks
 from weft.format import Format
+from weft.lower.few_rows import most_rows, of_few_rows
+from weft.lower.fields import even
 from weft.state import ISSUE_CLOCKS, Clocks
 from weft.storage import ceil_div
-from weft.units import attention, normalize, systolic, transfer, vector
+from weft.units import attention, matvec, normalize, systolic, transfer, vector
 from weft.units import rotate as rotator
 
 PRODUCTS, ATTENTION, ELEMENTWISE, TABLES, TRANSFERS = (
@@ -59,7 +61,7 @@ class Machine:
     `table_ports`: ports that fill tables. Overlays have none of this yet.
     """
 
-    overlay: Streaming
+    overlay: Overlay
     weights: Format
     load_ports: int = 1
     ahead: bool = False
@@ -73,7 +75,7 @@ class Machine:
 
     def takes(self, m: int) -> bool:
         """Whether the matrix-vector engine is there and takes so many rows."""
-        return m <= ROWS and "matvec" in self.overlay.engines
+        return m <= matvec.ROWS and "matvec" in self.overlay.engines
 
     def blocks(self, channels: int) -> int:
         """Words that hold so many channels."""
@@ -124,11 +126,10 @@ def product(
     memory_rows = (codes + scales) // o.lanes
     found: list[Clocks] = []
     loads: list[Clocks] = []
-    for first in range(0, columns, o.parameter_blocks):
-        part = min(o.parameter_blocks, columns - first)
-        rows = part * folds * o.lanes
-        arriving = ceil_div(memory_rows * part, columns)
-        found.append(_matmul(machine, m, part * folds, rows, int(arriving)))
+    for first, last in even(0, columns, o.parameter_blocks):
+        part = last - first
+        arriving = int(ceil_div(memory_rows * part, columns))
+        found.append(_matmul(machine, m, part, folds, arriving))
         loads.append(machine.table(transfer.PARAMETERS, part))
     reading = len(found) * ISSUE_CLOCKS  # of the Activate behind each; ReadWeights go elsewhere
     clocks = total([*found, Clocks(issue=reading)])
@@ -166,21 +167,25 @@ def tables(machine: Machine, name: str, blocks: int, count: int) -> Iterator[Ste
     yield Step(name, TABLES, clocks, 2, read, ports=o.weight_ports, times=count)
 
 
-def _matmul(machine: Machine, m: int, folds: int, rows: int, memory_rows: int) -> Clocks:
-    """Clocks of one MatMul: the matrix-vector engine for a few rows, the array for more."""
+def _matmul(machine: Machine, m: int, tiles: int, blocks: int, memory_rows: int) -> Clocks:
+    """Clocks of one MatMul of m rows, on the engine that compiled programs take for them."""
     o = machine.overlay
-    if machine.takes(m):
-        return matvec_clocks(m, rows, memory_rows, o)
-    pace = max(1, int(ceil_div(memory_rows * o.beats, o.weight_ports * rows)))
-    array = systolic.array_clocks(m, folds, o, pace=pace)
-    return replace(array, issue=ISSUE_CLOCKS)
+    pace = max(1, int(ceil_div(memory_rows * o.beats, o.weight_ports * tiles * blocks * o.lanes)))
+    ones = dict.fromkeys(("kernel_h", "kernel_w", "out_w", "words", "first", "last", "overlap"), 1)
+    f = {**ones, "engine": 0, "activation_bits": 8, "shift": 0, "codes": 0}
+    f |= {"tiles": tiles, "blocks": blocks, "pace": pace, "out_h": max(m, matvec.ROWS)}
+    few = m <= most_rows(f, memory_rows, o)
+    f["out_h"] = m
+    if few:
+        return matvec.clocks(f | of_few_rows(f, memory_rows, o, 1), o, 1)
+    return systolic.clocks(f, o, 1, {})
 
 
-def norm(machine: Machine, rows: int, channels: int, count: int) -> Iterator[Step]:
-    """Norms of `rows` rows, with their parameters."""
+def norm(machine: Machine, rows: int, channels: int, count: int, heads: int = 1) -> Iterator[Step]:
+    """Norms of `rows` rows, of each of some heads with the same parameters."""
     o, blocks = machine.overlay, machine.blocks(channels)
     found = normalize.clocks({"rows": rows, "blocks": blocks}, o, 1, {})
-    yield Step("norm", ELEMENTWISE, found, times=count)
+    yield Step("norm", ELEMENTWISE, found, times=count * heads)
     yield from tables(machine, "norm: parameters", blocks, count)
 
 
@@ -222,8 +227,8 @@ def cached(machine: Machine, d: Decoder, m: int, count: int) -> Iterator[Step]:
     """Queries and keys of m tokens get their positions; keys and values go to the cache."""
     head = m * machine.head_blocks(d)
     if d.head_norms:
-        yield from norm(machine, m * d.heads, d.head_width, count)
-        yield from norm(machine, m * d.kv_heads, d.head_width, count)
+        for heads in (d.heads, d.kv_heads):
+            yield from norm(machine, m, d.head_width, count, heads)
     if d.rotary:
         yield rotate(machine, "queries", d.heads * head, False, count)
     heads = count * d.kv_heads
@@ -281,7 +286,9 @@ def _streamed(
     """Keys and values on their way through the matrix-vector engine, a byte each."""
     o = machine.overlay
     tile_rows = machine.blocks(keys) * machine.head_blocks(d) * o.lanes
-    one = total([matvec_clocks(m, tile_rows, tile_rows, o), Clocks(issue=ISSUE_CLOCKS)])
+    f = {"tiles": 1, "blocks": tile_rows // o.lanes, "out_h": m, "out_w": 1, "last": 0}
+    f |= {"activation_bits": 8, "engine": matvec.NUMBER, **matvec.arrival(tile_rows, tile_rows, o)}
+    one = total([matvec.clocks(f, o, 1), Clocks(issue=ISSUE_CLOCKS)])
     return Step(
         "attention", ATTENTION, times(one, 2 * d.kv_heads), 6 * d.kv_heads,
         {CACHE: 2 * rows * d.kv_heads}, ports=o.weight_ports, run=keys * o.lanes, times=count,

@@ -47,7 +47,7 @@ class Device(Protocol):
     ) -> RunResult:
         """Runs segment number `segment` of the program on `batch` samples.
 
-        `registers` are what its Adjusts refer to (docs/isa.md): tokens, position, origin.
+        `registers` are what its Adjusts refer to (docs/isa.md): tokens, position, origin, source.
         """
 
     def read(self, row: int, rows: int) -> Rows:

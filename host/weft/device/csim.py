@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from weft import build
 from weft.adjust import Registers, whole
 from weft.device.base import RunResult, rows_of, segment_of, where
-from weft.errors import DeviceError, DeviceTimeout
+from weft.errors import DeviceError, DeviceTimeout, UsageError
 from weft.program import AcceleratorSegment, Program, Rows
 from weft.state import COUNTERS, FaultError
 
@@ -23,6 +25,7 @@ REPORT_WORDS = 32
 _INSTRUCTION, _COUNTERS, _ROW = 1, 6, 20
 BAD_SPARSE = 10  # status of compressed weights that contradict themselves
 _SIMULATION_ERROR, TIMEOUT = 100, 101
+_ACCESS_BYTES = 24  # of hls/sim/trace.hpp
 _EXACT_LOCK = threading.Lock()  # the exact simulation's processes are threads: one run at a time
 
 
@@ -33,12 +36,16 @@ def load_library(path: Path) -> ctypes.CDLL:
     pointer, integer, unsigned = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
     library.weft_run.argtypes = [
         *(pointer, pointer, pointer),
-        *(integer, integer, integer, integer, integer, integer, integer, unsigned, unsigned),
+        *((integer,) * 8),
+        *(unsigned, unsigned),
         ctypes.c_double,
         pointer,
     ]
     library.weft_run.restype = integer
     library.weft_message.restype = ctypes.c_char_p
+    library.weft_trace.restype = None
+    library.weft_accesses.argtypes = [ctypes.POINTER(pointer)]
+    library.weft_accesses.restype = ctypes.c_int64
     return library
 
 
@@ -111,6 +118,34 @@ class Csim:
             self._fail(status, segment, timeout_s)
         pairs = self._report[_COUNTERS : _COUNTERS + 2 * len(COUNTERS)].view(np.int64).tolist()
         return RunResult(sum(pairs), wall, dict(zip(COUNTERS, pairs, strict=True)))
+
+    @property
+    def program(self) -> Program:
+        """The program that is loaded. Raises DeviceError where there is none."""
+        return self._loaded()
+
+    @contextmanager
+    def recording(self) -> Iterator[Callable[[], bytes]]:
+        """Keeps what this thread's runs do to memory: the call gives it (weft.memory_trace).
+
+        Raises UsageError for another form than "cycle", where processes do not take turns.
+        """
+        self._loaded()
+        if self.form != "cycle":
+            raise UsageError(
+                f"csim: accesses to memory are recorded in form 'cycle', not {self.form!r}; "
+                'open_device("csim", form="cycle")'
+            )
+        self._library.weft_trace(1)
+        try:
+            yield self._accesses
+        finally:
+            self._library.weft_trace(0)
+
+    def _accesses(self) -> bytes:
+        first = ctypes.c_void_p()
+        count = self._library.weft_accesses(ctypes.byref(first))
+        return ctypes.string_at(first, _ACCESS_BYTES * count) if count else b""
 
     def close(self) -> None:
         """Forgets the program."""

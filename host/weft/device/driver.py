@@ -15,8 +15,10 @@ from typing import Any
 
 from pynq import DefaultIP, UnsupportedConfiguration
 
-from weft.device.registers import ARGUMENTS, DONE, IDLE, START, VLNV
+from weft.config import OVERLAY_LIMITS
+from weft.device.registers import ARGUMENTS, DONE, IDLE, START, VLNV, arguments
 
+MOST_PORTS = OVERLAY_LIMITS["weight_ports"][1]
 SPIN_S = 2e-3  # short runs end within; an interrupt costs more than they take
 POLL_S = 2e-4
 HEARTBEAT_S = 0.1  # a lost interrupt costs no more than this
@@ -211,14 +213,15 @@ def offsets(registers: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, 
     """
     at = {name: int(facts["address_offset"]) for name, facts in registers.items()}
     found: dict[str, tuple[int, ...]] = {}
-    for name in (_CONTROL, _ENABLE, _SOURCES, _PENDING, *(a.name for a in ARGUMENTS)):
+    needed = (_CONTROL, _ENABLE, _SOURCES, _PENDING, *(a.name for a in ARGUMENTS))
+    for name in dict.fromkeys((*needed, *(a.name for a in arguments(MOST_PORTS)))):
         spellings = (name, f"{name}_r", f"Memory_{name}", f"Memory_{name}_r")
         for known in spellings:
             if f"{known}_1" in at and f"{known}_2" in at:
                 found[name] = (at[f"{known}_1"], at[f"{known}_2"])
             elif known in at:
                 found[name] = (at[known],)
-        if name not in found:
+        if name in needed and name not in found:
             raise UnsupportedConfiguration(f"the .hwh has no register {name!r}: {sorted(at)}")
     return found
 

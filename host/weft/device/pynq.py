@@ -20,7 +20,15 @@ from weft.device.arena import Arena, RemoteArena
 from weft.device.base import RunResult, segment_of, where
 from weft.device.csim import image
 from weft.device.fabric import Fabric, board_errors, require_pynq, state
-from weft.device.registers import COUNTERS, DESIGN, INSTRUCTION, PROGRESS, STATUS
+from weft.device.registers import (
+    ARGUMENTS,
+    COUNTERS,
+    DESIGN,
+    INSTRUCTION,
+    PROGRESS,
+    STATUS,
+    arguments,
+)
 from weft.errors import DeviceError, DeviceTimeout, UsageError, unknown
 from weft.isa import READ_WEIGHTS
 from weft.program import Program, Rows
@@ -107,6 +115,8 @@ class Pynq:
             "memory_rows": program.memory_rows,
             "weight_rows": len(weights),
         }
+        ports = arguments(program.overlay.weight_ports)[len(ARGUMENTS) :]
+        self._arguments |= dict.fromkeys((port.name for port in ports), at["weights"])
         self._program = program
 
     def write(self, row: int, data: Rows) -> None:
@@ -204,7 +214,7 @@ class Pynq:
         return self._fabric.ready(self._path, program.overlay, self._clock_mhz)
 
     def _call(self, segment: int, batch: int, registers: Registers) -> Mapping[str, int]:
-        tokens, position, origin = whole(registers)
+        tokens, position, origin, source = whole(registers)
         return {
             **self._arguments,
             "first": self._segments[segment],
@@ -212,6 +222,7 @@ class Pynq:
             "tokens": int(tokens),
             "position": int(position),
             "origin": int(origin),
+            "source": int(source),
         }
 
     def _result(self, kernel: Kernel, segment: int, wall: float) -> RunResult:

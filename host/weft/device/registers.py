@@ -42,10 +42,20 @@ ARGUMENTS = (
     Argument("tokens", "scalar"),
     Argument("position", "scalar"),
     Argument("origin", "scalar"),
+    Argument("source", "scalar"),
     Argument("memory_rows", "scalar"),
     Argument("weight_rows", "scalar"),
     Argument("results", "memory", 32),
 )
+
+
+def arguments(weight_ports: int = 1) -> tuple[Argument, ...]:
+    """Arguments of a kernel whose weights come through so many ports: a pointer for each further.
+
+    They point to the same memory as `weights`.
+    """
+    return (*ARGUMENTS, *(Argument(f"weight_port_{p}", "pointer") for p in range(1, weight_ports)))
+
 
 # Words of the report, as hls/weft/kernel.hpp numbers them.
 STATUS, INSTRUCTION, SEGMENT, DESIGN, PROGRESS, COUNTERS = 0, 1, 2, 3, 5, 6
@@ -178,7 +188,13 @@ def family_of(part: str) -> str:
 
 
 def hardware_handoff(
-    name: str, family: str, clock_mhz: float, *, vlnv: str = VLNV, interrupt: bool = True
+    name: str,
+    family: str,
+    clock_mhz: float,
+    *,
+    vlnv: str = VLNV,
+    interrupt: bool = True,
+    weight_ports: int = 1,
 ) -> str:
     """The .hwh of a design that holds the kernel: what PYNQ reads, and no more.
 
@@ -190,8 +206,8 @@ def hardware_handoff(
     ET.SubElement(system, "EXTERNALPORTS")
     ET.SubElement(system, "EXTERNALINTERFACES")
     modules = ET.SubElement(system, "MODULES")
-    registers = register_map()
-    width = (registers[-1].offset + registers[-1].bits // 8 - 1).bit_length()
+    registers = register_map(arguments(weight_ports))
+    width = max(r.offset + r.bits // 8 - 1 for r in registers).bit_length()
     kernel = _module(modules, KERNEL, vlnv, {"C_S_AXI_CONTROL_ADDR_WIDTH": str(width)})
     _registers(kernel, registers)
     _bus(kernel, "s_axi_control", "SLAVE")

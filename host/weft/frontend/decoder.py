@@ -66,6 +66,7 @@ class Sizes:
     epsilon: float
     frequencies: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
     window: int = 0  # tokens that a query sees, itself included; 0: all
+    turned: int | None = None  # channels of a head that are rotated; None: all
     scale: float | None = None
 
     def check(self, name: str) -> Sizes:
@@ -86,13 +87,17 @@ def plain_frequencies(theta: float, head: int, rotated: int | None = None) -> Fl
     return found
 
 
-def adjacent(rows: Floats, heads: int) -> Floats:
-    """Rows [heads · w, ...] whose channels i and i + w/2 are pairs, with pairs side by side.
+def adjacent(rows: Floats, heads: int, turned: int | None = None) -> Floats:
+    """Rows [heads · w, ...] whose channels i and i + turned/2 are pairs, with pairs side by side.
 
-    Scores of queries and keys that both lie so are the same.
+    `turned` is how many channels of a head are (all if None). Scores of queries and keys that both
+    lie so are the same.
     """
-    halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+    parts = rows.reshape(heads, -1, *rows.shape[1:])
+    count = parts.shape[1] if turned is None else turned
+    halves = parts[:, :count].reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2)
+    pairs = halves.reshape(heads, count, *rows.shape[1:])
+    return np.concatenate([pairs, parts[:, count:]], axis=1).reshape(rows.shape)
 
 
 class Blocks:
@@ -108,10 +113,12 @@ class Blocks:
         self.b.input(INPUT, (1, tokens, self.sizes.width), "float32")
         return INPUT
 
-    def finish(self, x: str, head: Floats, name: str) -> Graph:
-        """The graph whose outputs are the products of x with `head` [V, D]."""
-        w = self.b.constant(self._free(name), np.ascontiguousarray(head.T))
-        self.b.emit("Linear", [x, w], name=OUTPUT, outputs=(OUTPUT,))
+    def finish(self, x: str, head: Floats, name: str, bias: Floats | None = None) -> Graph:
+        """The graph whose outputs are the products of x with `head` [V, D], and a bias [V]."""
+        names = [x, self.b.constant(self._free(name), np.ascontiguousarray(head.T))]
+        if bias is not None:
+            names.append(self.b.constant(self._free("logits.bias"), bias))
+        self.b.emit("Linear", names, name=OUTPUT, outputs=(OUTPUT,))
         return self.b.graph([OUTPUT])
 
     def linear(self, x: str, name: str, w: Floats, bias: Floats | None = None) -> str:
@@ -120,6 +127,12 @@ class Blocks:
         if bias is not None:
             names.append(self.b.constant(self._free(f"{name}.bias"), bias))
         return self.b.emit("Linear", names, name=name)
+
+    def head_norm(self, x: str, name: str, gamma: Floats, heads: int) -> str:
+        """RMSNorm of each head."""
+        names = [x, self.b.constant(self._free(f"{name}.weight"), gamma)]
+        attrs = {"epsilon": self.sizes.epsilon, "heads": heads}
+        return self.b.emit("RMSNorm", names, attrs, name=name)
 
     def norm(self, x: str, name: str, gamma: Floats, beta: Floats | None = None) -> str:
         """LayerNorm, or RMSNorm without beta."""

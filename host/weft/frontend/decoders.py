@@ -12,6 +12,20 @@ from weft.frontend.transformer_blocks import Config
 from weft.text.tokenizer import LARGEST, Pretrained
 
 KNOWN = transformers_folder.DECODERS
+# What a decoder that is asked for often would need.
+_MIXTURE = "experts that a router chooses per token"
+LACKS = {
+    "gemma2": "scores that tanh bounds, norms behind each part and windows of every other layer",
+    "gemma3_text": "norms behind each part, and windows and rotations that differ by layer",
+    "mixtral": _MIXTURE,
+    "qwen2_moe": _MIXTURE,
+    "qwen3_moe": _MIXTURE,
+    "phi": "attention beside the feed-forward part, from one norm",
+    "gpt_neox": "attention beside the feed-forward part",
+    "falcon": "attention beside the feed-forward part, from one norm",
+    "bloom": "biases of scores in proportion to the distance",
+    "mamba": "state spaces in place of attention",
+}
 
 
 def config_of(folder: Path) -> Config | None:
@@ -50,17 +64,19 @@ def load(source: str | Path) -> Decoder:
         )
     kind = config.values.get("model_type")
     if kind not in KNOWN:
+        lacks = f": weft lacks {LACKS[kind]}" if kind in LACKS else ""
         raise UnsupportedError(
-            f"{path}: model_type {kind!r} is no decoder that weft knows: {', '.join(KNOWN)}"
+            f"{path}: model_type {kind!r} is no decoder that weft knows{lacks}; it knows "
+            f"{', '.join(KNOWN)}"
         )
-    tokenizer = _tokenizer(path)
+    tokenizer = tokenizer_of(path)
     model = load_folder(path)
     if kind == "gpt2":
         return gpt2.load(config, model, tokenizer)
     return llama.of_config(config, model).decoder(tokenizer)
 
 
-def _tokenizer(folder: Path) -> Pretrained | None:
+def tokenizer_of(folder: Path) -> Pretrained | None:
     """The tokenizer.json of a folder, if it has one."""
     path = folder / "tokenizer.json"
     if not path.is_file():

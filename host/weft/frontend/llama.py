@@ -1,4 +1,6 @@
-"""The Llama family (Llama, Mistral, Qwen2, Qwen3): RMSNorm, rotations, grouped heads, SwiGLU.
+"""The Llama family: RMSNorm, rotations, grouped heads, SwiGLU.
+
+Llama, Mistral, Qwen2, Qwen3 (whose queries and keys are normalized), Gemma and Phi-3.
 
 Touvron et al., 2023; grouped heads: Ainslie et al., GQA, 2023; SwiGLU: Shazeer, 2020. The names of
 tensors are those of the transformers library; llama2.c and GGUF give theirs such names.
@@ -15,14 +17,16 @@ import numpy as np
 
 from weft.errors import ModelError, UnsupportedError
 from weft.frontend.decoder import Blocks, Decoder, Sizes, adjacent, plain_frequencies
+from weft.frontend.llama_kin import weights_of
 from weft.frontend.stored import StoredModel
 from weft.frontend.transformer_blocks import Config, Floats, Weights
 from weft.graph import Graph
 from weft.text.tokenizer import Tokenizer
 
-FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+FAMILY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3")
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 PREFIXES = ("model.", "")
+HEADS = {"qwen3": 128, "gemma": 256}  # channels of a head, where a config says nothing
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,15 @@ class Llama:
 
     def decoder(self, tokenizer: Tokenizer | None = None) -> Decoder:
         """All that generation needs. Raises ModelError, ShapeError for tensors that don't fit."""
-        weights = Weights.of(self.model, PREFIXES, EMBEDDING)
-        s = self.sizes
+        s, ids = self.sizes, self.config.values
+        kind = str(ids.get("model_type", "llama"))
+        found = Weights.of(self.model, PREFIXES, EMBEDDING)
+        weights = weights_of(kind, self.model, found, s)
         embedding = weights.take(EMBEDDING, s.vocabulary, s.width)
-        ids = self.config.values
+        scale = np.float32(math.sqrt(s.width) if kind == "gemma" else 1)
         return Decoder(
-            str(ids.get("model_type", "llama")),
-            embedding,
+            kind,
+            embedding * scale,
             None,
             self.limit,
             lambda tokens, cache: self._graph(weights, embedding, tokens, cache),
@@ -80,6 +86,10 @@ class Llama:
 
     def _turned(self, blocks: Blocks, x: str, own: str, part: str) -> str:
         heads = self.sizes.heads if part == "q" else self.sizes.kv_heads
+        name = f"{own}.{part}_norm"
+        if blocks.weights.has(f"{name}.weight"):
+            gamma = blocks.weights.take(f"{name}.weight", self.sizes.head)
+            x = blocks.head_norm(x, name, self._paired(gamma, 1), heads)
         return blocks.rotated(x, heads, f"{own}.{part}_rope")
 
     def _projected(self, blocks: Blocks, x: str, name: str, heads: int, turned: bool = True) -> str:
@@ -88,10 +98,14 @@ class Llama:
         bias = None
         if weights.has(f"{name}.bias"):
             bias = weights.take(f"{name}.bias", heads * s.head)
-        if turned and not self.paired:
-            w = adjacent(w, heads)
-            bias = None if bias is None else adjacent(bias, heads)
+        if turned:
+            w = self._paired(w, heads)
+            bias = None if bias is None else self._paired(bias, heads)
         return blocks.linear(x, name, w, bias)
+
+    def _paired(self, rows: Floats, heads: int) -> Floats:
+        """Rows with the channels of a pair side by side."""
+        return rows if self.paired else adjacent(rows, heads, self.sizes.turned)
 
     def _feed_forward(self, blocks: Blocks, x: str, at: str) -> str:
         s, take = self.sizes, blocks.weights.take
@@ -112,10 +126,8 @@ def of_config(config: Config, model: StoredModel) -> Llama:
     kind = str(config.values.get("model_type"))
     config.require("attention_bias", kind == "qwen2", "biases of the output projection")
     config.require("mlp_bias", False, "biases in the feed-forward part")
-    if kind == "qwen3":
-        raise UnsupportedError(f"{config.path}: weft lacks the norms of queries and keys of qwen3")
     heads, width = config.size("num_attention_heads"), config.size("hidden_size")
-    head = config.size("head_dim", default=max(width // heads, 1))
+    head = config.size("head_dim", default=HEADS.get(kind, max(width // heads, 1)))
     window = (
         config.values.get("sliding_window") if config.values.get("use_sliding_window", True) else 0
     )
@@ -130,9 +142,19 @@ def of_config(config: Config, model: StoredModel) -> Llama:
         config.number("rms_norm_eps", default=1e-6),
         frequencies(config, head),
         int(window or 0),
+        rotated(config, head),
     ).check(str(config.path))
     limit = config.size("max_position_embeddings", default=2048)
-    return Llama(config, model, sizes, limit, activation=config.activation("hidden_act"))
+    names = ("hidden_activation", "hidden_act") if kind == "gemma" else ("hidden_act",)
+    return Llama(config, model, sizes, limit, activation=config.activation(*names))
+
+
+def rotated(config: Config, head: int) -> int:
+    """Channels of a head that are rotated."""
+    parameters = config.values.get("rope_parameters") or {}
+    own = parameters.get("partial_rotary_factor") if isinstance(parameters, Mapping) else None
+    factor = config.number("partial_rotary_factor", default=1.0) if own is None else float(own)
+    return int(head * factor) // 2 * 2
 
 
 def frequencies(config: Config, head: int) -> Floats:
@@ -141,8 +163,7 @@ def frequencies(config: Config, head: int) -> Floats:
     if not isinstance(scaling, Mapping):
         raise ModelError(f"{config.path}: rope_scaling = {scaling!r}; an object is expected")
     theta = float(scaling.get("rope_theta") or config.number("rope_theta", default=10000.0))
-    rotated = int(head * config.number("partial_rotary_factor", default=1.0)) // 2 * 2
-    plain = plain_frequencies(theta, head, rotated)
+    plain = plain_frequencies(theta, head, rotated(config, head))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return plain

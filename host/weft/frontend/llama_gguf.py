@@ -1,7 +1,7 @@
 """Decoders of the Llama family in GGUF: llama.cpp's names, weights in any of its types.
 
 Metadata: ggml-org/ggml, docs/gguf.md; names of tensors: llama.cpp, gguf-py/gguf/constants.py. For
-llama, llama.cpp stores rotated channels in adjacent pairs; for qwen2, half a head apart.
+llama, llama.cpp stores rotated channels in adjacent pairs; for qwen2 and qwen3, half a head apart.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from weft.frontend.decoder import Decoder, Sizes, plain_frequencies
 from weft.frontend.llama import Llama
 from weft.frontend.stored import StoredModel
 from weft.frontend.transformer_blocks import Config
+from weft.text.byte_pairs import byte_pairs
 from weft.text.tokenizer import SentencePieces, Tokenizer
 
-PAIRED = {"llama": True, "qwen2": False}  # architecture → whether pairs lie side by side
+PAIRED = {
+    "llama": True,
+    "qwen2": False,
+    "qwen3": False,
+}  # architecture → whether pairs lie side by side
 SPACE = "▁".encode()
 _OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -33,6 +38,8 @@ _INNER = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
@@ -70,13 +77,13 @@ def load(path: Path) -> Decoder:
     meta = model.metadata
     facts = {
         "model_type": kind,
-        "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
+        "bos_token_id": _bos(meta),
         "eos_token_id": meta.get("tokenizer.ggml.eos_token_id"),
     }
     limit = numbers.size("context_length")
     renamed = _renamed(model)
     llama = Llama(Config(path, facts), renamed, sizes, limit, PAIRED[kind])
-    return llama.decoder(_tokenizer(meta, sizes.vocabulary))
+    return llama.decoder(_tokenizer(path, meta, sizes.vocabulary))
 
 
 def _sizes(model: StoredModel) -> tuple[Config, Sizes]:
@@ -123,11 +130,35 @@ def _renamed(model: StoredModel) -> StoredModel:
     return replace(model, tensors=found)
 
 
-def _tokenizer(meta: Mapping[str, Any], words: int) -> Tokenizer | None:
-    """Llama's pieces with their scores; None for other kinds, whose merges GGUF holds otherwise."""
+def _tokenizer(path: Path, meta: Mapping[str, Any], words: int) -> Tokenizer | None:
+    """Llama's pieces with their scores, or byte-level BPE; None for other kinds, and where there
+    are not as many tokens as words. Raises ModelError for lists that don't fit each other.
+    """
     pieces: Sequence[str] = meta.get("tokenizer.ggml.tokens", ())
-    if meta.get("tokenizer.ggml.model") != "llama" or len(pieces) != words:
+    kind = meta.get("tokenizer.ggml.model")
+    if kind not in ("llama", "gpt2") or len(pieces) != words:
         return None
-    scores = np.asarray(meta.get("tokenizer.ggml.scores", np.zeros(words)), np.float64)
-    raw = tuple(str(piece).encode().replace(SPACE, b" ") for piece in pieces)
-    return SentencePieces(raw, tuple(map(float, scores)))
+    if kind == "llama":
+        scores = np.asarray(meta.get("tokenizer.ggml.scores", np.zeros(words)), np.float64)
+        raw = tuple(str(piece).encode().replace(SPACE, b" ") for piece in pieces)
+        return SentencePieces(raw, tuple(map(float, scores)))
+    types = np.asarray(meta.get("tokenizer.ggml.token_type", np.ones(words)), np.int64)
+    merges: Sequence[str] = meta.get("tokenizer.ggml.merges", ())
+    if types.shape != (words,) or len(set(pieces)) != words:
+        raise ModelError(
+            f"{path}: tokenizer of {len(set(pieces))} different tokens with {types.size} types; "
+            f"the model has {words} tokens"
+        )
+    pre = str(meta.get("tokenizer.ggml.pre", "gpt-2"))
+    try:
+        return byte_pairs(list(pieces), list(merges), types.tolist(), pre)
+    except (ModelError, UnsupportedError) as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _bos(meta: Mapping[str, Any]) -> Any:
+    """The token that texts begin with; Qwen's vocabularies name one that none begins with."""
+    byte_level = meta.get("tokenizer.ggml.model") == "gpt2"
+    default = not byte_level or meta.get("tokenizer.ggml.pre") == "llama-bpe"
+    begins = meta.get("tokenizer.ggml.add_bos_token", default)
+    return meta.get("tokenizer.ggml.bos_token_id") if begins else None

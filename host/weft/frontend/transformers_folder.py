@@ -15,6 +15,7 @@ TOKENS = 128  # of a text encoder, if nobody says how many
 IMAGES = {"vit": vit.load_vit, "deit": vit.load_vit, "swin": swin.load_swin}
 KNOWN = (*bert.KIN, *IMAGES)
 DECODERS = (*llama.FAMILY, "gpt2")  # see `weft.frontend.decoders`
+PAIRS = ("t5", "mt5", "bart")  # see `weft.frontend.encoder_decoders`
 # What an architecture that is asked for often would need.
 LACKS = {
     "albert": "weights shared between layers and a factorized embedding",
@@ -22,7 +23,6 @@ LACKS = {
     "deberta-v2": "disentangled attention, whose scores add products with relative positions",
     "electra": "the projection between embeddings and layers",
     "mpnet": "position biases by distance, computed from a table",
-    "t5": "an encoder-decoder pair and position biases by distance",
 }
 
 
@@ -44,7 +44,7 @@ def missing(folder: str | Path) -> str:
     if config is None or "model_type" not in config.values:
         return ""
     kind = str(config.values["model_type"])
-    if kind in DECODERS:
+    if kind in (*DECODERS, *PAIRS):
         return f" (model_type {kind!r} generates text: weft.compile, weft.open_decoder)"
     lacks = f"weft lacks {LACKS[kind]}" if kind in LACKS else "an architecture weft does not know"
     return f" (model_type {kind!r}: {lacks}; known: {', '.join(sorted(KNOWN))})"

@@ -20,6 +20,7 @@ from weft.lower.geometry import OPERAND, UNIFIED, WIDE
 from weft.lower.heads import pad_heads
 from weft.lower.inplace import without_copies
 from weft.lower.lengths import windowed, without_lengths
+from weft.lower.pairs import keep
 from weft.lower.partition import Partition, Placement, partition
 from weft.lower.provisional import provisional
 from weft.lower.schedule import (
@@ -80,6 +81,7 @@ def lower(
     entries = steps.entry_of(found.context.graph)
     parts, size = _parts(found, batch, entries)
     together = steps.together(found.context, parts)
+    keep(found.context, steps)
     rows, memory_rows = _memory(found, parts, size, together)
     emitter = Emitter(found.context, size, overlap, rows)
     segments: list[Segment] = []
@@ -236,8 +238,9 @@ def _memory(
         if name in graph.inputs or name in outputs:
             first[name], last[name] = 0, len(parts)
     own = [n for n in first if n not in together]
-    requests = [Request(n, context.maps[n].rows * batch, first[n], last[n]) for n in own]
-    slots = context.slots
+    slots, kept = context.slots, context.kept
+    sizes = {n: kept[n].stride * slots if n in kept else context.maps[n].rows * batch for n in own}
+    requests = [Request(n, sizes[n], first[n], last[n]) for n in own]
     requests += [Request(n, m.rows * slots, 0, len(parts)) for n, (m, _) in context.caches.items()]
     placed = plan(requests)
     rows = {n: placed.offsets[together.get(n, n)] for n in (*first, *context.caches)}
@@ -250,7 +253,8 @@ def _cache(found: Partition) -> Cache | None:
     if not context.cached:
         return None
     tokens = context.graph[context.graph.inputs[0]].shape[1]
-    return Cache(tokens, context.cached, tuple(context.caches), context.slots)
+    source = max((context.graph[n].shape[1] for n in context.sources), default=0)
+    return Cache(tokens, context.cached, tuple(context.caches), context.slots, source)
 
 
 def _regions(

@@ -168,7 +168,7 @@ def _append(
         (place, (*rows, follow("target", POSITION, place.at(0)))),
         (fresh, rows),
     ):
-        _rotate(emitter, cache.rotation, blocks, source, head * blocks, 0, tokens, places, {
+        _rotate(emitter, cache.rotations[head], blocks, source, head * blocks, 0, tokens, places, {
             "target": to.at(0), "target_block": to.block, "space": to.space,
         }, rules)  # fmt: skip
     step = place.rows * emitter.context.slots
@@ -190,7 +190,7 @@ def _append(
 def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Places) -> None:
     """q·kᵀ of one head into the wide buffer, masked, with the maximum of each row."""
     source, key, scores = places[op.query], places[op.caches[0].place], places[op.scratch]
-    parameter = emitter.epilogue(op.scores, 0, 1)
+    parameter = emitter.epilogue(op.heads_scores[query // op.group], 0, 1)
     lanes = emitter.context.lanes
     sizes = part.last - part.first, -(-op.keys // lanes)
     queries = source.at(query * op.query_blocks, 0, part.first), source.block
@@ -212,9 +212,26 @@ def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Pla
             left=-LIMIT,
             right=LIMIT,
             **parameters(op.scores, parameter),
+            **_bias(op, part, query, lanes, places),
         ),
         (*ifs(part.rows), follow("keys", TOTAL, most=op.keys), *window),
     )
+
+
+def _bias(op: CachedOp, part: _Part, query: int, lanes: int, places: Places) -> dict[str, int]:
+    """What is added to the scores of one head: a row of words per new token."""
+    if not op.bias:
+        return {}
+    blocks = -(-op.keys // lanes)
+    row = op.biases * blocks
+    return {
+        "residual": 1,
+        "residual_base": places[op.bias].at(0) + part.first * row + query * blocks,
+        "residual_block": 1,
+        "residual_col": row,
+        "residual_multiplier": 1 << 30,
+        "residual_shift": 1,
+    }
 
 
 def _values(
@@ -222,7 +239,7 @@ def _values(
 ) -> None:
     """Exponentials of the scores times values, divided by the sum of the exponentials."""
     value, scores = places[op.caches[1].place], places[op.scratch]
-    parameter = emitter.epilogue(op.epilogue, 0, 1)
+    parameter = emitter.epilogue(op.heads_values[query // op.group], 0, 1)
     lanes = emitter.context.lanes
     sizes = part.last - part.first, -(-op.keys // lanes)
     emitter.put(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from weft.lower.stage import HostOnlyError, MergeOp, Op, RotateOp, Rotation, Sta
 from weft.lower.weights import is_float
 from weft.pack import extents
 from weft.program import Layer, Layout, Unfold
+
+if TYPE_CHECKING:
+    from weft.lower.pairs import Kept
 
 
 def key_of(node: Node) -> str:
@@ -40,8 +43,9 @@ class Context:
 
     `cached` is the number of tokens that caches hold, 0 without any: then fields follow the
     registers of a run; there is one cache for each of `slots` texts. `caches` are their maps in
-    memory; `rotations` what makes their codes of the int16 that they are of; `tables` words of
-    int16 per position, in weight memory.
+    memory; `kept` maps that an encoder gives, of which each text has its own (`weft.lower.pairs`),
+    `sources` the inputs whose tokens are those of a source; `rotations` what makes codes of the
+    int16 that keys and values are of; `tables` words of int16 per position, in weight memory.
     """
 
     graph: Graph
@@ -51,6 +55,8 @@ class Context:
     fixed: set[str] = field(default_factory=set)
     cached: int = 0
     slots: int = 1
+    kept: dict[str, Kept] = field(default_factory=dict)
+    sources: frozenset[str] = frozenset()
     constants: dict[str, Array] = field(default_factory=dict)
     caches: dict[str, tuple[Map, Quant]] = field(default_factory=dict)
     rotations: dict[str, Rotation] = field(default_factory=dict)

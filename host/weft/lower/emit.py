@@ -16,6 +16,8 @@ from weft.lower.bands import bands
 from weft.lower.cache_rows import cached_attention, positions, rotate
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
+from weft.lower.engines import FEW_ROWS
+from weft.lower.few_rows import read_weights
 from weft.lower.fields import Rules, added, even, ifs, joined, moved, second, seen, source
 from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
@@ -68,6 +70,7 @@ class Emitter:
     _waiting: list[tuple[Words, Rules]] = field(default_factory=list)
     _range: tuple[int, int] = (0, 0)
     _segment: int = 0
+    engines: set[str] = field(default_factory=set)  # of the present layer's products
     _tables: list[dict[bytes, int]] = field(default_factory=lambda: [{}, {}, {}])
     _ends: list[int] = field(default_factory=lambda: [0, 0, 0])
     _tabled: set[str] = field(default_factory=set)
@@ -79,12 +82,15 @@ class Emitter:
         known: set[str] = set()
         for stage in piece.stages:
             self.layers.append(replace(stage.layer, tokens=layer_tokens(self.context, stage)))
+            self.engines = set()
             if piece.plan is None:
                 for band in bands(self.context, stage):
                     self._band(piece, stage, band.places, band.rows, set())
             else:
                 rows = (0, self.context.maps[stage.target].height)
                 self._band(piece, stage, piece.plan.of(self.batch), rows, known)
+            if self.engines == {FEW_ROWS}:
+                self.layers[-1] = replace(self.layers[-1], engine=FEW_ROWS)
         self.put(isa.BARRIER.encode())
         self.flush()
         return np.stack(self.words), np.asarray(self.owners, np.int32)
@@ -170,7 +176,8 @@ class Emitter:
         words = extent.blocks * size if whole else size
         chunks, each = 1 if whole else extent.blocks, extent.per_word
         first = self.regions[name] + place.origin * extent.width * each
-        rules = moved(symbol, place, each, extent.blocks) if symbol else ()
+        rules: Rules = moved(symbol, place, each, extent.blocks) if symbol else ()
+        kept = self.context.kept.get(name)
         for start in range(0, words, LARGEST_COUNT):
             self.put(
                 kind.encode(
@@ -184,7 +191,7 @@ class Emitter:
                     buffer_sample=place.sample,
                     space=place.space,
                 ),
-                rules,
+                (*rules, kept.at(first + start * each)) if kept else rules,
             )
 
     def _rects(self, op: MatrixOp | VectorOp, rows: tuple[int, int]) -> Iterator[Rect]:
@@ -207,30 +214,27 @@ class Emitter:
         if own is not None:
             count = self.batch * (rect.y1 - rect.y0) * (rect.x1 - rect.x0)
             step = min(step, tile_step(own, overlay, count))
-        skipped = ifs(rules) if rect.y0 else ()  # the first rows are always there
         for tile, end in even(0, op.blocks, step, 1 << op.epilogue.pack):
             parameter = self.epilogue(op.epilogue, tile, end)
             for number, part in enumerate(op.passes):
                 place = places[part.source]
                 window, fields = seen(part, rect, place)
-                self._need_weights((id(part.weights), tile, end), part.weights, tile, end, skipped)
-                last = number == len(op.passes) - 1
-                self.put(
-                    isa.MAT_MUL.encode(
-                        **vars(window),
-                        **fields,
-                        blocks=part.weights.blocks,
-                        tiles=end - tile,
-                        rows=own.rows(tile, end) if own is not None else 0,
-                        pad=part.pad,
-                        first=int(number == 0),
-                        last=int(last),
-                        overlap=int(self.overlap),
-                        **part.precision.fields(),
-                        pace=part.precision.pace(self._pace(part.weights)),
-                    ),
-                    rules,
-                )
+                whole = {
+                    **vars(window),
+                    **fields,
+                    "blocks": part.weights.blocks,
+                    "tiles": end - tile,
+                    "rows": own.rows(tile, end) if own is not None else 0,
+                    "pad": part.pad,
+                    "first": int(number == 0),
+                    "last": int(number == len(op.passes) - 1),
+                    "overlap": int(self.overlap),
+                    **part.precision.fields(),
+                    "pace": part.precision.pace(self._pace(part.weights)),
+                }
+                key = (id(part.weights), tile, end)
+                changed, more = read_weights(self, key, part.weights, whole, tile, rules, rect.y0)
+                self.put(isa.MAT_MUL.encode(**{**whole, **changed}), (*rules, *more))
             if not op.byte_blocks:
                 to = op.target
                 extra = added(op.residual, places, rect, to.block0 + tile, to)
@@ -239,7 +243,7 @@ class Emitter:
                 raw = replace(op.epilogue, mode=isa.RAW_BYTE + byte)
                 block = tile + byte * op.byte_blocks
                 self._activate(raw, parameter, op.target, rect, block, target, rules)
-            if skipped:
+            if rules and rect.y0:  # the first rows are always there
                 self.flush()
 
     def _vector(
@@ -340,25 +344,9 @@ class Emitter:
 
     def _need(self, key: object, rows: NDArray[np.int8]) -> None:
         """The next instruction takes `rows` from the stream: stores them once, reads them now."""
-        self._read(*self.store(key, lambda: rows))
+        self.read(*self.store(key, lambda: rows))
 
-    def _need_weights(
-        self, key: object, weights: AnyWeights, tile: int, end: int, skipped: Rules
-    ) -> None:
-        """The next instruction takes column tiles tile..end-1, which are decoded on their way.
-
-        Where it may be `skipped`, they are read for it alone.
-        """
-        start, count = self.store(key, lambda: weights.packed(tile, end))
-        fields = weights.fields(tile, end)
-        if fields["format"] == 0 and not skipped:
-            self._read(start, count)
-            return
-        self.flush()
-        read = isa.READ_WEIGHTS.encode(memory=start, memory_rows=count, **fields)
-        self.put(read, skipped)
-
-    def _read(self, start: int, count: int) -> None:
+    def read(self, start: int, count: int) -> None:
         """Rows for the next instruction; those that lie behind one another are read together."""
         if start != self._range[1] or self._range[0] == self._range[1]:
             self.flush()
@@ -390,7 +378,7 @@ class Emitter:
         for words, rules in self._waiting:
             segment, number = self._segment, len(self.words)
             if self.context.cached:
-                self.words += adjusts(words, rules)
+                self.words += adjusts(words, rules, self.context.sources)
             else:
                 self.rules += [replace(r, segment=segment, instruction=number) for r in rules]
             self.words.append(words)

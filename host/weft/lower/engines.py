@@ -37,6 +37,7 @@ SHIFT = {
     "olive4": "olive",
 }
 BINARY = {"binary": 1, "ternary": 2, "ternary2": 2}
+FEW_ROWS = "matvec"  # takes what the array would, once the rows of a MatMul are known
 SPARSE = ("nm", *isa.COMPRESSED)  # weft.lower.sparse chooses among these
 BITS = {"binary": binary.SIGNED_BITS, "binary01": 0}  # activations of one bit
 
@@ -63,7 +64,7 @@ def precisions(
     overlay: Overlay, x_format: str, x_bits: int, w: Quant, channels: int
 ) -> Iterator[Precision]:
     """What the engines of an overlay can do with such a layer: fewest folds first, then bytes."""
-    dense = (engine for engine in overlay.engines if engine not in SPARSE)
+    dense = (engine for engine in overlay.engines if engine not in (*SPARSE, FEW_ROWS))
     found = [_precision(engine, x_format, x_bits, w) for engine in dense]
     able = [_with_zeros(p, channels, overlay.lanes) for p in found if p is not None]
     yield from sorted(able, key=lambda p: _cost(p, w, channels, overlay.lanes))

@@ -13,7 +13,7 @@ from weft.config import TABLE_METHOD
 from weft.graph import Node, Quant
 from weft.lower.context import Context, key_of
 from weft.lower.epilogue import scaling
-from weft.lower.geometry import UNIFIED, Value, plain_window
+from weft.lower.geometry import UNIFIED, Target, Value, plain_window
 from weft.lower.layout import kept
 from weft.lower.stage import Epilogue, HostOnlyError, NormOp, Stage
 from weft.units import requant
@@ -25,7 +25,7 @@ EPSILON_BITS = 62
 
 
 def lower_norm(ctx: Context, node: Node) -> Stage:
-    """A norm over the last dimension. Its output is int8, or int16 in place of its input."""
+    """A norm over the last dimension, or each head; to int8, or int16 in place of its input."""
     x, y = ctx.value(node.inputs[0]), ctx.quant(node.outputs[0])
     elements = _elements(ctx, node, x)
     keep = ctx.is_wide(node.outputs[0])
@@ -35,10 +35,12 @@ def lower_norm(ctx: Context, node: Node) -> Stage:
     epsilon = _epsilon(node, x.quant, elements)
     window, rms = plain_window(x.layout), node.op == "RMSNorm"
     method = method_of("norm", ctx.overlay.norm)
-    op = NormOp(x.root, window, elements, done, method, rms, epsilon, keep)
-    stage = ctx.stage(
-        node, y, x.layout if keep else replace(x.layout, bits=8), (op,), engine="norm"
+    blocks = x.layout.blocks(ctx.lanes) // int(node.attrs.get("heads", 1))
+    ops = tuple(
+        NormOp(x.root, window, elements, done, method, rms, epsilon, keep, at, Target(at))
+        for at in range(0, x.layout.blocks(ctx.lanes), blocks)
     )
+    stage = ctx.stage(node, y, x.layout if keep else replace(x.layout, bits=8), ops, engine="norm")
     if not keep:
         return stage
     out, codes = stage.target, stage.target + CODES
@@ -65,7 +67,12 @@ def _elements(ctx: Context, node: Node, x: Value) -> int:
         raise HostOnlyError(f"a norm of {layout.channels} elements: at most {MOST_ELEMENTS}")
     if layout.blocks(ctx.lanes) > ctx.overlay.parameter_blocks:
         raise HostOnlyError("a norm of more channel blocks than the parameter table holds")
-    return layout.channels
+    if "heads" not in node.attrs:
+        return layout.channels
+    heads = int(node.attrs["heads"])
+    if layout.channels % (heads * ctx.lanes):
+        raise HostOnlyError(f"a norm of {heads} heads that are no whole words of {ctx.lanes}")
+    return int(ctx.graph[node.inputs[1]].size)
 
 
 def _epsilon(node: Node, x: Quant, elements: int) -> int:
@@ -139,8 +146,10 @@ def copy_of_norm(ctx: Context, node: Node, stages: Mapping[str, Stage]) -> tuple
         raise HostOnlyError("int8 of int16 that no norm has just made")
     norm = ctx.graph.producers()[root]
     y, codes = ctx.quant(root), ctx.quant(out)
-    (op,) = stage.ops
+    op, *more = stage.ops
     assert isinstance(op, NormOp), "what keeps int16 is a norm"
+    if more:
+        raise HostOnlyError("int8 of a norm of heads")
     factor = 1.0 if node.op == "Identity" else ctx.constant(node.inputs[1])
     if factor is None or np.size(factor) not in (1, op.elements):
         raise HostOnlyError("a factor that is not one number per channel")

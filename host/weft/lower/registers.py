@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from weft import isa
 from weft.isa import Words
 from weft.program import Rule
 
-TOKENS, POSITION, TOTAL, ORIGIN, PLACE = range(len(isa.REGISTERS))
+TOKENS, POSITION, TOTAL, ORIGIN, PLACE, SOURCE = range(len(isa.REGISTERS))
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,18 @@ def follow(
     register: int,
     base: int = 0,
     *,
+    offset: int = 0,
     most: int = (1 << 31) - 1,
     unit: int = 1,
     scale: int = 1,
     drop: bool = False,
 ) -> Follow:
     """A rule of a register for the next instruction."""
-    return Follow(0, 0, field, "", 0, most, unit, scale, register, base, drop)
+    return Follow(0, 0, field, "", offset, most, unit, scale, register, base, drop)
 
 
-def adjusts(words: Words, rules: Sequence[Rule]) -> Iterator[Words]:
-    """The Adjusts of an instruction."""
+def adjusts(words: Words, rules: Sequence[Rule], sources: Collection[str] = ()) -> Iterator[Words]:
+    """The Adjusts of an instruction; `sources` are the inputs whose tokens are a source's."""
     kind = isa.INSTRUCTIONS[int(words[0])]
     names = [field.name for field in kind.fields]
     parts = list(dict.fromkeys(r for r in rules if r.field or getattr(r, "drop", True)))
@@ -49,11 +50,12 @@ def adjusts(words: Words, rules: Sequence[Rule]) -> Iterator[Words]:
         fields: dict[str, int] = {}
         for i, rule in enumerate(parts[start : start + isa.ADJUSTMENTS]):
             own = rule if isinstance(rule, Follow) else None
+            counted = SOURCE if rule.input in sources else TOKENS
             unit = rule.unit.bit_length() - 1
             assert 1 << unit == rule.unit, "units are powers of two"
             fields |= {
                 f"field_{i}": 1 + names.index(rule.field) if rule.field else 0,
-                f"register_{i}": own.register if own else TOKENS,
+                f"register_{i}": own.register if own else counted,
                 f"drop_{i}": int(own.drop if own else True),
                 f"unit_{i}": unit,
                 f"offset_{i}": rule.offset,

@@ -49,7 +49,7 @@ def norm(
         rule = Rule(0, 0, "rows", symbol, first, last - first)
         emitter.put(
             isa.NORM.encode(
-                source=source.at(0, 0, first),
+                source=source.at(op.block0, 0, first),
                 source_block=source.block,
                 source_col=1,
                 rows=last - first,

@@ -187,7 +187,8 @@ class NormOp(RowOp):
     """LayerNorm or RMSNorm of the rows of a map of the wide buffer.
 
     Parameter block: gamma, beta and the shift behind them, then the scale of the codes. With
-    `keep` the normalized int16 take the place of the source. `epsilon` is added to n²·variance.
+    `keep` the normalized int16 take the place of the source, whose channel blocks from `block0` on
+    are meant. `epsilon` is added to n²·variance.
     """
 
     elements: int
@@ -196,6 +197,7 @@ class NormOp(RowOp):
     rms: bool
     epsilon: int
     keep: bool = False
+    block0: int = 0
     target: Target = HERE
 
 
@@ -265,6 +267,7 @@ class Rotation:
     shift: int
     table: str = ""
     head_blocks: int = 1
+    scale: float = 1.0  # what the two encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,13 +296,13 @@ class MergeOp(RowOp):
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """Keys or values in activation memory: `name` is their region, `rotation` makes them of the
-    source's int16, `place` is the map of a head in the operand buffer, `fresh` the one in the
-    unified buffer of a head's new tokens.
+    """Keys or values in activation memory: `name` is their region, `rotations` make those of each
+    head of the source's int16, `place` is the map of a head in the operand buffer, `fresh` the one
+    in the unified buffer of a head's new tokens.
     """
 
     name: str
-    rotation: Rotation
+    rotations: tuple[Rotation, ...]
     place: str
     fresh: str
 
@@ -309,9 +312,12 @@ class CachedOp(AttentionOp):
     """Attention of new tokens to those in a cache and to themselves.
 
     `key` and `value` are maps of the wide buffer with the new tokens; `keys` is the capacity of the
-    cache. `least` counts from the newest key that a query sees.
+    cache. Each head of keys has epilogues of its own (`heads_scores`, `heads_values`). `least`
+    counts from the newest key that a query sees.
     """
 
+    heads_scores: tuple[Epilogue, ...] = ()
+    heads_values: tuple[Epilogue, ...] = ()
     key_cache: Cache | None = None
     value_cache: Cache | None = None
 

@@ -57,7 +57,9 @@ class Steps:
                 raise UsageError(unknown("input or output", name, (*graph.inputs, *graph.outputs)))
             value = context.values.get(name)
             if value is None or (name in graph.outputs and value.root in context.hosted):
-                raise UsageError(f"state {state!r}: {name!r} is not on the accelerator")
+                whys = [part.why for part in parts if isinstance(part, HostRun)]
+                told = f": {'; '.join(whys)}" if whys else ""
+                raise UsageError(f"state {state!r}: {name!r} is not on the accelerator{told}")
             other = first.setdefault(state, name)
             if other == name:
                 continue

@@ -67,7 +67,7 @@ class Weights:
         last = min(self.lanes, len(self.codes))
         packed = len(self._packed(0, last))
         rows = self.taps * self.blocks * self.lanes
-        return max(1, -(-packed * overlay.beats // rows))
+        return max(1, -(-packed * overlay.beats // (rows * overlay.weight_ports)))
 
     def packed(self, first: int, last: int) -> Int8:
         """Memory rows of column tiles first..last-1."""

@@ -32,8 +32,8 @@ def even_products(
     graph: Graph, batches: Iterable[Mapping[str, Array]], strength: float = STRENGTH
 ) -> Graph:
     """The same function, its attention with a cache and its gates easier to round."""
-    cached = [n for n in graph if n.op == "Attention" and n.attrs.get("cache")]
-    if not cached:
+    cached = [n for n in graph if n.op == "Attention"]
+    if not any(node.attrs.get("cache") for node in cached):
         return graph
     gates = [node for node in graph if _is_gate(graph, node)]
     names = [n for node in cached for n in node.inputs[:3]] + [n.outputs[0] for n in gates]
@@ -91,16 +91,50 @@ def _scores(graph: Graph, node: Node, largest: Mapping[str, Factors], strength: 
         before = graph.producers().get(name)
         if before is not None and before.op == "Rope":
             name, pair = before.inputs[0], 2
-        layers.append(_layer(graph, name))
+        layers.append(_layer(graph, name) or _head_norm(graph, name))
     q, k = layers
     if q is None or k is None:
         return graph
     of_q, of_k = (largest[name] for name in node.inputs[:2])
+    if q.op == "RMSNorm" or k.op == "RMSNorm":
+        return _norms(graph, (q, k), (of_q, of_k), (heads, shared, pair), strength)
     of_q = of_q.reshape(shared, heads // shared, -1, pair).max((1, 3))
     of_k = of_k.reshape(shared, -1, pair).max(2)
     factors = np.repeat(_factors(of_k, of_q, strength), pair, axis=1)
     for_q = np.repeat(factors[:, None], heads // shared, axis=1)
     return _scaled(graph, [(k, 1 / factors.reshape(-1), 1), (q, for_q.reshape(-1), 1)])
+
+
+def _head_norm(graph: Graph, name: str) -> Node | None:
+    """The norm of heads that gives a tensor to one reader alone."""
+    node = graph.producers().get(name)
+    alone = len(graph.consumers().get(name, [])) == 1 and name not in graph.outputs
+    return (
+        node
+        if node is not None and alone and node.op == "RMSNorm" and "heads" in node.attrs
+        else None
+    )
+
+
+def _norms(
+    graph: Graph,
+    norms: tuple[Node, Node],
+    largest: tuple[Factors, Factors],
+    sizes: tuple[int, int, int],
+    strength: float,
+) -> Graph:
+    """Factors between queries and keys that are normalized: one for a channel of all heads."""
+    q, k = norms
+    if q.op != k.op:
+        return graph
+    heads, shared, pair = sizes
+    of_q, of_k = (
+        x.reshape(count, -1, pair).max((0, 2))
+        for x, count in zip(largest, (heads, shared), strict=True)
+    )
+    factors = np.repeat(_factors(of_k, of_q, strength), pair)
+    factors = factors[: graph[q.inputs[1]].size]
+    return _scaled(graph, [(k, 1 / factors, 0), (q, factors, 0)])
 
 
 def _values(graph: Graph, node: Node, largest: Mapping[str, Factors], strength: float) -> Graph:

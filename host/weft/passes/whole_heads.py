@@ -1,4 +1,4 @@
-"""Heads of whole words, in float: channels of zeros behind those of each head of cached attention.
+"""Heads of whole words, in float: channels of zeros behind those of each head of a decoder.
 
 Weights are padded before they are rounded, so that every number format has its groups within a
 head. `weft.lower.heads` does the same to int8 weights of attention without a cache.
@@ -13,15 +13,15 @@ import numpy as np
 
 from weft.graph import Array, Graph, Node, Tensor
 
-MOVES = ("Rope", "Identity")
+MOVES = ("Rope", "Identity")  # and norms of heads, which leave zeros zeros
 
 
 def whole_heads(graph: Graph, lanes: int) -> Graph:
-    """The same function, heads of attention with a cache a power of two times `lanes` wide.
+    """The same function, heads of attention a power of two times `lanes` wide.
 
     Attention whose operands are not the outputs of layers for it alone stays as it is.
     """
-    for key in [n.outputs[0] for n in graph if n.op == "Attention" and n.attrs.get("cache")]:
+    for key in [n.outputs[0] for n in graph if n.op == "Attention"]:
         graph = _widened(graph, graph.producers()[key], lanes)
     return graph.verify()
 
@@ -66,7 +66,7 @@ def _chain(graph: Graph, name: str) -> list[Node]:
         found.append(node)
         if node.op == "Linear":
             return [] if node.attrs.get("activation") else found
-        if node.op not in MOVES:
+        if node.op not in MOVES and not (node.op == "RMSNorm" and "heads" in node.attrs):
             return []
         name = node.inputs[0]
 

@@ -217,7 +217,13 @@ def write_bitstream(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(overlay)
     family = family_of(facts.part)
-    handoff = hardware_handoff(overlay.name, family, facts.clock_mhz, interrupt=interrupt)
+    handoff = hardware_handoff(
+        overlay.name,
+        family,
+        facts.clock_mhz,
+        interrupt=interrupt,
+        weight_ports=overlay.weight_ports,
+    )
     # A remote pynq keeps what it read of a .hwh for as long as the .bit beside it is the same.
     digest = hashlib.sha256(handoff.encode()).hexdigest()
     described = {"overlay": asdict(overlay), "handoff": digest}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import build, isa
-from weft.config import Overlay
+from weft.config import OVERLAY_LIMITS, Overlay
 from weft.device.csim import REPORT_WORDS, TIMEOUT, load_library
 from weft.device.registers import (
     ARGUMENTS,
@@ -21,11 +21,13 @@ from weft.device.registers import (
     PROGRESS,
     READY,
     START,
+    arguments,
     register_map,
 )
 from weft.simboard.memory import BusError, Memory
 
-_AT = {register.name: register.offset for register in register_map()}
+_MOST_PORTS = OVERLAY_LIMITS["weight_ports"][1]
+_AT = {r.name: r.offset for r in register_map(arguments(_MOST_PORTS))}
 _CTRL, _GIE, _IER, _ISR = (_AT[name] for name in ("CTRL", "GIER", "IP_IER", "IP_ISR"))
 _REPORT = _AT["Memory_results"]
 _INLINE_S = 1e-3
@@ -131,9 +133,8 @@ class Kernel:
 
     def _simulate(self, limit_s: float) -> bool:
         """Runs the segments; False where the kernel does not come to an end."""
-        code, first, segments, batch, tokens, position, origin, rows, weight_rows = (
-            _signed(self._values.get(_AT[name], 0)) for name in _SCALARS
-        )
+        values = [_signed(self._values.get(_AT[name], 0)) for name in _SCALARS]
+        code, first, segments, *_, rows, weight_rows = values
         report = np.zeros(REPORT_WORDS, np.int32)
         arrays: list[NDArray[Any]] = []
         if segments:
@@ -143,7 +144,7 @@ class Kernel:
             arrays[0] = _half(arrays[0], code, first)
         status = self._library.weft_run(
             *([a.ctypes.data for a in arrays] or (None, None, None)),
-            *(code, first, segments, batch, tokens, position, origin, rows, weight_rows),
+            *values,
             *(limit_s, report.ctypes.data),
         )
         if status == TIMEOUT:
@@ -169,6 +170,9 @@ class Kernel:
         loads = self._pointer("loads")
         if loads != self._pointer("stores"):
             raise BusError("loads and stores are different memories: the simulation has one")
+        ports = arguments(self._overlay.weight_ports)[len(ARGUMENTS) :]
+        if {self._pointer(p.name) for p in ports} - {self._pointer("weights")}:
+            raise BusError("weight ports at different memories: the simulation has one")
         stray = 1 << 40 if "stray" in self._faults else 0
         table = self._words(self._pointer("program") + stray, 2 * (first + segments))
         last = table.reshape(-1, 2)[first:]

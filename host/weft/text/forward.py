@@ -5,7 +5,7 @@ Both keep keys and values of the tokens before, in `slots` caches of `capacity` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,9 +17,9 @@ from weft.errors import ProgramError
 from weft.frontend.decoder import INPUT, OUTPUT, Decoder
 from weft.graph import Array, Graph, Node
 from weft.pack import Packer
-from weft.program import AcceleratorSegment, Program
+from weft.program import AcceleratorSegment, Program, Region
 from weft.text.decoder_assets import DecoderAssets
-from weft.transformer_ops import attention, rotated, window
+from weft.transformer_ops import attention, by_distance, rotated, window
 
 
 class Forward(Protocol):
@@ -72,17 +72,12 @@ class ProgramForward:
         """Logits [n, V]."""
         count, regions = len(tokens), self.program.regions
         if count not in self._views:
-            made = [
-                Packer(
-                    replace(r, layout=replace(r.layout, height=count)), self.program.overlay.lanes
-                )
-                for r in (regions[INPUT], regions[OUTPUT])
-            ]
+            made = [self._packer(regions[name], count) for name in (INPUT, OUTPUT)]
             self._views[count] = _Views(*made)
         views = self._views[count]
         x = self.assets.rows(tokens, position)
         self.device.write(regions[INPUT].row, views.inputs.pack(x[None]))
-        registers = (count, position, slot * self.capacity)
+        registers = self.registers(count, position, slot)
         self.results = [
             self.device.run(segment, 1, timeout_s, registers) for segment in self._segments
         ]
@@ -90,6 +85,19 @@ class ProgramForward:
         shape = (1, count, len(self.assets.embedding))
         codes = views.outputs.unpack(rows, 1, shape)
         return np.asarray(regions[OUTPUT].quant.dequantize(codes)[0])
+
+    def registers(self, tokens: int, position: int, slot: int) -> tuple[int, ...]:
+        """Those of a run."""
+        return tokens, position, slot * self.capacity
+
+    def packed(self, region: Region, count: int, x: Array) -> Array:
+        """Rows of memory of inputs [n, D] of `count` tokens."""
+        return self._packer(region, count).pack(x[None])
+
+    def _packer(self, region: Region, count: int) -> Packer:
+        """How so many tokens lie where there is room for more."""
+        layout = replace(region.layout, height=count)
+        return Packer(replace(region, layout=layout), self.program.overlay.lanes)
 
     def reload(self) -> None:
         """Loads the program again; caches are empty."""
@@ -104,31 +112,49 @@ class FloatForward:
     """A decoder's graph in float on the host: the reference."""
 
     def __init__(self, decoder: Decoder, capacity: int | None = None, slots: int = 1) -> None:
-        self.assets = DecoderAssets.of(decoder)
-        self.capacity = self.tokens = capacity or decoder.limit
+        size = capacity or decoder.limit
+        self._set(decoder.graph(1, size), DecoderAssets.of(decoder), size, slots)
+
+    def _set(self, graph: Graph, assets: DecoderAssets, capacity: int, slots: int) -> None:
+        self.assets = assets
+        self.capacity = self.tokens = capacity
         self.slots = slots
         self.results: list[RunResult] = []
-        self._graph: Graph = decoder.graph(1, self.capacity)
+        self._graph = graph
         self._caches: dict[tuple[int, str], tuple[Array, Array]] = {}
 
     def run(
         self, tokens: Sequence[int], position: int, slot: int, timeout_s: float | None = None
     ) -> Array:
         """Logits [n, V]."""
-        graph = self._graph
-        values = {INPUT: self.assets.rows(tokens, position)[None]}
-        values |= {n: t.real() for n, t in graph.tensors.items() if t.data is not None}
+        feeds = self.feeds(tokens, position, slot)
+        return np.asarray(self._values(self._graph, feeds, position, slot)[OUTPUT][0])
+
+    def feeds(self, tokens: Sequence[int], position: int, slot: int) -> Mapping[str, Array]:
+        """Inputs of the graph."""
+        return {INPUT: self.assets.rows(tokens, position)[None]}
+
+    def _values(
+        self, graph: Graph, feeds: Mapping[str, Array], position: int, slot: int
+    ) -> dict[str, Array]:
+        """All tensors of a graph."""
+        values = {n: t.real() for n, t in graph.tensors.items() if t.data is not None}
+        values |= feeds
         for node in graph:
             inputs = [values[name] for name in node.inputs if name]
             values[node.outputs[0]] = self._step(node, inputs, position, slot)
-        return np.asarray(values[OUTPUT][0])
+        return values
 
     def _step(self, node: Node, inputs: list[Array], position: int, slot: int) -> Array:
         if node.op == "Rope":
             return rotated(inputs[0], inputs[1], int(node.attrs["heads"]), position)
         if node.op != "Attention":
             return np.asarray(ops.spec_of(node).reference(node, inputs)[0])
-        q, *new = inputs
+        q, k, v, *bias = inputs
+        if not node.attrs.get("cache"):
+            bias = [b[:, : q.shape[1], : k.shape[1]] for b in bias]  # of the longest source
+            return np.asarray(attention(node, [q, k, v, *bias])[0])
+        new = [k, v]
         key = (slot, node.outputs[0])
         if position:
             old = self._caches[key]
@@ -136,9 +162,16 @@ class FloatForward:
                 np.concatenate([o[:, :position], n], axis=1) for o, n in zip(old, new, strict=True)
             ]
         self._caches[key] = (new[0], new[1])
+        new = self.attended(node, new)
         left, right = window(node)
         moved = node.with_attrs(causal=0, left=left + position, right=right + position)
-        return np.asarray(attention(moved, [q, *new])[0])
+        sizes = q.shape[1], new[0].shape[1], position
+        bias = [by_distance(b, *sizes) for b in bias]
+        return np.asarray(attention(moved, [q, *new, *bias])[0])
+
+    def attended(self, node: Node, kept: list[Array]) -> list[Array]:
+        """What queries see of keys and values: studies of their formats make it something else."""
+        return kept
 
     def reload(self) -> None:
         """Forgets all keys and values."""

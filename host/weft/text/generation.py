@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,19 +50,26 @@ class Timing:
 
 
 @dataclass
-class _Text:
-    """Tokens of a text, how many of them are in its slot, and bytes that are no letter yet."""
+class Text:
+    """Tokens of a text, how many of them are in its slot, and bytes that are no letter yet; the
+    tokens of its source, where it has one.
+    """
 
     tokens: list[int]
     slot: int = -1
     there: int = 0
     age: int = 0
     rest: bytes = b""
+    source: Sequence[int] = ()
     timing: Timing = field(default_factory=Timing)
 
 
 class DecoderSession(Closing):
-    """A decoder ready to generate. Threads may share it: each text has a slot of its own."""
+    """A decoder ready to generate. Threads may share it: each text has a slot of its own.
+    `behind_source` says that prompts are sources, which the text does not begin with.
+    """
+
+    behind_source = False
 
     def __init__(
         self, forward: Forward, assets: DecoderAssets, timeout_s: float | None = None
@@ -97,15 +105,23 @@ class DecoderSession(Closing):
         works on.
         """
         sampler = Sampler(temperature, top_p, seed)
-        text = _Text(self.assets.tokens_of(prompt))
+        text = self.text_of(prompt)
         self._check_length(len(text.tokens), tokens, sliding)
         return self._generate(text, tokens, sampler, stop, sliding)
 
+    def text_of(self, prompt: str | Sequence[int]) -> Text:
+        """A text that begins with a prompt."""
+        return Text(self.assets.tokens_of(prompt))
+
+    def prepare(self, text: Text) -> None:
+        """What is done for a text that has just entered its slot, before its first run."""
+
     def _generate(
-        self, text: _Text, tokens: int, sampler: Sampler, stop: bool, sliding: bool
+        self, text: Text, tokens: int, sampler: Sampler, stop: bool, sliding: bool
     ) -> Iterator[Piece]:
         self._enter(text)
         try:
+            self.prepare(text)
             for _ in range(tokens):
                 piece = self._next(text, sampler, stop, sliding)
                 if piece is None:
@@ -115,7 +131,7 @@ class DecoderSession(Closing):
             self.last = text.timing
             self._leave(text)
 
-    def _next(self, text: _Text, sampler: Sampler, stop: bool, sliding: bool) -> Piece | None:
+    def _next(self, text: Text, sampler: Sampler, stop: bool, sliding: bool) -> Piece | None:
         """One more piece of a text; None at its end."""
         if sliding and len(text.tokens) > self.forward.capacity:
             self._slide(text)
@@ -126,14 +142,14 @@ class DecoderSession(Closing):
         text.tokens.append(token)
         return Piece(token, self._letters(text, token, before))
 
-    def _slide(self, text: _Text) -> None:
+    def _slide(self, text: Text) -> None:
         """Forgets tokens in the middle; the rest is computed again at its new positions."""
         half = max(self.forward.capacity // 2, 1)
         sinks = min(SINKS, half - 1)
         text.tokens = text.tokens[:sinks] + text.tokens[len(text.tokens) - half + sinks :]
         text.there = 0
 
-    def _letters(self, text: _Text, token: int, before: int) -> str:
+    def _letters(self, text: Text, token: int, before: int) -> str:
         if self.assets.tokenizer is None:
             return ""
         text.rest += self.assets.tokenizer.piece(token, before)
@@ -147,7 +163,7 @@ class DecoderSession(Closing):
         letters, text.rest = text.rest.decode("utf-8", "replace"), b""
         return letters
 
-    def _logits(self, text: _Text, every: bool = False) -> Array:
+    def _logits(self, text: Text, every: bool = False) -> Array:
         """Logits behind the tokens that are new in a text: of the last part, or of all."""
         found: list[Array] = []
         while text.there < len(text.tokens):
@@ -165,7 +181,16 @@ class DecoderSession(Closing):
             found = [*found, logits] if every else [logits]
         return np.concatenate(found) if every else found[-1]
 
-    def _run(self, text: _Text, part: Sequence[int]) -> tuple[Array, int]:
+    def _run(self, text: Text, part: Sequence[int]) -> tuple[Array, int]:
+        with self.guarded(text):
+            logits = self.forward.run(part, text.there, text.slot, self.timeout_s)
+            return logits, sum(result.cycles for result in self.forward.results)
+
+    @contextmanager
+    def guarded(self, text: Text) -> Iterator[None]:
+        """Room for a run of a text. Raises DeviceError where its cache is gone; behind a run that
+        fails all are.
+        """
         with self._running:
             if not self._open:
                 raise DeviceError("the session is closed; open another one")
@@ -175,12 +200,11 @@ class DecoderSession(Closing):
                     "it again"
                 )
             try:
-                logits = self.forward.run(part, text.there, text.slot, self.timeout_s)
+                yield
             except BaseException:
                 self._age += 1  # whatever the slots hold, nobody may go on with it
                 self.forward.reload()
                 raise
-            return logits, sum(result.cycles for result in self.forward.results)
 
     def _check_length(self, prompt: int, tokens: int, sliding: bool) -> None:
         if tokens < 1:
@@ -192,7 +216,7 @@ class DecoderSession(Closing):
                 "compile with a larger cache, ask for fewer, or let the window slide (sliding)"
             )
 
-    def _enter(self, text: _Text) -> None:
+    def _enter(self, text: Text) -> None:
         """Waits for a slot."""
         me = threading.get_ident()
         with self._changed:
@@ -207,7 +231,7 @@ class DecoderSession(Closing):
             text.age = self._age
             self._holders[text.slot] = me
 
-    def _leave(self, text: _Text) -> None:
+    def _leave(self, text: Text) -> None:
         with self._changed:
             self._free.append(text.slot)
             del self._holders[text.slot]
@@ -248,10 +272,14 @@ class DecoderSession(Closing):
 
     def logits(self, prompt: str | Sequence[int]) -> Array:
         """Logits [n, V] behind each of the n tokens of a prompt."""
-        text = _Text(self.assets.tokens_of(prompt))
+        return self.logits_of(self.text_of(prompt))
+
+    def logits_of(self, text: Text) -> Array:
+        """Logits [n, V] behind each token of a text that has no slot yet."""
         self._check_length(len(text.tokens), 1, False)
         self._enter(text)
         try:
+            self.prepare(text)
             return self._logits(text, every=True)
         finally:
             self._leave(text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weft.errors import InputError
+from weft.errors import InputError, UsageError
 from weft.text.generation import DecoderSession
 
 SEPARATOR = "<|endoftext|>"  # between the texts of a file
@@ -28,8 +28,11 @@ def perplexity(
 ) -> Perplexity:
     """Perplexity of texts, which `<|endoftext|>` separates; each begins with BOS of its own.
 
-    A text longer than the cache goes on in a new one. Raises InputError for a file without tokens.
+    A text longer than the cache goes on in a new one. Raises InputError for a file without tokens,
+    UsageError for an encoder-decoder.
     """
+    if session.behind_source:
+        raise UsageError("perplexity is of texts, and an encoder-decoder says targets of sources")
     parts = [p.strip() for p in text.split(SEPARATOR) if p.strip()]
     total, count = 0.0, 0
     for number, part in enumerate(parts):

@@ -37,6 +37,6 @@ def step_rate(program: Program, board: Board | str, position: int) -> Rate:
         held = 0 if cache is None else cache.capacity
         raise ProgramError(f"program {program.name!r}: token {position} of a cache of {held}")
     found = board if isinstance(board, Board) else load_board(board)
-    step = estimate(program, board=found, registers=(1, position, 0))
+    step = estimate(program, board=found, registers=(1, position, 0, cache.source))
     seconds = step.wall_s or 0.0
     return Rate(step.cycles, step.bytes, seconds, step.bytes / (seconds * found.memory_bytes_per_s))

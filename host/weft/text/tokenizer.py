@@ -30,8 +30,8 @@ class Tokenizer(Protocol):
 
     kind: str
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a text, without special ones in front or behind."""
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Tokens of a text, with `special` ones in front or behind as the model wants them."""
 
     def piece(self, token: int, before: int | None) -> bytes:
         """The bytes that a token adds behind token `before`."""
@@ -52,8 +52,10 @@ class SentencePieces:
     def _tokens(self) -> dict[bytes, int]:
         return {piece: token for token, piece in reversed(list(enumerate(self.pieces)))}
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a text; a space is put in front, as Llama's tokenizer does."""
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Tokens of a text; a space is put in front, as Llama's tokenizer does. It knows no
+        special ones.
+        """
         if not text:
             return []
         tokens: list[int] = []
@@ -122,9 +124,9 @@ class Pretrained:
     def _made(self) -> Any:
         return pretrained(self.text)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, special: bool = False) -> list[int]:
         """Tokens of a text."""
-        return list(self._made.encode(text, add_special_tokens=False).ids)
+        return list(self._made.encode(text, add_special_tokens=special).ids)
 
     def piece(self, token: int, before: int | None) -> bytes:
         """What the token adds to the text of the two."""

@@ -42,7 +42,8 @@ def golden(state: State, f: Fields, batch: int) -> None:
     if state.queued > QUEUE:
         raise FaultError(9, f"more than {QUEUE} ReadWeights ahead of their use")
     rows = state.weights[f["memory"] : end]
-    state.stream.append(rows if fmt.name == "int8" else _decoded(rows, f, fmt, state.overlay))
+    decoded = rows if fmt.name == "int8" else _decoded(rows, f, fmt, state.overlay)
+    state.feed(decoded, bool(f["matvec"]))
 
 
 def _checked(state: State, f: Fields) -> Format:
@@ -52,6 +53,10 @@ def _checked(state: State, f: Fields) -> Format:
         raise FaultError(2, f"format = {f['format']}: overlay {state.overlay.name!r} has none such")
     if f["rows"] == 0 or f["memory_rows"] != memory_rows(f, fmt, state.overlay):
         raise FaultError(2, f"rows = {f['rows']}, memory_rows = {f['memory_rows']}")
+    if f["matvec"]:
+        o = state.overlay
+        if "matvec" not in o.engines or f["rows"] % o.stream_rows or f["index"]:
+            raise FaultError(2, f"matvec = 1, rows = {f['rows']}, index = {f['index']}")
     return fmt
 
 

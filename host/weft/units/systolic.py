@@ -17,7 +17,7 @@ from weft import isa
 from weft.config import Overlay
 from weft.engine import Bytes, Engine, weight_rows
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
-from weft.units import bf16, binary, compressed, fusion, nm, shift, window
+from weft.units import bf16, binary, compressed, fusion, matvec, nm, shift, window
 
 
 def _plain(f: Fields, overlay: Overlay) -> bool:
@@ -33,9 +33,14 @@ ENGINE = Engine(
     "int8 × int8 or int16 into int32",
 )
 ENGINES: dict[str, Engine] = {
-    e.name: e for e in (ENGINE, fusion.ENGINE, shift.ENGINE, binary.ENGINE, bf16.ENGINE, nm.ENGINE)
+    e.name: e
+    for e in (
+        *(ENGINE, fusion.ENGINE, shift.ENGINE, binary.ENGINE, bf16.ENGINE, nm.ENGINE),
+        matvec.ENGINE,
+    )
 }
-assert (*ENGINES, *isa.COMPRESSED) == isa.ENGINES, "instructions number the engines in this order"
+assert {*ENGINES, *isa.COMPRESSED} == set(isa.ENGINES), "each engine has a number"
+assert isa.ENGINES[matvec.NUMBER] == matvec.ENGINE.name
 
 
 def array_clocks(
@@ -52,7 +57,7 @@ def array_clocks(
     `pace`: clocks per tile row that the weights take to arrive; 0: those of int8. `index`: rows of
     positions in front of a tile.
     """
-    load = (overlay.rows + index) * (pace or overlay.beats)
+    load = (overlay.rows + index) * (pace or overlay.pace)
     flush = engine.flush(overlay)
     if overlap:
         period = max(m, load)
@@ -62,7 +67,7 @@ def array_clocks(
 
 def plain(overlay: Overlay) -> dict[str, int]:
     """Fields of a MatMul on int8 codes and int8 weights."""
-    return {"words": 1, "activation_bits": 8, "weight_bits": 8, "pace": overlay.beats}
+    return {"words": 1, "activation_bits": 8, "weight_bits": 8, "pace": overlay.pace}
 
 
 def gemm_folds(n: int, k: int, overlay: Overlay) -> int:
@@ -85,6 +90,8 @@ def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """Clocks of one MatMul."""
     if compressed.is_compressed(f):
         return compressed.least_clocks(f, batch)
+    if matvec.is_matvec(f):
+        return matvec.clocks(f, overlay, batch)
     m, engine = window.positions(f, batch), ENGINES[isa.ENGINES[f["engine"]]]
     folds, index = f["tiles"] * folds_per_tile(f), engine.index(f, overlay.lanes)
     array = array_clocks(m, folds, overlay, bool(f["overlap"]), f["pace"], engine, index)
@@ -99,9 +106,9 @@ def golden(state: State, f: Fields, batch: int) -> None:
     m, lanes = window.positions(f, batch), state.overlay.lanes
     folds, rows = folds_per_tile(f), _weight_rows(engine, f)
     per_tile = lanes + engine.index(f, lanes)
-    state.need(f["tiles"] * folds * per_tile * rows)
+    state.need(f["tiles"] * folds * per_tile * rows, matvec.is_matvec(f))
     x = engine.activations(_gather(state, f, batch), f)  # [m, folds, lanes, products]
-    taken = state.take(f["tiles"] * folds * per_tile * rows)
+    taken = state.take(f["tiles"] * folds * per_tile * rows, matvec.is_matvec(f))
     w = engine.weights(taken.reshape(f["tiles"], folds, per_tile, rows, lanes), f)
     if engine.is_float:
         sums = np.stack([bf16.products(x[..., 0], tile[:, :, 0]) for tile in w])
@@ -118,7 +125,8 @@ def golden(state: State, f: Fields, batch: int) -> None:
 
 def _weight_rows(engine: Engine, f: Fields) -> int:
     """Stream rows of a tile row."""
-    return 1 if engine.is_float or engine.name in ("systolic", "nm") else weight_rows(f)
+    whole = engine.is_float or engine.name in ("systolic", "nm", "matvec")
+    return 1 if whole else weight_rows(f)
 
 
 def _integer_sums(x: NDArray[np.int64], w: NDArray[np.int64], shift: int) -> NDArray[np.int32]:
@@ -137,7 +145,8 @@ def _hand_over(state: State, f: Fields, batch: int, sums: NDArray[np.int32]) -> 
     """Leaves sums to the Activate behind, or to the next MatMul."""
     state.sums = None
     if f["last"]:
-        sources = ((0, *window.source_range(f, batch)),)
+        space = isa.WIDE if matvec.reads_wide(f) else isa.UNIFIED
+        sources = ((space, *window.source_range(f, batch)),)
         state.sums = Sums(sums, f["out_h"], f["out_w"], sources, repeat=f["tiles"] == 1)
     else:
         state.partial[: sums.shape[1]] = sums[0]
@@ -148,28 +157,30 @@ def _hand_over(state: State, f: Fields, batch: int, sums: NDArray[np.int32]) -> 
 def _gather(state: State, f: Fields, batch: int) -> Bytes:
     """Bytes [M, folds, words, lanes] that reach the array: taps outermost, then channel blocks.
 
-    Words that the last group has no blocks for are 0.
+    Words that the last group has no blocks for are 0. Of the wide buffer they are int16.
     """
+    memory: Any = state.wide if matvec.reads_wide(f) else state.buffer.view(np.uint8)
     address, inside = window.walk(f, batch)  # [taps, M]
     groups, words = -(-f["blocks"] // f["words"]), f["words"]
-    found = np.zeros((*address.shape, groups * words, state.overlay.lanes), np.uint8)
+    found = np.zeros((*address.shape, groups * words, state.overlay.lanes), memory.dtype)
     base = np.where(inside, address, 0)
     for block in range(f["blocks"]):
-        found[:, :, block] = state.buffer.view(np.uint8)[base + block * f["source_block"]]
-    found[~inside, : f["blocks"]] = f["pad"] & 0xFF
+        found[:, :, block] = memory[base + block * f["source_block"]]
+    found[~inside, : f["blocks"]] = f["pad"] & (0xFF if memory.dtype == np.uint8 else -1)
     taps, m = address.shape
     ordered = found.reshape(taps, m, groups, words, -1).transpose(1, 0, 2, 3, 4)
     return ordered.reshape(m, taps * groups, words, -1)
 
 
 def _check(state: State, f: Fields, batch: int) -> Engine:
-    window.check(state, f, batch)
+    window.check(state, f, batch, isa.WIDE if matvec.reads_wide(f) else isa.UNIFIED)
     if f["tiles"] == 0 or (not f["last"] and f["tiles"] != 1):
         raise FaultError(2, f"tiles = {f['tiles']}, last = {f['last']}")
     engine = _engine(state, f)
     m = window.positions(f, batch)
-    if m > state.overlay.accumulator_rows:
-        raise FaultError(4, f"{m} of {state.overlay.accumulator_rows}")
+    limit = matvec.ROWS if matvec.is_matvec(f) else state.overlay.accumulator_rows
+    if m > limit:
+        raise FaultError(4, f"{m} of {limit}")
     if not f["first"] and state.open_rows != m:
         raise FaultError(6, f"{m} rows go on from {state.open_rows} unfinished ones")
     return engine

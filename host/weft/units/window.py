@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from weft import isa
 from weft.state import FaultError, Fields, State
 
 Index = NDArray[np.int64]
@@ -92,13 +93,13 @@ def source_range(f: Fields, batch: int) -> tuple[int, int]:
     return f["source"], last
 
 
-def check(state: State, f: Fields, batch: int) -> None:
-    """Raises FaultError for sizes of 0, an input outside the buffer, or too many rows."""
+def check(state: State, f: Fields, batch: int, space: int = isa.UNIFIED) -> None:
+    """Raises FaultError for sizes of 0, an input outside its buffer, or too many rows."""
     sizes = ("height", "width", "kernel_h", "kernel_w", "out_h", "out_w", "blocks")
     if min(f[name] for name in sizes) == 0:
         raise FaultError(2, ", ".join(name for name in sizes if f[name] == 0) + " = 0")
     if max(reach(f, "h", "y"), reach(f, "w", "x")) > MAX_REACH:
         raise FaultError(2, f"the window reaches further than {MAX_REACH} positions")
     last = source_range(f, batch)[1]
-    if last >= len(state.buffer):
-        raise FaultError(3, f"word {last} of {len(state.buffer)}")
+    if last >= len(state.space(space)):
+        raise FaultError(3, f"word {last} of {len(state.space(space))}")

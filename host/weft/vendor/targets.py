@@ -48,7 +48,8 @@ class Group:
 # and HP3 another (UG585); on UltraScale+ HP1 and HP2 share one (UG1085).
 _ORDER = {"zynq7000": (0, 2, 1, 3), "zynqmp": (0, 1, 3, 2)}
 # Streams that keep a port busy of their own; everything else shares with the first one.
-_BUSY = ("weights", "loads", "stores")
+_BUSY = ("loads", "stores")
+_WEIGHTS = ("weights", "weight_port_")
 
 
 def memory_ports(board: Board) -> list[int]:
@@ -61,19 +62,21 @@ def memory_ports(board: Board) -> list[int]:
 def groups(board: Board, ports: Sequence[Port]) -> list[Group]:
     """Which kernel ports lead to which memory port: weights (with the program), loads, stores.
 
-    With fewer memory ports than that, neighbours share. Raises OverlayError without any.
+    With fewer memory ports than that, neighbours share; of several weight ports each has its own as
+    far as there are any, and loads and stores share the last ones. Raises OverlayError without any.
     """
     numbers = memory_ports(board)
     if not numbers:
         raise OverlayError(
             f"board {board.name!r}: no HP port among {', '.join(board.ports) or 'its ports'}"
         )
-    busy = [p for p in ports if set(p.arguments) & set(_BUSY)]
+    weights = [p for p in ports if any(a.startswith(_WEIGHTS) for a in p.arguments)]
+    busy = [*weights, *(p for p in ports if set(p.arguments) & set(_BUSY))]
     shares = min(len(numbers), len(busy)) or 1
     members: list[list[Port]] = [[] for _ in range(shares)]
     for port in ports:
         index = busy.index(port) if port in busy else 0
-        members[index * shares // max(1, len(busy))].append(port)
+        members[_share(index, len(weights), len(busy), shares)].append(port)
     return [
         Group(
             tuple(p.bundle for p in those),
@@ -82,6 +85,15 @@ def groups(board: Board, ports: Sequence[Port]) -> list[Group]:
         )
         for those, number in zip(members, numbers, strict=False)
     ]
+
+
+def _share(index: int, weights: int, busy: int, shares: int) -> int:
+    """The memory port of busy stream `index`, of which the first `weights` bring weights."""
+    if weights <= 1 or shares == busy:
+        return index * shares // max(1, busy)
+    if index < weights:
+        return index * min(shares, weights) // weights
+    return shares - 1 - (index - weights) % shares
 
 
 def _slave(family: str, number: int) -> tuple[str, str]:

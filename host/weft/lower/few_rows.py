@@ -1,0 +1,105 @@
+"""Products of a few rows: engine matvec takes from the array what it does faster.
+
+Both read the same weights, so a program with a cache, whose runs have any number of tokens, changes
+the engine of its MatMuls by Adjust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from weft import isa
+from weft.config import Overlay
+from weft.lower.fields import Rules, ifs
+from weft.lower.registers import TOKENS, Follow, follow
+from weft.lower.weights import Weights
+from weft.units import matvec, systolic, window
+
+if TYPE_CHECKING:
+    from weft.lower.emit import AnyWeights, Emitter
+
+Fields = dict[str, int]
+
+
+def of_few_rows(
+    fields: Mapping[str, int], memory_rows: int, overlay: Overlay, batch: int
+) -> dict[str, int]:
+    """What puts a MatMul of the array, given by its fields, on engine matvec; {} where it stays.
+
+    It goes where it takes fewer clocks there, with the same weights, `memory_rows` rows of memory.
+    """
+    rows = window.positions(fields, batch)
+    if "matvec" not in overlay.engines or window.taps(fields) != 1 or rows > matvec.ROWS:
+        return {}
+    if isa.ENGINES[fields["engine"]] != "systolic" or fields["shift"]:
+        return {}
+    taken = fields["tiles"] * fields["blocks"] * overlay.rows
+    more = {"engine": matvec.NUMBER, **matvec.arrival(taken, memory_rows, overlay)}
+    there = matvec.clocks({**fields, **more}, overlay, batch).total
+    return more if there < systolic.clocks(fields, overlay, batch, {}).total else {}
+
+
+def most_rows(fields: Mapping[str, int], memory_rows: int, overlay: Overlay) -> int:
+    """Up to how many rows, one per token of a run, engine matvec is faster; 0: never."""
+    found = 0
+    for rows in range(1, min(matvec.ROWS, fields["out_h"]) + 1):
+        if not of_few_rows({**fields, "out_h": rows}, memory_rows, overlay, 1):
+            break
+        found = rows
+    return found
+
+
+def by_tokens(fields: Mapping[str, int], memory_rows: int, overlay: Overlay, first: int) -> Rules:
+    """Rules of a MatMul of tokens `first`, `first` + 1, ...: matvec for those it is faster for.
+
+    ⌈min(1, left − most) / 8⌉ is 0 for left = 1..most tokens, 1 for more; most is at most 8.
+    """
+    most = most_rows(fields, memory_rows, overlay)
+    if not most:
+        return ()
+    few = of_few_rows({**fields, "out_h": most}, memory_rows, overlay, 1)
+    return tuple(_either(name, few[name], fields.get(name, 0), first + most) for name in few)
+
+
+def _either(name: str, few: int, many: int, last: int) -> Follow:
+    """`few` for a run of up to `last` tokens, `many` for a longer one."""
+    return follow(name, TOKENS, few, offset=last, most=1, unit=matvec.ROWS, scale=many - few)
+
+
+def read_weights(
+    emitter: Emitter,
+    key: object,
+    weights: AnyWeights,
+    product: Mapping[str, int],
+    tile: int,
+    rules: Rules,
+    first: int,
+) -> tuple[Fields, Rules]:
+    """Reads column tiles from `tile` on for the MatMul that follows; they are decoded on their way.
+
+    `rules` are those of its tokens from `first` on: where it may have none (first > 0), weights
+    come for it alone. Returns what its number of rows changes: fields, and rules of fields.
+    """
+    end, overlay = tile + product["tiles"], emitter.context.overlay
+    start, count = emitter.store(key, lambda: weights.packed(tile, end))
+    fields, changed = weights.fields(tile, end), Fields()
+    followed: Rules = ()
+    if isinstance(weights, Weights) and emitter.context.cached and rules:
+        followed = by_tokens(product, count, overlay, first)
+    elif isinstance(weights, Weights):
+        changed = of_few_rows(product, count, overlay, emitter.batch)
+    emitter.engines.add(isa.ENGINES[{**product, **changed}["engine"]])
+    skipped = ifs(rules) if first else ()
+    if fields["format"] == 0 and not (skipped or changed or followed):
+        emitter.read(start, count)
+        return changed, followed
+    emitter.flush()
+    if followed:
+        last = followed[0].offset
+        skipped = (*skipped, _either("matvec", 1, 0, last))
+    read = isa.READ_WEIGHTS.encode(
+        memory=start, memory_rows=count, matvec=int(bool(changed)), **fields
+    )
+    emitter.put(read, skipped)
+    return changed, followed
