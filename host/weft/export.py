@@ -54,7 +54,8 @@ def geometry(values: Mapping[str, str], unit: str = "") -> Overlay:
     if "rows" in changed:
         rows = int(changed["rows"])
         changed = {"cols": rows, "bus_bytes": min(rows, SMALL.bus_bytes), **changed}
-    return replace(SMALL, **changed).verify()  # type: ignore[arg-type]
+    parts = EXPORTS[unit].parts if unit in EXPORTS else {}
+    return replace(SMALL, **parts, **changed).verify()  # type: ignore[arg-type]
 
 
 def files(unit: str, overlay: Overlay) -> dict[str, str]:
@@ -70,7 +71,7 @@ def files(unit: str, overlay: Overlay) -> dict[str, str]:
     if unit not in EXPORTS:
         raise UsageError(unknown("unit", unit, EXPORTS))
     exported = EXPORTS[unit]
-    overlay = replace(overlay, engines=exported.engines).verify()
+    overlay = replace(overlay, engines=exported.engines, **exported.parts).verify()  # type: ignore[arg-type]
     if exported.formats:
         overlay = replace(overlay, formats=tuple(FORMATS))
     runs = exported.runs(overlay, np.random.default_rng(_SEED))

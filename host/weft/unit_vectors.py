@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.port_vectors import MEMORY_ROWS, SHIFT_KINDS, cells, decode, memory
+from weft.row_vectors import NORM_PARTS, ROTATE_PARTS, norm, turn
 from weft.sparse_vectors import eie
 from weft.state import State, Sums
 from weft.unit_words import ExportUnit, Run, Words, clock_words, fields, need, random_codes, words
@@ -302,6 +303,20 @@ EXPORTS: dict[str, ExportUnit] = {
             eie,
             settings={"eie_pes": "8", "eie_entries": "256", "eie_pointers": "66"},
             engines=("systolic", "eie"),
+        ),
+        ExportUnit(
+            "norm",
+            "LayerNorm and RMSNorm of int16 rows",
+            norm,
+            settings={"wide_words": "64"},
+            parts=NORM_PARTS,
+        ),
+        ExportUnit(
+            "rotate",
+            "Rotary embedding of int16 rows",
+            turn,
+            settings={"wide_words": "64"},
+            parts=ROTATE_PARTS,
         ),
     )
 }

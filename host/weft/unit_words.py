@@ -25,7 +25,7 @@ class ExportUnit:
     Where it has memory ports, `memory_rows` rows are behind them: operands begin with what they
     hold, and results end with what they hold afterwards. `settings`: sizes that it is exported
     with unless told otherwise; `formats`: it reads every number format; `engines`: what else of the
-    array it needs.
+    array it needs; `parts`: other settings of the overlay that it is there with.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ExportUnit:
     settings: Mapping[str, str] = field(default_factory=dict)
     formats: bool = False
     engines: tuple[str, ...] = ("systolic",)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def words(*parts: ArrayLike) -> Words:

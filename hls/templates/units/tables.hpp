@@ -36,6 +36,25 @@ words:
   }
 }
 
+/// Words of the wide buffer, an int16 to a word of the stream.
+inline void take_wide(Port &from, int count, Memories &m) {
+words:
+  for (int i = 0; i < count; ++i) {
+    WEFT_TRIPCOUNT(kWideWords)
+  lanes:
+    for (int c = 0; c < kCols; ++c) m.wide[i][c] = Int<16>(take(from));
+  }
+}
+
+inline void give_wide(Port &to, int count, const Memories &m) {
+words:
+  for (int i = 0; i < count; ++i) {
+    WEFT_TRIPCOUNT(kWideWords)
+  lanes:
+    for (int c = 0; c < kCols; ++c) give(to, Int<32>(m.wide[i][c]));
+  }
+}
+
 inline void give_buffer(Port &to, int first, int count, const Memories &m) {
 words:
   for (int i = 0; i < count; ++i) {
