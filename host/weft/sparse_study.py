@@ -7,7 +7,7 @@ Each form is a pattern of zeros (weft.pruning.spec), which names the engine: "2:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ FORMS = ("2:4", "csc:0.9", "bitmask:0.5", "snap:0.8")
 BOARDS = ("KV260", "ZCU104")
 MEASURED = 16  # samples whose clocks are counted
 SPARSE = ("nm", "eie", "snap", "gather")
+WORTH = 0.01  # share of the clocks that the zeros of a layer save at least
 
 Progress = Callable[[int, int], None]
 
@@ -91,6 +92,26 @@ def _pruned(task: Task, form: str) -> Graph:
     if form == "dense":
         return task.graph
     return prune(task.graph, form, criterion=task.criterion, calibration=task.calibration)
+
+
+def unpaid(task: Task, form: str, least: float = WORTH) -> dict[str, str]:
+    """Layers whose zeros would save less than `least` of the network's clocks, {name: "dense"}.
+
+    Pruning them costs accuracy for little: shortcuts and classifiers are small, and where channels
+    are few the array saves no fold. `layers` of weft.passes.prune.prune, and plans, leave what is
+    named here dense. Clocks are predicted, on the task's overlay.
+    """
+    from weft.estimate import estimate
+
+    magnitude = replace(task, criterion="magnitude")  # which weights go changes no clock
+    graphs = {name: _pruned(magnitude, name) for name in ("dense", form)}
+    dense, sparse = (estimate(program_of(task, *pair)) for pair in graphs.items())
+    whole = sum(layer.cycles for layer in dense.layers)
+    return {
+        ours.name: "dense"
+        for ours, theirs in zip(sparse.layers, dense.layers, strict=True)
+        if ours.macs and theirs.cycles - ours.cycles < least * whole
+    }
 
 
 def program_of(task: Task, form: str, graph: Graph) -> Program:
