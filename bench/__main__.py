@@ -43,6 +43,7 @@ GROUPS = (
     "tpu",
     "decoders",
     "sparse_packing",
+    "sparse_speed",
     "importing",
 )
 
