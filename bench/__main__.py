@@ -37,6 +37,7 @@ GROUPS = (
     "qat",
     "nonlinear",
     "hgpipe",
+    "swin",
     "embedding",
     "generation",
     "designs",

@@ -17,6 +17,7 @@ FLOAT = 3.548  # published with the data
 # What of the weights, further options, and the largest perplexity that is wanted.
 WAYS = (
     ("W8A8KV8", {}, 3.62),
+    ("W8A8KV8, a scale per head", {"head_scales": True}, 3.62),
     ("uint4:g32 by GPTQ, A8KV8", {"weights": "uint4:g32", "weight_method": "gptq"}, 4.0),
 )
 OVERLAY = "decoder"

@@ -1,14 +1,15 @@
 """Writes tests/data/transformers: tiny random encoders and what the transformers library computes.
 
-    python tests/record_transformers.py
+    python tests/record_transformers.py [FOLDER ...]
 
-needs torch and transformers. Each folder has config.json, model.safetensors (float32) and
-expected.npz: the inputs, and the library's outputs in float32.
+needs torch and transformers. Without names, all are written anew. Each folder has config.json,
+model.safetensors (float32) and expected.npz: the inputs, and the library's outputs in float32.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,28 @@ IMAGE = {
     "num_labels": 5,
 }
 
+WINDOWS = {
+    "image_size": 16,
+    "patch_size": 2,
+    "num_channels": 3,
+    "embed_dim": 32,
+    "depths": [2, 1],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "mlp_ratio": 1.5,
+    "num_labels": 5,
+}
+# No square, positions of its own, no biases of q, k and v, a last map as high as a window.
+OBLONG = {
+    "image_size": [12, 24],
+    "embed_dim": 8,
+    "depths": [2, 2],
+    "num_heads": [1, 2],
+    "window_size": 3,
+    "use_absolute_embeddings": True,
+    "qkv_bias": False,
+}
+
 
 def models() -> dict[str, nn.Module]:
     """The encoders, by folder."""
@@ -56,6 +79,8 @@ def models() -> dict[str, nn.Module]:
         "distilbert": t.DistilBertModel(t.DistilBertConfig(**DISTIL)),
         "vit": t.ViTForImageClassification(t.ViTConfig(**IMAGE)),
         "vit_hidden": t.ViTModel(t.ViTConfig(**IMAGE, qkv_bias=False), add_pooling_layer=False),
+        "swin": t.SwinForImageClassification(t.SwinConfig(**WINDOWS)),
+        "swin_hidden": t.SwinModel(t.SwinConfig(**{**WINDOWS, **OBLONG}), add_pooling_layer=False),
         "deit": t.DeiTForImageClassificationWithTeacher(t.DeiTConfig(**IMAGE)),
     }
 
@@ -87,16 +112,21 @@ def text_example(module: nn.Module) -> dict[str, np.ndarray]:
 
 def image_example(module: nn.Module) -> dict[str, np.ndarray]:
     """Images, and logits or hidden states."""
-    x = np.random.default_rng(1).normal(0, 1, (3, 3, 12, 12)).astype(np.float32)
+    size = module.config.image_size
+    sides = size if isinstance(size, (list, tuple)) else (size, size)
+    x = np.random.default_rng(1).normal(0, 1, (3, 3, *sides)).astype(np.float32)
     with torch.no_grad():
         made = module(pixel_values=torch.tensor(x))
     return {"x": x, "y": made[0].numpy()}
 
 
 def main() -> None:
-    """Writes all folders anew."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    """Writes the folders that are named, or all, anew."""
+    wanted = sys.argv[1:] or list(models())
     for name, module in models().items():
+        if name not in wanted:
+            continue
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
         module.eval()
         randomize(module)
         module.save_pretrained(FOLDER / name)

@@ -10,6 +10,7 @@ import weft
 from weft import cli
 from weft.errors import ModelError
 from weft.frontend import llama2c
+from weft.text.perplexity import perplexity
 
 FLOAT = 3.548  # published with the data
 LIMIT = 3.62
@@ -42,6 +43,13 @@ def test_perplexity_stays_near_float(folder, program, capsys):
     found = json.loads(printed(capsys, "perplexity", program, text, "--json"))
     assert found["tokens"] == 1804
     assert exact["perplexity"] < found["perplexity"] <= LIMIT
+
+
+def test_scales_of_heads_cost_little(folder):
+    text = (folder / "tinystories_sample.txt").read_text()
+    program = weft.compile(folder / "stories260K.bin", "lab", head_scales=True)
+    with weft.open_decoder(program) as session:
+        assert perplexity(session, text).perplexity <= LIMIT
 
 
 def test_it_tells_a_story(program, capsys):

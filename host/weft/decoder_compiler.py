@@ -36,6 +36,7 @@ def compile_decoder(
     tokens: int | None = None,
     cache: int | None = None,
     slots: int = 1,
+    head_scales: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Program:
@@ -44,12 +45,15 @@ def compile_decoder(
     A run takes up to `tokens` tokens (32, or fewer where they do not fit) to those that the cache
     holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
     `calibration` are lines of text, or lists of tokens; without any the model writes some itself
-    (Liu et al., LLM-QAT, 2023). `options` are those of `weft.passes.quantize.quantize`.
+    (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own.
+    `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a decoder that does not run on the overlay as a whole, UsageError.
     """
     from weft.passes.fuse import fuse
+    from weft.passes.head_scales import with_head_scales
     from weft.passes.quantize import quantize
+    from weft.passes.ranges import feeds
     from weft.passes.whole_heads import whole_heads
 
     tell = progress or (lambda stage: None)
@@ -68,6 +72,8 @@ def compile_decoder(
         progress=lambda done, total: tell(f"quantizing, {done} of {total} texts"),
         **options,
     )
+    if head_scales:
+        graph = with_head_scales(graph, feeds(graph, {INPUT: data}))
     tell(f"lowering to overlay {overlay.name}")
     most = min(tokens or TOKENS, capacity)
     program = fitting(lambda n: _lowered(graph, overlay, n, slots), most, tokens is not None)

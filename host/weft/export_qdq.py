@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from weft.activation import INTEGERS, REAL, limits
+from weft import export_transformer
+from weft.activation import INTEGERS, REAL, WIDE, limits
 from weft.errors import ProgramError, UnsupportedError, WeftError
 from weft.fallback import import_onnx, node_proto
 from weft.graph import Array, Graph, Node, Quant, Tensor
@@ -24,7 +25,7 @@ from weft.quant_ops import output_quant
 SHIFT = 128
 OPSET = 21  # the first whose DequantizeLinear takes int16
 OWN = (
-    *("Conv", "ConvTranspose", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool"),
+    *("ConvTranspose", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool"),
     *("GlobalMaxPool", "Concat", "DepthToSpace", "Transpose", "Gather", "Softmax", "LogSoftmax"),
 )
 PLAIN = ("elementwise", "binary")
@@ -136,7 +137,7 @@ class _Writer:
             half = self.node("Cast", [value], to=int(self.onnx.TensorProto.BFLOAT16))
             self.real[name] = self.node("Cast", [half], output, to=int(self.onnx.TensorProto.FLOAT))
             return
-        if quant.format not in INTEGERS:
+        if quant.format not in (*INTEGERS, WIDE):
             raise UnsupportedError(
                 f"tensor {name!r} has codes of {quant.format}, which standard ONNX has no form "
                 "for; quantize activations to int8 or intN"
@@ -146,7 +147,9 @@ class _Writer:
             bounds = quant.dequantize(np.array([low, high]))
             value = self.clip(value, float(bounds[0]), float(bounds[1]))
         scale = self.constant(np.asarray(quant.scale), np.float32)
-        zero = self.constant(np.asarray(quant.zero_point + SHIFT), np.uint8)
+        wide = quant.format == WIDE
+        moved = quant.zero_point + (0 if wide else SHIFT)
+        zero = self.constant(np.asarray(moved), np.int16 if wide else np.uint8)
         codes = self.node("QuantizeLinear", [value, scale, zero])
         self.real[name] = self.node("DequantizeLinear", [codes, scale, zero], output)
 
@@ -362,6 +365,7 @@ def _refused(w: _Writer, node: Node, inputs: list[str], attrs: dict[str, Any]) -
 
 
 _SPECIAL = {
+    **export_transformer.SPECIAL,
     "Linear": _linear,
     "Clip": _clip,
     "Reshape": _reshape,

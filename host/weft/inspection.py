@@ -193,7 +193,11 @@ def _macs(graph: Graph, node: Node) -> int:
         return x[1] * _made_of(graph, node.inputs[1]).shape[1] * (x[-1] + y[-1])
     if node.op == "MatMul":
         return prod(y) * x[-1]
-    positions = {"Conv": y[2:], "ConvTranspose": x[2:], "Linear": y[:-1]}.get(node.op, x[1:2])
+    positions = {
+        "Conv": y[1:2] if "front" in node.attrs else y[2:],
+        "ConvTranspose": x[2:],
+        "Linear": y[:-1],
+    }.get(node.op, x[1:2])
     return prod(positions) * sum(_made_of(graph, name).size for name in _weights(node))
 
 

@@ -24,6 +24,7 @@ from weft import (
     shapes,
     tflite_resize,
     transformer_ops,
+    window_ops,
 )
 from weft.errors import InputError, ShapeError, UnsupportedError, unknown
 from weft.graph import Array, Graph, Node, Shape, Tensor
@@ -313,6 +314,7 @@ OPS: dict[str, OpSpec] = {
         *_others(),
         *_integers(),
         *(OpSpec(*spec) for spec in transformer_ops.SPECS),
+        *(OpSpec(*spec) for spec in window_ops.SPECS),
         *(OpSpec(n, infer, run, c, d, dtype=t) for n, infer, run, c, t, d in fixed_ops.SPECS),
     )
 }

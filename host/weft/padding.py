@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from weft.errors import InputError
 from weft.graph import Array
 from weft.program import Program
+from weft.transformer_ops import count_first
 
 Rows = NDArray[np.int64]
 
@@ -103,14 +104,25 @@ def of(program: Program, values: Mapping[str, Array], mask: Array | None) -> Pad
     return Padded(program, root, there)
 
 
+def is_mask(program: Program, name: str) -> bool:
+    """Whether an input says with ones and zeros which tokens are there, not how many."""
+    shapes = [info.shape for info in program.inputs if info.name == program.lengths == name]
+    return any(len(shape) == 2 and shape[1] > 1 for shape in shapes)
+
+
 def _by_length(
     program: Program, values: Mapping[str, Array], n: int, tokens: int
 ) -> NDArray[np.bool_]:
-    counts = values[program.lengths].reshape(n)
+    given, what = values[program.lengths], f"input {program.lengths!r}"
+    if is_mask(program, program.lengths):
+        if given.shape != (n, tokens):
+            raise InputError(f"{what}: shape {given.shape} given, ({n}, {tokens}) expected")
+        counts = count_first(given, what)
+    else:
+        counts = given.reshape(n)
     if counts.min() < 0 or counts.max() > tokens:
         raise InputError(
-            f"input {program.lengths!r}: {counts.min()}..{counts.max()} tokens, but there are "
-            f"0 to {tokens}"
+            f"{what}: {counts.min()}..{counts.max()} tokens, but there are 0 to {tokens}"
         )
     return np.asarray(np.arange(tokens) < counts[:, None])
 

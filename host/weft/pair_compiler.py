@@ -37,6 +37,7 @@ def compile_pair(
     tokens: int | None = None,
     cache: int | None = None,
     slots: int = 1,
+    head_scales: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Program:
@@ -46,14 +47,16 @@ def compile_pair(
     the decoder's takes up to `tokens` new ones (8, or fewer where they do not fit) to those of a
     cache of `cache` (128), for each of `slots` texts. `calibration` are sources, as text or lists
     of tokens, whose targets the model then writes itself, or pairs (source, target) of tokens;
-    without any, sources are drawn at random. `options` are those of
-    `weft.passes.quantize.quantize`.
+    without any, sources are drawn at random. With `head_scales` each head of the cache has a scale.
+    `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a model that does not run on the overlay as a whole, UsageError,
     ModelError for more tokens than the model has positions.
     """
     from weft.passes.fuse import fuse
+    from weft.passes.head_scales import with_head_scales
     from weft.passes.quantize import quantize
+    from weft.passes.ranges import feeds
     from weft.passes.whole_heads import whole_heads
 
     tell = progress or (lambda stage: None)
@@ -71,6 +74,8 @@ def compile_pair(
         progress=lambda done, total: tell(f"quantizing, {done} of {total} texts"),
         **options,
     )
+    if head_scales:
+        graph = with_head_scales(graph, feeds(graph, data))
     tell(f"lowering to overlay {overlay.name}")
     most = min(TOKENS if tokens is None else tokens, capacity)
     program = fitting(lambda n: _lowered(graph, overlay, n, slots), most, tokens is not None)

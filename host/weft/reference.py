@@ -172,9 +172,13 @@ def conv(node: Node, inputs: Arrays) -> Arrays:
     y = np.concatenate(
         [_conv_piece(piece, w, a["strides"], a["dilations"], a["group"]) for piece in _pieces(x, w)]
     )
+    if "front" in a:  # tokens: behind rows of patches of zeros
+        tokens = np.moveaxis(y.reshape(*y.shape[:2], -1), 1, -1)
+        y = np.moveaxis(np.pad(tokens, ((0, 0), (a["front"], 0), (0, 0))), -1, 1)
     if len(inputs) > 2:
         y = y + inputs[2].reshape(-1, *[1] * (y.ndim - 2))
-    return [activate(y, a.get("activation"))]
+    y = activate(y, a.get("activation"))
+    return [np.ascontiguousarray(np.moveaxis(y, 1, -1)) if "front" in a else y]
 
 
 def _pieces(x: Array, w: Array) -> list[Array]:

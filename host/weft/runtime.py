@@ -313,7 +313,8 @@ class Session:
         ):
             raise InputError(f"inputs {sorted(inputs)} given, {sorted(self._inputs)} expected")
         tokens, infos = self.program.tokens, self._inputs
-        values = {n: check_input(infos[n], x, n in tokens) for n, x in inputs.items()}
+        fewer = {*tokens, *(n for n in infos if padding.is_mask(self.program, n))}
+        values = {n: check_input(infos[n], x, n in fewer) for n, x in inputs.items()}
         for name, root in tokens.items():
             if name in values and values[name].shape[1] != values[root].shape[1]:
                 raise InputError(

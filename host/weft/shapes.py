@@ -108,7 +108,7 @@ def window(
 
 
 def conv(node: Node, inputs: Inputs) -> list[Shape]:
-    """[N, C, *spatial] with weights [O, C/group, *kernel]."""
+    """[N, C, *spatial] with weights [O, C/group, *kernel]; tokens with rows in `front`."""
     x, w = first(node, inputs).shape, nth(node, inputs, 1).shape
     group = node.attrs["group"]
     fits = len(x) == len(w) >= 3 and group >= 1
@@ -119,7 +119,10 @@ def conv(node: Node, inputs: Inputs) -> list[Shape]:
     _check_bias(node, inputs, w[0])
     if min(node.attrs["pads"], default=0) < 0:
         raise ShapeError(f"{node.op} {node.name!r}: negative pads {node.attrs['pads']}")
-    return [(x[0], w[0], *window(node, x[2:], w[2:], node.attrs["pads"]))]
+    spatial = window(node, x[2:], w[2:], node.attrs["pads"])
+    if "front" in node.attrs:
+        return [(x[0], node.attrs["front"] + math.prod(spatial), w[0])]
+    return [(x[0], w[0], *spatial)]
 
 
 def conv_transpose(node: Node, inputs: Inputs) -> list[Shape]:

@@ -149,7 +149,8 @@ def _token_axes(node: Node, tokens: Mapping[str, str]) -> dict[int, str]:
     if node.op == "Attention":
         named = zip((-2, -1), node.inputs[:2], strict=True)
         return {axis: tokens[name] for axis, name in named if name in tokens}
-    if node.op == "Linear" or node.outputs[0] not in tokens:
+    rowless = ("Linear", "Gather", "onnx.Gather")  # whose constants have other rows
+    if node.op in rowless or node.outputs[0] not in tokens:
         return {}
     return {-2: tokens[node.outputs[0]]}
 

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from weft.errors import ShapeError
+from weft.errors import InputError, ShapeError
 from weft.graph import Array, Node, Shape, Tensor
 from weft.shapes import first, nth
 
@@ -69,7 +70,9 @@ def rope_shape(node: Node, inputs: Inputs) -> list[Shape]:
 
 
 def attention_shape(node: Node, inputs: Inputs) -> list[Shape]:
-    """q [1, S, H·dh], k [1, T, Hk·dh], v [1, T, Hk·dv] → [1, S, H·dv]; bias [1 or H, S, T]."""
+    """q [1, S, H·dh], k [1, T, Hk·dh], v [1, T, Hk·dv] → [1, S, H·dv]; bias [1 or H, S, T], with
+    windows of S tokens as many of these as there are kinds of windows.
+    """
     q, k, v = (nth(node, inputs, i).shape for i in range(3))
     heads, kv_heads = node.attrs["heads"], node.attrs["kv_heads"]
     if not len(q) == len(k) == len(v) == 3 or k[:2] != v[:2] or q[0] != k[0]:
@@ -88,16 +91,61 @@ def attention_shape(node: Node, inputs: Inputs) -> list[Shape]:
             f"{kv_heads} heads of one width"
         )
     bias, keys = (inputs[i] if len(inputs) > i else None for i in (3, 4))
+    rows, columns, count = _window_sizes(node, q[1], k[1])
     distances = bias is not None and len(bias.shape) == 2 and bool(node.attrs.get("cache"))
-    whole = (heads, node.attrs["cache"]) if distances else (heads, q[1], k[1])
-    if bias is not None and bias.shape not in (whole, (1, q[1], k[1])):
+    whole = (heads, node.attrs["cache"]) if distances else (count * heads, rows, columns)
+    fits = [(count, rows, columns), whole]
+    if bias is not None and bias.shape not in fits:
         raise ShapeError(
-            f"Attention {node.name!r}: bias of shape {bias.shape}, expected {whole}, or (1, "
-            f"{q[1]}, {k[1]})"
+            f"Attention {node.name!r}: bias of shape {bias.shape}, expected {fits[0]} or {fits[1]}"
         )
-    if keys is not None and keys.shape != (1, 1):
-        raise ShapeError(f"Attention {node.name!r}: keys of shape {keys.shape}, expected (1, 1)")
+    if keys is not None and (keys.shape != (1, 1) or node.attrs.get("windows", 1) > 1):
+        raise ShapeError(
+            f"Attention {node.name!r}: keys of shape {keys.shape}, expected (1, 1), and no windows"
+        )
     return [(*q[:2], heads * (v[2] // kv_heads))]
+
+
+def _window_sizes(node: Node, queries: int, keys: int) -> tuple[int, int, int]:
+    """Queries and keys of a window, and how many kinds of windows there are."""
+    count = node.attrs.get("windows", 1)
+    kinds = node.attrs.get("kinds", (0,) * count)
+    if count < 1 or queries % count or keys % count:
+        raise ShapeError(
+            f"Attention {node.name!r}: {queries} queries and {keys} keys in {count} windows"
+        )
+    if len(kinds) != count or min(kinds) < 0:
+        raise ShapeError(f"Attention {node.name!r}: kinds {kinds} of {count} windows")
+    return queries // count, keys // count, max(kinds) + 1
+
+
+def first_tokens_shape(node: Node, inputs: Inputs) -> list[Shape]:
+    """[1, T] → [1, 1]."""
+    x = first(node, inputs).shape
+    if len(x) != 2:
+        raise ShapeError(f"FirstTokens {node.name!r}: a mask of shape {x}; [1, tokens] is expected")
+    return [(x[0], 1)]
+
+
+def first_tokens(node: Node, inputs: list[Array]) -> list[Array]:
+    """How many tokens a mask [n, T] says are there. Raises InputError unless they are the first."""
+    return [count_first(inputs[0], f"mask {node.inputs[0]!r}").reshape(-1, 1)]
+
+
+def count_first(mask: Array, what: str) -> NDArray[np.int64]:
+    """The numbers of ones [n] in front of the zeros of a mask [n, T].
+
+    Raises InputError for other values, and for ones behind a zero.
+    """
+    there = mask.astype(np.float64)
+    counts = there.sum(1)
+    wrong = (there != (np.arange(mask.shape[1]) < counts[:, None])).any(1)
+    if wrong.any():
+        raise InputError(
+            f"{what}: sample {int(np.argmax(wrong))} is no row of ones with zeros behind; tokens "
+            "that are not there must be the last ones"
+        )
+    return np.asarray(counts, np.int64)
 
 
 def layer_norm(node: Node, inputs: list[Array]) -> list[Array]:
@@ -158,8 +206,11 @@ def attention(node: Node, inputs: list[Array]) -> list[Array]:
     A bias [H, D] is by distance (`by_distance`).
 
     Query m sees key j if left ≤ j − m ≤ right, j < keys of the sample, and, causal, j ≤ m.
-    Heads of a group share keys and values (Ainslie et al., GQA, 2023).
+    Heads of a group share keys and values (Ainslie et al., GQA, 2023). With `windows`, each of so
+    many equal parts of the tokens sees itself alone; `kinds` says which part of the bias it takes.
     """
+    if node.attrs.get("windows", 1) > 1:
+        return [_windowed(node, inputs)]
     q, k, v = inputs[:3]
     bias, keys = (inputs[i] if len(inputs) > i else None for i in (3, 4))
     a = node.attrs
@@ -187,6 +238,22 @@ def by_distance(bias: Array, rows: int, columns: int, first: int = 0) -> Array:
     """
     behind = first + np.arange(rows)[:, None] - np.arange(columns)
     return np.where(behind >= 0, bias[:, np.maximum(behind, 0)], np.asarray(0, bias.dtype))
+
+
+def _windowed(node: Node, inputs: list[Array]) -> Array:
+    """Attention window by window."""
+    count, heads = node.attrs["windows"], node.attrs["heads"]
+    alone = node.with_attrs(windows=1)
+    bias = inputs[3] if len(inputs) > 3 else None
+    kinds = node.attrs.get("kinds", (0,) * count)
+    each = 0 if bias is None else len(bias) // (max(kinds) + 1)
+    assert each in (0, 1, heads), "its shape was checked"
+    parts = []
+    for place, kind in enumerate(kinds):
+        cut = [np.split(x, count, axis=1)[place] for x in inputs[:3]]
+        own = None if bias is None else bias[kind * each : (kind + 1) * each]
+        parts.append(attention(alone, cut if own is None else [*cut, own])[0])
+    return np.concatenate(parts, axis=1)
 
 
 def window(node: Node) -> tuple[int, int]:
@@ -233,11 +300,21 @@ SPECS = (
     ("RMSNorm", norm_shape, rms_norm, "reduce", "x, gamma; epsilon, heads", _rows_alone),
     ("Rope", rope_shape, rope, "reduce", "x, frequencies; heads", _rows_alone),
     (
+        "FirstTokens",
+        first_tokens_shape,
+        first_tokens,
+        "reduce",
+        "mask; how many tokens are there",
+        _rows_alone,
+        "int64",
+    ),
+    (
         "Attention",
         attention_shape,
         attention,
         "matrix",
-        "q, k, v, bias or none, keys or none; heads, kv_heads, scale, causal, left, right, cache",
+        "q, k, v, bias or none, keys or none; heads, kv_heads, scale, causal, left, right, cache, "
+        "windows, kinds",
         _samples_alone,
     ),
 )

@@ -19,7 +19,8 @@ from weft.demo import MODELS
 from weft.device import open_device
 from weft.errors import CapacityError, InputError, ModelError, ShapeError, UsageError
 from weft.estimate import estimate, instructions
-from weft.frontend import decoders
+from weft.frontend import decoders, encoder_decoders
+from weft.pair_compiler import compile_pair
 from weft.units import attention, systolic
 
 # Numbers in all tensors of the published checkpoints, norms and biases included.
@@ -230,6 +231,33 @@ def test_a_run_takes_what_the_compiled_program_takes(name, overlay, weights):
         there = instructions(compiled, 1, registers)
         assert moved == sum(item.bytes - steps.INSTRUCTION_BYTES for item in there)
         if tokens == 1 and not d.window:
+            macs = estimate(compiled, registers=registers).macs
+            assert sum(s.macs * s.times for s in made) == macs
+
+
+@pytest.mark.parametrize("name", ["t5", "t5_gated", "mt5"])
+def test_runs_of_an_encoder_decoder_take_what_the_compiled_program_takes(name):
+    """Both parts. Biases by distance are read for the whole cache, here one word of keys."""
+    folder = Path(__file__).resolve().parents[1] / "data" / "seq2seq" / name
+    model, lab = encoder_decoders.load(folder), load_overlay("lab")
+    compiled = compile_pair(model, lab, source=16, cache=16, tokens=2)
+    machine, d = machine_of("lab", "int8"), config.load(folder)
+    device = open_device("golden")
+    device.load(compiled)
+    encoder, decoder = (compiled.entries[entry][0] for entry in ("encoder", "decoder"))
+    runs = [(encoder, (16, 0, 0, 16), list(run._encode(machine, d, 16)))]
+    for tokens, before, source in ((1, 0, 16), (1, 9, 7), (2, 3, 12)):
+        made = list(run._tokens(machine, d, tokens, before, source))
+        runs.append((decoder, (tokens, before, 0, source), made))
+    for segment, registers, made in runs:
+        counted = device.run(segment, 1, registers=registers)
+        counters = steps.total([steps.times(s.clocks, s.times) for s in made])
+        assert vars(counters) == dict(counted.counters)
+        moved = sum(s.times * (sum(s.read.values()) + s.written) for s in made)
+        there = instructions(compiled, 1, None if segment == encoder else registers)
+        own = [item.bytes - steps.INSTRUCTION_BYTES for item in there if item.segment == segment]
+        assert moved == sum(own)
+        if registers[0] == 1:
             macs = estimate(compiled, registers=registers).macs
             assert sum(s.macs * s.times for s in made) == macs
 

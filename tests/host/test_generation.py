@@ -21,6 +21,7 @@ from weft.errors import (
 )
 from weft.frontend import decoders
 from weft.frontend.decoder import INPUT, OUTPUT
+from weft.lower.cached import SHARES
 from weft.passes.whole_heads import with_tokens
 from weft.program import Program
 from weft.text.decoder_assets import DecoderAssets
@@ -111,6 +112,32 @@ def test_logits_are_the_librarys_within_the_bound_of_the_scales(name):
     with weft.open_decoder(program, "csim") as session:
         found = session.logits(ids.tolist())
     assert np.abs(found - expected["logits"][0][:12]).max() <= bound
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gpt2", "qwen3"])
+def test_scales_of_heads_are_their_own_and_change_no_bit_of_a_cache(name):
+    """The bound is that of the tensor's scale, which none of them exceeds."""
+    expected = np.load(FOLDER / name / "expected.npz")
+    ids = expected["ids"][0][:12].tolist()
+    decoder = decoders.load(FOLDER / name)
+    options = {"tokens": 12, "cache": 12, "calibration": [ids], "calibrator": "minmax"}
+    program = compile_decoder(decoder, LAB, head_scales=True, **options)
+    graph = with_tokens(program.graph(), 12)
+    shares = [n.attrs[a] for n in graph if n.op == "Attention" for a in SHARES]
+    assert all(0.9 < max(own) <= 1 for own in shares)
+    assert min(map(min, shares)) < 0.9
+    bound = scales_bound(graph, {INPUT: DecoderAssets.of(decoder).rows(ids, 0)[None]})
+    found = {}
+    for device in ("golden", "csim"):
+        with weft.open_decoder(program, device) as session:
+            found[device] = session.logits(ids)
+            parts = [session.forward.run(ids[a:b], a, 0) for a, b in ((0, 5), (5, 6), (6, 12))]
+        np.testing.assert_array_equal(np.concatenate(parts), found[device])
+    np.testing.assert_array_equal(found["golden"], found["csim"])
+    assert np.abs(found["csim"] - expected["logits"][0][:12]).max() <= bound
+    plain = compile_decoder(decoder, LAB, **options)
+    with weft.open_decoder(plain) as session:
+        assert not np.array_equal(session.logits(ids), found["csim"])
 
 
 def test_files_hold_all_that_generation_needs(programs, tmp_path):

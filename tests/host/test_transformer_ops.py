@@ -206,7 +206,7 @@ def test_a_bias_by_distance_is_that_of_every_pair():
         ({"q": (1, 5)}, r"\[1, S, width\]"),
         ({"v": (1, 6, 8)}, r"twice \[1, T"),
         ({"k": (1, 5, 12)}, "heads of one width"),
-        ({"bias": (2, 5, 5)}, r"bias of shape \(2, 5, 5\), expected \(4, 5, 5\), or \(1, 5, 5\)"),
+        ({"bias": (2, 5, 5)}, r"bias of shape \(2, 5, 5\), expected \(1, 5, 5\) or \(4, 5, 5\)"),
         ({"keys": (1, 5)}, "keys of shape"),
     ],
 )

@@ -22,7 +22,7 @@ from weft.ops import evaluate
 
 MODELS = Path(__file__).resolve().parents[1] / "data" / "transformers"
 TEXT = ["bert", "bert_masked_lm", "distilbert", "roberta"]
-IMAGE = ["vit", "vit_hidden", "deit"]
+IMAGE = ["vit", "vit_hidden", "deit", "swin", "swin_hidden"]
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -203,3 +203,24 @@ def test_compiles_and_runs_with_its_layers_on_the_array():
     assert np.abs(found - wanted).max() < 0.2 * np.abs(wanted).max()
     on_array = [layer for layer in program.layers if layer.op == "Linear"]
     assert len(on_array) >= 8
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "words"),
+    [
+        ({"window_size": 3}, UnsupportedError, r"stage 0, a map of \(8, 8\) is no multiple of \(3"),
+        ({"image_size": 15}, UnsupportedError, r"patch_size: an image of \(15, 15\).*image_size"),
+        ({"image_size": 8}, UnsupportedError, r"stage 1, a map of \(2, 2\).*\(4, 4\)"),
+        ({"depths": [2]}, ModelError, "1 depths, but 2 num_heads"),
+        ({"depths": [2, 0]}, ModelError, "depths = 0; an integer from 1"),
+        ({"depths": [2, 10**6]}, ModelError, "at most 1000"),
+        ({"num_heads": 2}, ModelError, "num_heads = 2; a list of integers"),
+        ({"num_heads": [3, 4]}, ShapeError, "a width of 32 for 3 heads"),
+        ({"embed_dim": 16}, ShapeError, r"shape \(32, 3, 2, 2\), config.json asks for \(16"),
+        ({"use_absolute_embeddings": True}, ModelError, "position_embeddings'.*is missing"),
+    ],
+)
+def test_settings_of_a_swin_that_are_wrong_are_named(config, kind, words, tmp_path):
+    with pytest.raises(kind, match=words) as caught:
+        transformers_folder.load(copied("swin", tmp_path, **config))
+    assert str(tmp_path) in str(caught.value)

@@ -225,6 +225,7 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
     metavar="N",
     help="Texts that a decoder keeps apart.",
 )
+@click.option("--head-scales", is_flag=True, help="A scale per head of a decoder's cache.")
 @click.option(
     "--source",
     type=click.IntRange(min=1),

@@ -46,9 +46,9 @@ class Product:
 class Decoder:
     """A decoder, or an encoder and a decoder of as many heads and channels.
 
-    `gated`: two products in front of the activation function; `positions` is the longest sequence
-    (0: unlimited), `window` the keys that a query sees at most (0: all); `head_norms`: queries and
-    keys are normalized per head.
+    `gated`: two products in front of the activation function, which is a `table` (ReLU is none);
+    `positions` is the longest sequence (0: unlimited), `window` the keys that a query sees at most
+    (0: all); `head_norms`: queries and keys are normalized per head.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Decoder:
     vocab: int
     positions: int
     gated: bool = True
+    table: bool = True
     rotary: bool = True
     tied: bool = False
     head_norms: bool = False
@@ -210,12 +211,13 @@ def _t5(config: Config, kind: str) -> Decoder:
     heads = _size(config, "num_attention_heads", "num_heads", default=8)
     layers = _size(config, "num_hidden_layers", "num_layers", default=6)
     decoder = config.size("num_decoder_layers", default=layers)
+    feed_forward = str(config.values.get("feed_forward_proj", "relu"))
     made = Decoder(
         _name(config), kind, decoder, _size(config, "hidden_size", "d_model", default=512),
         heads, heads, _size(config, "head_dim", "d_kv", default=64),
         _size(config, "intermediate_size", "d_ff", default=2048),
         _size(config, "vocab_size", default=32128), 0,
-        gated=str(config.values.get("feed_forward_proj", "relu")).startswith("gated"),
+        gated=feed_forward.startswith("gated"), table=not feed_forward.endswith("relu"),
         rotary=False, tied=_flag(config, "tie_word_embeddings", True), encoder_layers=layers,
     )  # fmt: skip
     if decoder > LIMITS["num_hidden_layers"]:
@@ -240,4 +242,5 @@ KINDS: Mapping[str, Callable[[Config, str], Decoder]] = {
     "qwen3": _llama,
     "gpt2": _gpt2,
     "t5": _t5,
+    "mt5": _t5,
 }

@@ -57,8 +57,7 @@ def _tokens(machine: Machine, d: Decoder, m: int, past: int, source: int) -> Ite
     if d.rotary:
         yield _positions(machine, d, m)
     elif not d.positions:  # biases by distance, the same for all layers
-        words = m * d.heads * machine.blocks(past + m)
-        yield move(machine, "position biases", words, True, 1, ACTIVATIONS)
+        yield _words(machine, "position biases", m * d.heads * machine.blocks(past + m), 1)
     yield from norm(machine, m, d.width, d.layers)
     around = around_attention(machine, d, m, d.layers)
     for made in around.values():
@@ -79,7 +78,7 @@ def _tokens(machine: Machine, d: Decoder, m: int, past: int, source: int) -> Ite
 def _feed_forward(machine: Machine, d: Decoder, m: int, layers: int) -> Iterator[Step]:
     yield from norm(machine, m, d.width, layers)
     up, down = d.feed_forward_products()
-    yield from product(machine, up, m, layers, lookup=True)
+    yield from product(machine, up, m, layers, lookup=d.table)
     if d.gated:
         yield from gate(machine, d.inner, m, layers)
     yield from product(machine, down, m, layers)
@@ -87,11 +86,15 @@ def _feed_forward(machine: Machine, d: Decoder, m: int, layers: int) -> Iterator
 
 def _positions(machine: Machine, d: Decoder, m: int) -> Step:
     """Cosines and sines of m positions."""
-    count = 2 * m * machine.head_blocks(d)
+    return _words(machine, "positions", 2 * m * machine.head_blocks(d), 1)
+
+
+def _words(machine: Machine, name: str, count: int, times: int) -> Step:
+    """Words of the wide buffer out of weight memory."""
     f, o = {"target": transfer.WIDE, "count": count}, machine.overlay
     read = {PARAMETERS: transfer.table_rows(f, o.lanes) * o.lanes}
     clocks = machine.table(transfer.WIDE, count)
-    return Step("positions", TABLES, clocks, 2, read, ports=o.weight_ports)
+    return Step(name, TABLES, clocks, 2, read, ports=o.weight_ports, times=times)
 
 
 def _last(machine: Machine, d: Decoder, m: int) -> Iterator[Step]:
@@ -114,19 +117,21 @@ def _encode(machine: Machine, d: Decoder, tokens: int) -> Iterator[Step]:
     yield move(machine, "embeddings", words, True, crossing, ACTIVATIONS)
     if crossing > 1:
         yield write(machine, "outputs of layers", 2 * words, 1, layers)
-    biases = tokens * d.heads * machine.blocks(tokens)
-    yield move(machine, "position biases", biases, True, crossing, ACTIVATIONS)
+    biases = tokens * d.heads * machine.blocks(tokens)  # of every layer anew
+    yield _words(machine, "position biases", biases, layers)
     for m in parts(tokens, chunk):
         yield from norm(machine, m, d.width, layers)
         for made in around_attention(machine, d, m, layers).values():
             yield from made
         yield from _feed_forward(machine, d, m, layers)
+        yield from norm(machine, m, d.width, 1)
         for step in around_attention(machine, d, m, d.layers)["k, v"]:
             yield replace(step, name=f"cross {step.name}")
     macs = 2 * tokens * tokens * d.heads * d.head_width
     yield from attend(machine, d, tokens, 0, tokens, layers, macs)
     for name in ("cross keys", "cross values"):
         yield write(machine, name, tokens * blocks, blocks, d.layers)
+    yield Step("end", TRANSFERS, Clocks(issue=ISSUE_CLOCKS))
 
 
 def parts(tokens: int, chunk: int) -> list[int]:

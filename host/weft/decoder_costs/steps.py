@@ -245,7 +245,8 @@ def attend(
 ) -> Iterator[Step]:
     """Attention of m tokens to `keys` keys, of which `past` come from memory; all heads.
 
-    Heads of queries that share keys and values take turns on them.
+    Heads of queries that share keys and values take turns on them. Where all keys come from memory,
+    as those of a source do, all heads come at once.
     """
     blocks, o = machine.head_blocks(d), machine.overlay
     rows = past * blocks * o.lanes
@@ -264,8 +265,10 @@ def attend(
     if machine.ahead:  # all heads but the first arrive while the one before is attended to
         waits = max(0, load.transfer - busy.total)
         clocks = total([load, times(replace(busy, transfer=waits), d.kv_heads - 1), busy])
+    spared = 2 * (d.kv_heads - 1) if past == keys and not machine.ahead else 0
+    clocks = replace(clocks, issue=clocks.issue - spared * ISSUE_CLOCKS)
     yield Step(
-        "attention", ATTENTION, clocks, d.kv_heads * (2 + 4 * d.group * len(calls)),
+        "attention", ATTENTION, clocks, d.kv_heads * (2 + 4 * d.group * len(calls)) - spared,
         {CACHE: 2 * rows * d.kv_heads}, ports=machine.load_ports, run=max(1, past * o.lanes),
         times=count, macs=macs,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from weft.errors import ModelError, ShapeError
 from weft.frontend.build import Builder
 from weft.frontend.onnx_nodes import Handler, axis_of, given
 from weft.graph import Array
-from weft.passes.attention import as_mask
+from weft.passes.masks import as_mask
 
 if TYPE_CHECKING:
     from weft.frontend.onnx import OnnxNode

@@ -189,13 +189,15 @@ class Encoder:
         mixed = self.emit_attention([q, k, v, bias, keys], name)
         return self.linear(mixed, names.out, self.width, self.width)
 
-    def emit_attention(self, inputs: list[str], name: str) -> str:
-        """An Attention of q, k, v, bias and keys; absent ones at the end are left out."""
+    def emit_attention(self, inputs: list[str], name: str, **more: Any) -> str:
+        """An Attention of q, k, v, bias and keys; absent ones at the end are left out. `more`
+        are further attributes.
+        """
         while not inputs[-1]:
             inputs = inputs[:-1]
         scale = 1 / math.sqrt(self.width // self.heads)
         attrs = {"heads": self.heads, "kv_heads": self.heads, "scale": scale, "causal": 0}
-        return self.b.emit("Attention", inputs, attrs, name=f"{name}.attention")
+        return self.b.emit("Attention", inputs, attrs | more, name=f"{name}.attention")
 
     def feed_forward(self, x: str, names: LayerNames) -> str:
         """The two linear layers and the function between them."""

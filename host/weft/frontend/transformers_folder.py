@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.errors import ModelError, UnsupportedError, UsageError
-from weft.frontend import bert, llama, vit
+from weft.frontend import bert, llama, swin, vit
 from weft.frontend.safetensors_folder import load_folder, read_json
 from weft.frontend.stored import StoredModel
 from weft.frontend.transformer_blocks import Config
 from weft.graph import Graph
 
 TOKENS = 128  # of a text encoder, if nobody says how many
-IMAGES = {"vit": vit.load_vit, "deit": vit.load_vit}
+IMAGES = {"vit": vit.load_vit, "deit": vit.load_vit, "swin": swin.load_swin}
 KNOWN = (*bert.KIN, *IMAGES)
 DECODERS = (*llama.FAMILY, "gpt2")  # see `weft.frontend.decoders`
 PAIRS = ("t5", "mt5", "bart")  # see `weft.frontend.encoder_decoders`

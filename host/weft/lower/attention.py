@@ -38,11 +38,11 @@ def lower_attention(ctx: Context, node: Node) -> Stage:
     q, k, v = (ctx.value(name) for name in node.inputs[:3])
     y, heads = ctx.quant(node.outputs[0]), int(node.attrs["heads"])
     shared = int(node.attrs.get("kv_heads") or heads)
-    if len(node.inputs) > KEYS and node.inputs[KEYS]:
-        raise HostOnlyError("a number of keys per sample, where the number of tokens is fixed")
     _check_operands(ctx, node, (q, k, v))
     widths = head_blocks(ctx, (q, k, v), heads, shared)
-    queries, keys = (value.layout.height * value.layout.width for value in (q, k))
+    count = int(node.attrs.get("windows", 1))
+    queries, keys = (value.layout.height * value.layout.width // count for value in (q, k))
+    kinds = tuple(node.attrs.get("kinds", (0,) * count))
     scale = float(node.attrs.get("scale") or 1 / math.sqrt(widths[0] * ctx.lanes))
     least, most = window_of(node)
     plain = node.with_attrs(activation=None, requant="single_round")
@@ -50,16 +50,17 @@ def lower_attention(ctx: Context, node: Node) -> Stage:
     product = float(np.float32(q.quant.scale)) * float(np.float32(k.quant.scale)) * scale
     done = scaling(plain, v.quant.scale, 2.0**-NORMALIZED, y)
     name = node.outputs[0] + SCORES
-    bias = _bias(ctx, node, heads, queries, keys)
+    bias = _bias(ctx, node, (heads, max(kinds) + 1), queries, keys)
     op = AttentionOp(
         q.root, k.root, v.root, plain_window(q.layout),
-        heads, heads // shared, widths[0], widths[1], keys, k.layout.height, least, most,
+        heads, heads // shared, widths[0], widths[1], keys, k.layout.height // count, least, most,
         epilogue(plain, scaling(plain, product, 1.0, score), score, ctx.lanes, step=0),
         epilogue(plain, done, y, ctx.lanes, step=0),
         name,
         method_of("attention", ctx.overlay.softmax),
         bias,
-        heads if bias and ctx.maps[bias].height == heads * queries else 1,
+        heads if bias and ctx.maps[bias].height > (max(kinds) + 1) * queries else 1,
+        kinds,
     )  # fmt: skip
     layout = replace(q.layout, channels=heads * widths[1] * ctx.lanes)
     rows = min(queries, ctx.overlay.accumulator_rows)
@@ -67,13 +68,18 @@ def lower_attention(ctx: Context, node: Node) -> Stage:
     check_capacity(ctx, op, {op.key, op.value})
     true = int(node.attrs.get("true_width", widths[0] * ctx.lanes))
     true_value = int(node.attrs.get("true_value_width", widths[1] * ctx.lanes))
-    macs = heads * queries * keys * (true + true_value)
+    macs = heads * count * queries * keys * (true + true_value)
     stage = ctx.stage(node, y, layout, (op,), engine="systolic", macs=macs)
     return replace(stage, scratch=(name, bias) if bias else (name,))
 
 
 def _check_operands(ctx: Context, node: Node, values: tuple[Value, ...]) -> None:
     """Raises HostOnlyError for operands that the array can't multiply as they lie."""
+    if len(node.inputs) > KEYS and node.inputs[KEYS]:
+        raise HostOnlyError("a number of keys per sample, where the number of tokens is fixed")
+    rows, count = values[1].layout.height, int(node.attrs.get("windows", 1))
+    if rows % count:
+        raise HostOnlyError(f"{count} windows in a map of {rows} rows")
     for name, value in zip(node.inputs[:3], values, strict=True):
         layout = value.layout
         if value.quant.zero_point:
@@ -114,13 +120,16 @@ def window_of(node: Node) -> tuple[int, int]:
     return least, min(most, 0) if node.attrs.get("causal") else most
 
 
-def _bias(ctx: Context, node: Node, heads: int, queries: int, keys: int) -> str:
-    """The map of the constant that is added to the scores; "" if there is none."""
+def _bias(ctx: Context, node: Node, sizes: tuple[int, int], queries: int, keys: int) -> str:
+    """The map of the constant that is added to the scores, of `sizes` (heads, kinds of windows);
+    "" if there is none.
+    """
     name = node.inputs[3] if len(node.inputs) > 3 else ""
     if not name:
         return ""
     real = ctx.constant(name)
-    if real is None or real.size not in (queries * keys, heads * queries * keys):
+    each = queries * keys * sizes[1]
+    if real is None or real.size not in (each, each * sizes[0]):
         raise HostOnlyError("a bias of scores that is no constant, or of another shape")
     codes = np.clip(np.rint(real.reshape(-1, keys) * 2.0**SCORE_FRACTION), LOWEST_SCORE, UNLIMITED)
     root = f"{name}/int16"
@@ -138,10 +147,15 @@ def _words(codes: Array, lanes: int) -> Array:
     return whole.reshape(rows, blocks, lanes).transpose(1, 0, 2).reshape(-1, lanes)
 
 
+def _window_words(whole: Map, count: int) -> int:
+    """Words of one window's keys or values, the least that has to be there at a time."""
+    return whole.blocks * whole.place(0, whole.height // count).block
+
+
 def check_capacity(ctx: Context, op: AttentionOp, operands: Iterable[str]) -> None:
     """Raises HostOnlyError where even one row of queries does not fit beside keys and values."""
     overlay = ctx.overlay
-    words = sum(ctx.maps[name].words for name in operands)
+    words = sum(_window_words(ctx.maps[name], op.windows) for name in operands)
     scores = ctx.maps[op.scratch].blocks + (ctx.maps[op.bias].words if op.bias else 0)
     needs = {
         "operand_words": words,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ def bands(context: Context, stage: Stage) -> list[Band]:
     limits = capacities(context.overlay)
     count = 1
     while True:
-        cuts = [(i * height // count, (i + 1) * height // count) for i in range(count)]
+        ends = [_end(stage, i * height // count) for i in range(count)]
+        cuts = [cut for cut in itertools.pairwise([*ends, height]) if cut[0] < cut[1]]
         found = [_band(context, stage, cut) for cut in cuts]
         needs = [max(sizes) for sizes in zip(*(band.words for band in found), strict=True)]
         if all(need <= limit for need, limit in zip(needs, limits, strict=True)):
@@ -38,6 +40,16 @@ def bands(context: Context, stage: Stage) -> list[Band]:
             raise CapacityError(_too_large(context, stage, needs[0]))
         worst = max(n / max(limit, 1) for n, limit in zip(needs, limits, strict=True))
         count = min(height, max(count + 1, int(count * worst / 2)))
+
+
+def _end(stage: Stage, row: int) -> int:
+    """A row of the target up to which whole rows of every operation's output go: `row`, or the
+    last one before it."""
+    for op in stage.ops:
+        if op.target.flat and row:
+            over = (row - op.target.y0) % op.target.step_y
+            row = row - over if row > op.target.y0 else 0
+    return row
 
 
 def _band(context: Context, stage: Stage, rows: tuple[int, int]) -> Band:

@@ -168,7 +168,7 @@ def _append(
         (place, (*rows, follow("target", POSITION, place.at(0)))),
         (fresh, rows),
     ):
-        _rotate(emitter, cache.rotation, blocks, source, head * blocks, 0, tokens, places, {
+        _rotate(emitter, cache.rotations[head], blocks, source, head * blocks, 0, tokens, places, {
             "target": to.at(0), "target_block": to.block, "space": to.space,
         }, rules)  # fmt: skip
     step = place.rows * emitter.context.slots
@@ -190,7 +190,7 @@ def _append(
 def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Places) -> None:
     """q·kᵀ of one head into the wide buffer, masked, with the maximum of each row."""
     source, key, scores = places[op.query], places[op.caches[0].place], places[op.scratch]
-    parameter = emitter.epilogue(op.scores, 0, 1)
+    parameter = emitter.epilogue(op.heads_scores[query // op.group], 0, 1)
     lanes = emitter.context.lanes
     sizes = part.last - part.first, -(-op.keys // lanes)
     queries = source.at(query * op.query_blocks, 0, part.first), source.block
@@ -239,7 +239,7 @@ def _values(
 ) -> None:
     """Exponentials of the scores times values, divided by the sum of the exponentials."""
     value, scores = places[op.caches[1].place], places[op.scratch]
-    parameter = emitter.epilogue(op.epilogue, 0, 1)
+    parameter = emitter.epilogue(op.heads_values[query // op.group], 0, 1)
     lanes = emitter.context.lanes
     sizes = part.last - part.first, -(-op.keys // lanes)
     emitter.put(

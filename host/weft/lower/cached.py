@@ -26,9 +26,12 @@ from weft.lower.context import Context
 from weft.lower.epilogue import epilogue, scaling
 from weft.lower.geometry import OPERAND, UNIFIED, WIDE, Map, Value, plain_window
 from weft.lower.norm import method_of
-from weft.lower.stage import Cache, CachedOp, HostOnlyError, Stage
+from weft.lower.rotate import rotation_of
+from weft.lower.stage import Cache, CachedOp, Epilogue, HostOnlyError, Stage
 from weft.nonlinear.build import SCORE_FRACTION
 from weft.transformer_ops import by_distance
+
+SHARES = ("key_scales", "value_scales")
 
 
 def lower_cached(ctx: Context, node: Node) -> Stage:
@@ -39,26 +42,27 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     _check(ctx, node, q)
     widths = head_blocks(ctx, (q, k, v), heads, shared)
     least, most = window_of(node)
-    plain = node.with_attrs(activation=None, requant="single_round")
-    score = Quant(np.asarray(2.0**-SCORE_FRACTION, np.float32))
-    product = float(np.float32(q.quant.scale)) * float(np.float32(k.quant.scale))
-    product *= float(node.attrs["scale"])
-    done = scaling(plain, v.quant.scale, 2.0**-NORMALIZED, y)
+    shares = tuple(head_shares(node, part, shared) for part in SHARES)
+    scores, done = _epilogues(ctx, node, (q, k, v), y, shares)
     tokens = q.layout.height * q.layout.width
     name = node.outputs[0]
     caches = [
-        _cache(ctx, name, part, source, width, shared, (tokens, capacity))
-        for part, source, width in zip(("keys", "values"), node.inputs[1:3], widths, strict=True)
+        _cache(ctx, f"{name}/{part}", source, width, own, (tokens, capacity))
+        for part, source, width, own in zip(
+            ("keys", "values"), node.inputs[1:3], widths, shares, strict=True
+        )
     ]
     op = CachedOp(
         q.root, k.root, v.root, plain_window(q.layout),
         heads, heads // shared, widths[0], widths[1], capacity, k.layout.height, least, most,
-        epilogue(plain, scaling(plain, product, 1.0, score), score, ctx.lanes, step=0),
-        epilogue(plain, done, y, ctx.lanes, step=0),
+        scores[0],
+        done[0],
         name + SCORES,
         method_of("attention", ctx.overlay.softmax),
         distances(ctx, node, heads, tokens),
         heads,
+        heads_scores=scores,
+        heads_values=done,
         key_cache=caches[0],
         value_cache=caches[1],
     )  # fmt: skip
@@ -66,13 +70,48 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     ctx.maps[op.scratch] = Map(-(-capacity // ctx.lanes), rows, 1, space=WIDE)
     check_capacity(ctx, op, [cache.place for cache in caches])
     layout = replace(q.layout, channels=heads * widths[1] * ctx.lanes)
-    true = node.attrs.get("true_width", widths[0] * ctx.lanes)
-    true += node.attrs.get("true_value_width", widths[1] * ctx.lanes)
-    macs = heads * tokens * capacity * int(true)
+    macs = heads * tokens * capacity * _true_width(ctx, node, widths)
     stage = ctx.stage(node, y, layout, (op,), engine="systolic", macs=macs)
-    tables = [n for n in (*(c.rotation.table for c in caches), op.bias) if n]
+    tables = [n for n in (*(c.rotations[0].table for c in caches), op.bias) if n]
     places = [name for c in caches for name in (c.place, c.fresh)]
     return replace(stage, scratch=(op.scratch, *tables, *places))
+
+
+def _true_width(ctx: Context, node: Node, widths: tuple[int, int]) -> int:
+    """Channels of a head of keys and one of values that are no padding."""
+    names = ("true_width", "true_value_width")
+    return sum(
+        int(node.attrs.get(name, width * ctx.lanes))
+        for name, width in zip(names, widths, strict=True)
+    )
+
+
+def _epilogues(
+    ctx: Context,
+    node: Node,
+    values: tuple[Value, Value, Value],
+    y: Quant,
+    shares: tuple[tuple[float, ...], ...],
+) -> tuple[tuple[Epilogue, ...], tuple[Epilogue, ...]]:
+    """Of scores and of results, for each head of keys."""
+    q, k, v = (float(np.float32(value.quant.scale)) for value in values)
+    plain = node.with_attrs(activation=None, requant="single_round")
+    score = Quant(np.asarray(2.0**-SCORE_FRACTION, np.float32))
+
+    def made(scale: float, unit: float, quant: Quant) -> Epilogue:
+        return epilogue(plain, scaling(plain, scale, unit, quant), quant, ctx.lanes, step=0)
+
+    product = q * k * float(node.attrs["scale"])
+    scores = tuple(made(product * share, 1.0, score) for share in shares[0])
+    return scores, tuple(made(v * share, 2.0**-NORMALIZED, y) for share in shares[1])
+
+
+def head_shares(node: Node, attribute: str, heads: int) -> tuple[float, ...]:
+    """What part of the tensor's scale each head has (`weft.passes.head_scales`)."""
+    shares = tuple(float(s) for s in node.attrs.get(attribute, (1.0,) * heads))
+    if len(shares) != heads or not all(0 < s <= 1 for s in shares):
+        raise HostOnlyError(f"{attribute} = {shares}: a share of the scale for {heads} heads")
+    return shares
 
 
 def distances(ctx: Context, node: Node, heads: int, tokens: int) -> str:
@@ -114,18 +153,17 @@ def _check(ctx: Context, node: Node, q: Value) -> None:
 def _cache(
     ctx: Context,
     name: str,
-    part: str,
     source: str,
     blocks: int,
-    heads: int,
+    shares: tuple[float, ...],
     sizes: tuple[int, int],
 ) -> Cache:
     """The cache of keys or values, with the maps that one head takes on chip."""
     tokens, capacity = sizes
-    cache = Cache(
-        f"{name}/{part}", ctx.rotations[source], f"{name}/{part}/head", f"{name}/{part}/new"
-    )
-    ctx.caches[cache.name] = (Map(heads * blocks, capacity, 1), ctx.values[source].quant)
+    whole = ctx.rotations[source]
+    rotations = tuple(rotation_of(whole.scale / s, whole.table, whole.head_blocks) for s in shares)
+    cache = Cache(name, rotations, f"{name}/head", f"{name}/new")
+    ctx.caches[cache.name] = (Map(len(shares) * blocks, capacity, 1), ctx.values[source].quant)
     ctx.maps[cache.place] = Map(blocks, capacity, 1, space=OPERAND, unit=ctx.lanes)
     ctx.maps[cache.fresh] = Map(blocks, tokens, 1)
     return cache

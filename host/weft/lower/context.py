@@ -16,7 +16,7 @@ from weft.lower.activations import packed_epilogue
 from weft.lower.engines import packed_bits, precisions
 from weft.lower.geometry import HERE, OPERAND, UNIFIED, WIDE, Map, Place, Value
 from weft.lower.layout import RELABELS, relabeled, wish
-from weft.lower.stage import HostOnlyError, Op, RotateOp, Rotation, Stage
+from weft.lower.stage import HostOnlyError, MergeOp, Op, RotateOp, Rotation, Stage
 from weft.lower.weights import is_float
 from weft.pack import extents
 from weft.program import Layer, Layout, Unfold
@@ -160,8 +160,8 @@ class Context:
         if tokens and (layout.width != 1 or layout.dims[1:2] != (("h",),)):
             self.fixed.add(tokens)
         unit = self.lanes if space == OPERAND else 1
-        blocks = layout.blocks(self.lanes)
-        return Map(blocks, layout.height, layout.width, False, space, unit, tokens)
+        blocks, slack = layout.blocks(self.lanes), self._slack(name) if space == OPERAND else 0
+        return Map(blocks, layout.height, layout.width, False, space, unit, tokens, slack)
 
     def is_wide(self, name: str) -> bool:
         """Whether an activation is int16."""
@@ -188,10 +188,19 @@ class Context:
             return False
         return "attention" in self.overlay.units
 
+    def _slack(self, name: str) -> int:
+        """Words that the last window of keys or values lacks to whole tiles."""
+        found = 0
+        for node in self.consumers.get(name, []):
+            count = int(node.attrs.get("windows", 1))
+            if count > 1:
+                found = max(found, -(self.graph[name].shape[1] // count) % self.lanes)
+        return found
+
     def place(self, name: str, base: int, rows: int, origin: int, space: int) -> Place:
         """Where rows origin..origin+rows-1 of a map lie, in a buffer that may not be its own."""
         place = self.maps[name].place(base, rows, origin)
-        return place if space == place.space else replace(place, space=space, unit=1)
+        return place if space == place.space else replace(place, space=space, unit=1, slack=0)
 
     def weights(self, node: Node, index: int) -> Array:
         """What the array multiplies with: int64, or float32 where the format's numbers are bf16.
@@ -266,7 +275,7 @@ class Context:
             layout = replace(layout, bits=16)
         elif wanted.bits < 8 and len(ops) == 1 and ops[0].target == HERE:
             (op,) = ops
-            assert not isinstance(op, RotateOp), "it gives int8"
+            assert not isinstance(op, RotateOp | MergeOp), "no engine takes it packed"
             done = packed_epilogue(op.epilogue, y.format, wanted.bits)
             ops, layout = (replace(op, epilogue=done),), wanted
         self.values[out] = Value(out, layout, y)

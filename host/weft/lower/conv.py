@@ -51,8 +51,39 @@ def lower_conv(ctx: Context, node: Node) -> Stage:
     w, window, dims, quant = _kernel(ctx, node, x)
     group = int(node.attrs.get("group", 1))
     values = _values(ctx, node, x.quant, y, w.shape[0])
-    layout = Layout(w.shape[0], window.out_h, window.out_w, dims)
-    return _stage(ctx, node, x, layout, _Kernel(w, window, group, values, quant))
+    layout, front = Layout(w.shape[0], window.out_h, window.out_w, dims), node.attrs.get("front")
+    if front is not None:
+        if spatial_letters(x.layout) != ("h", "w"):
+            raise HostOnlyError("tokens of a convolution whose axes don't lie as rows and columns")
+        rows = front + window.out_h * window.out_w
+        layout = Layout(w.shape[0], rows, 1, ((), ("h",), ("c",)))
+    stage = _stage(ctx, node, x, layout, _Kernel(w, window, group, values, quant))
+    return stage if front is None else _with_front(stage, front)
+
+
+def _with_front(stage: Stage, front: int) -> Stage:
+    """The stage of a convolution as tokens one below the other, behind `front` rows of patches that
+    are not there: their windows lie above the map.
+    """
+    (op, *more) = stage.ops
+    plain = isinstance(op, MatrixOp) and not more and not op.byte_blocks
+    if not isinstance(op, MatrixOp) or not plain or any(part.flat for part in op.passes):
+        raise HostOnlyError("tokens of a convolution in several operations")
+    behind = replace(op, target=Target(y0=front, step_y=op.window.out_w, flat=True))
+    above = [
+        replace(
+            part,
+            window=replace(
+                part.window,
+                out_h=1,
+                out_w=front,
+                pad_y=part.window.kernel_h * part.window.dilation_y,
+            ),
+        )
+        for part in op.passes
+    ]
+    first = (replace(op, passes=tuple(above)),) if front else ()
+    return replace(stage, ops=(*first, behind))
 
 
 def _kernel(

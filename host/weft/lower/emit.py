@@ -24,7 +24,7 @@ from weft.lower.gather import GatherWeights
 from weft.lower.geometry import WIDE, Place, Rect, Target
 from weft.lower.nm import NmWeights
 from weft.lower.registers import adjusts
-from weft.lower.rows import attention, layer_tokens, norm
+from weft.lower.rows import attention, layer_tokens, merge, norm
 from weft.lower.schedule import Piece
 from weft.lower.snap import SnapWeights
 from weft.lower.sparse import compressed, row_limit, tile_step
@@ -33,6 +33,7 @@ from weft.lower.stage import (
     CachedOp,
     Epilogue,
     MatrixOp,
+    MergeOp,
     NormOp,
     RotateOp,
     Stage,
@@ -128,6 +129,8 @@ class Emitter:
                 norm(self, op, rows, places, target)
             elif isinstance(op, RotateOp):
                 rotate(self, op, rows, places, target)
+            elif isinstance(op, MergeOp):
+                merge(self, op, rows, places, target)
             elif isinstance(op, CachedOp):
                 cached_attention(self, op, rows, places, target)
             elif isinstance(op, AttentionOp):
@@ -233,8 +236,9 @@ class Emitter:
                 changed, more = read_weights(self, key, part.weights, whole, tile, rules, rect.y0)
                 self.put(isa.MAT_MUL.encode(**{**whole, **changed}), (*rules, *more))
             if not op.byte_blocks:
-                extra = added(op.residual, places, rect, op.target.block0 + tile)
-                self._activate(op.epilogue, parameter, op.target, rect, tile, target, rules, extra)
+                to = op.target
+                extra = added(op.residual, places, rect, to.block0 + tile, to)
+                self._activate(op.epilogue, parameter, to, rect, tile, target, rules, extra)
             for byte in range(4 if op.byte_blocks else 0):
                 raw = replace(op.epilogue, mode=isa.RAW_BYTE + byte)
                 block = tile + byte * op.byte_blocks

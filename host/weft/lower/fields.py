@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.lower.geometry import Place, Rect, Window
+from weft.lower.geometry import Place, Rect, Target, Window
 from weft.lower.stage import Pass, Residual, Second
 from weft.program import Rule
 
@@ -68,19 +68,19 @@ def even(low: int, high: int, limit: int, unit: int = 1) -> Iterator[tuple[int, 
 
 
 def added(
-    residual: Residual | None, places: Mapping[str, Place], rect: Rect, block: int
+    residual: Residual | None, places: Mapping[str, Place], rect: Rect, block: int, to: Target
 ) -> dict[str, int]:
-    """Fields of Activate for what it adds."""
+    """Fields of Activate for what it adds, which lies as the output that goes `to` its target."""
     if residual is None:
         return {}
     place = places[residual.source]
     return {
         "residual": 1,
-        "residual_base": place.at(block, rect.y0, rect.x0),
+        "residual_base": place.at(block, to.y0 + rect.y0 * to.step_y, to.x0 + rect.x0 * to.step_x),
         "residual_sample": place.sample,
         "residual_block": place.block,
-        "residual_row": place.width,
-        "residual_col": 1,
+        "residual_row": place.width * to.step_y,
+        "residual_col": to.step_x,
         "residual_multiplier": residual.multiplier,
         "residual_shift": residual.shift,
     }

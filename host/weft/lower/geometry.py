@@ -27,8 +27,9 @@ class Map:
 
     With `odd`, blocks in the unified buffer lie an odd number of words apart: words of several
     blocks that a clock reads are then in different banks. `space` is the on-chip buffer; in the
-    operand buffer a block takes whole tiles of `unit` words. `tokens` names what the height counts
-    where a run may have fewer rows (`weft.tokens`).
+    operand buffer a block takes whole tiles of `unit` words, and `slack` words more, as the last
+    tile of the last window reads beyond it. `tokens` names what the height counts where a run may
+    have fewer rows (`weft.tokens`).
     """
 
     blocks: int
@@ -38,6 +39,7 @@ class Map:
     space: int = UNIFIED
     unit: int = 1
     tokens: str = ""
+    slack: int = 0
 
     @property
     def per_word(self) -> int:
@@ -61,7 +63,9 @@ class Map:
 
     def place(self, base: int, rows: int, origin: int = 0) -> Place:
         """`rows` rows of the map from `origin` on, at word `base`."""
-        return Place(base, rows, self.width, origin, self.odd, self.space, self.unit, self.blocks)
+        return Place(
+            base, rows, self.width, origin, self.odd, self.space, self.unit, self.blocks, self.slack
+        )
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,13 @@ class Place:
     space: int = UNIFIED
     unit: int = 1
     blocks: int = 1
+    slack: int = 0
 
     @property
     def block(self) -> int:
         """Words from channel block to channel block."""
-        return -(-self.rows * self.width // self.unit) * self.unit | int(self.odd)
+        words = self.rows * self.width + self.slack
+        return -(-words // self.unit) * self.unit | int(self.odd)
 
     @property
     def sample(self) -> int:
@@ -150,13 +156,17 @@ def plain_window(layout: Layout) -> Window:
 
 @dataclass(frozen=True)
 class Target:
-    """Where output position (y, x), block k goes: (block0 + k, y0 + y·step_y, x0 + x·step_x)."""
+    """Where output position (y, x), block k goes: (block0 + k, y0 + y·step_y, x0 + x·step_x).
+
+    `flat`: the target has a width of 1, and `step_y` is the width of a row of the output.
+    """
 
     block0: int = 0
     y0: int = 0
     x0: int = 0
     step_y: int = 1
     step_x: int = 1
+    flat: bool = False
 
     def output_rows(self, low: int, high: int, count: int) -> tuple[int, int]:
         """Those of `count` output rows that go to target rows low..high-1: [first, last)."""

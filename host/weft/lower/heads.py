@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,8 +56,7 @@ def _padded(graph: Graph, node: Node, lanes: int) -> Graph:
     producers, consumers = graph.producers(), graph.consumers()
     parts = dict(zip(node.inputs[:3], kinds, strict=False))
     layers = [producers.get(name) for name in parts]
-    readers = consumers.get(node.outputs[0], [])
-    out = readers[0] if len(readers) == 1 and node.outputs[0] not in graph.outputs else None
+    mixed, out = _reader(graph, consumers, node.outputs[0])
     sole = all(len(consumers[n]) == 1 and n not in graph.outputs for n in parts)
     if len(parts) < 3 or not sole or not _paddable(graph, *layers, out):
         return graph
@@ -70,12 +69,29 @@ def _padded(graph: Graph, node: Node, lanes: int) -> Graph:
     value = kinds[2]
     made = replace(value, count=heads)
     changed.rows(out, made)
-    changed.widen(node.outputs[0], made.channels)
+    for name in mixed:
+        changed.widen(name, made.channels)
     scale = node.attrs.get("scale") or kinds[0].width ** -0.5
     own = {"scale": scale, "true_width": kinds[0].width, "true_value_width": value.width}
     changed.nodes[id(node)] = node.with_attrs(**own)
     nodes = tuple(changed.nodes.get(id(n), n) for n in graph.nodes)
     return graph.replace(tensors=changed.tensors, nodes=nodes).verify()
+
+
+def _reader(
+    graph: Graph, consumers: Mapping[str, list[Node]], name: str
+) -> tuple[list[str], Node | None]:
+    """The only reader of an attention's output, behind moves of whole tokens, and the tensors up
+    to there; None if there are several.
+    """
+    names = [name]
+    while True:
+        readers = consumers.get(names[-1], [])
+        if len(readers) != 1 or names[-1] in graph.outputs:
+            return names, None
+        if readers[0].op != "Windows":
+            return names, readers[0]
+        names.append(readers[0].outputs[0])
 
 
 def _kinds(sizes: Sequence[int], node: Node, lanes: int) -> list[_Heads]:

@@ -10,6 +10,7 @@ from weft.graph import Graph, Node, Shape
 from weft.lower.stage import HostOnlyError
 from weft.pack import extents, sequence
 from weft.program import Layout
+from weft.window_ops import map_of
 
 Dims = tuple[tuple[str, ...], ...]
 RELABELS = ("Reshape", "Transpose", "Identity")
@@ -23,6 +24,7 @@ _SPATIAL = (
     "DepthToSpace",
 )
 _ROWS = ("Linear", "LinearBytes", "LayerNorm", "RMSNorm", "Rope", "Attention")
+_MAPS = ("Windows", "PatchMerge")  # of which the tokens are the positions
 _SAME_DIMS = ("Add", "Sub", "Mul", "Concat", "Slice", "Pad", "Relu", "Clip", "LeakyRelu", "PRelu")
 
 
@@ -150,6 +152,8 @@ def _natural(graph: Graph, consumers: Mapping[str, list[Node]], name: str) -> La
 
 def _wanted(node: Node, shape: Shape) -> Layout | None:
     """Layout of `shape` as a node wants its maps; None where any will do."""
+    if node.op in _MAPS:
+        return Layout(shape[-1], *map_of(node, True), ((), ("h", "w"), ("c",)))
     if node.op in _ROWS:
         return channels_last(shape)
     return channels_first(shape) if node.op in _SPATIAL else None

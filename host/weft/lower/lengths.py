@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from weft.graph import Graph
+from weft.graph import Graph, Node
 from weft.lower.attention import KEYS
 from weft.lower.tokens import token_axes
 
@@ -20,17 +20,32 @@ def without_lengths(graph: Graph) -> tuple[Graph, str]:
     the tokens of one input that may have fewer.
     """
     nodes = [node for node in graph if node.op == "Attention"]
-    inputs = {node.inputs[KEYS] if len(node.inputs) > KEYS else "" for node in nodes}
+    counts = [node for node in graph if node.op == "FirstTokens"]
+    source = {node.outputs[0]: node.inputs[0] for node in counts}
+    keys = {node.inputs[KEYS] if len(node.inputs) > KEYS else "" for node in nodes}
+    inputs = {source.get(name, name) for name in keys}
     if len(inputs) != 1 or not (name := inputs.pop()) or name not in graph.inputs:
         return graph, ""
-    readers = graph.consumers().get(name, [])
-    if any(node.op != "Attention" or node.inputs.index(name) != KEYS for node in readers):
+    readers = [node for key in {name, *keys} for node in graph.consumers().get(key, [])]
+    if any(not _counts(node, {name, *keys}) for node in readers):
         return graph, ""
-    bare = {id(n): replace(n, inputs=n.inputs[:KEYS]) for n in nodes}
-    changed = graph.replace(nodes=tuple(bare.get(id(n), n) for n in graph.nodes))
+    bare = {id(n): replace(n, inputs=_trimmed(n)) for n in nodes}
+    left = (n for n in graph.nodes if n.op != "FirstTokens")
+    changed = graph.replace(nodes=tuple(bare.get(id(n), n) for n in left))
     tokens = token_axes(changed)
     counted = {tokens.get(n) for node in nodes for n in node.inputs[:3]}
     return (changed, name) if len(counted) == 1 and None not in counted else (graph, "")
+
+
+def _counts(node: Node, names: set[str]) -> bool:
+    """Whether a node reads any of `names` only as a number of tokens, or counts them."""
+    places = [i for i, name in enumerate(node.inputs) if name in names]
+    return node.op == "FirstTokens" or (node.op == "Attention" and places == [KEYS])
+
+
+def _trimmed(node: Node) -> tuple[str, ...]:
+    inputs = node.inputs[:KEYS]
+    return inputs if inputs[-1] else inputs[:-1]
 
 
 def windowed(graph: Graph) -> dict[str, bool]:

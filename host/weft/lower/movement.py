@@ -52,7 +52,7 @@ def _gather(
         if start is None:
             yield _selection(ctx, node, y, moves, window, tile, to)
         else:
-            yield _copy(ctx, node, y, moves.sources[start[0]], window, start[1], end - tile, to)
+            yield word_copy(ctx, node, y, moves.sources[start[0]], window, start[1], end - tile, to)
         tile = end
 
 
@@ -66,7 +66,7 @@ def _whole(moves: _Moves, tile: int, lanes: int) -> tuple[int, int] | None:
     return int(source[0]), int(channel[0]) // lanes
 
 
-def _copy(
+def word_copy(
     ctx: Context,
     node: Node,
     y: Quant,
@@ -125,7 +125,7 @@ def lower_concat(ctx: Context, node: Node) -> Stage:
         for v, at in zip(values, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True):
             target = Target(y0=at) if letter == "h" else Target(x0=at)
             blocks = v.layout.blocks(ctx.lanes)
-            ops.append(_copy(ctx, node, y, v, plain_window(v.layout), 0, blocks, target))
+            ops.append(word_copy(ctx, node, y, v, plain_window(v.layout), 0, blocks, target))
     return _moved(ctx, node, y, layout, ops)
 
 
@@ -223,7 +223,7 @@ def lower_resize(ctx: Context, node: Node) -> Stage:
     up, right = factors["h"], factors["w"]
     window, blocks = plain_window(x.layout), x.layout.blocks(ctx.lanes)
     ops: list[Op] = [
-        _copy(ctx, node, y, x, window, 0, blocks, Target(0, i, j, up, right))
+        word_copy(ctx, node, y, x, window, 0, blocks, Target(0, i, j, up, right))
         for i in range(up)
         for j in range(right)
     ]

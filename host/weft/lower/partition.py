@@ -31,9 +31,10 @@ from weft.lower.movement import (
 from weft.lower.norm import copy_of_norm, lower_norm
 from weft.lower.residual import lower_residual
 from weft.lower.rotate import lower_rotate
-from weft.lower.stage import HostOnlyError, RotateOp, Stage
+from weft.lower.stage import HostOnlyError, MergeOp, RotateOp, Stage
 from weft.lower.tokens import token_axes
 from weft.lower.vector import lower_binary, lower_pool
+from weft.lower.windows import lower_merge, lower_windows
 from weft.passes.placement import coded
 from weft.passes.stream import copies, reads_wide
 
@@ -63,6 +64,8 @@ LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "Attention": _attention,
     "LayerNorm": lower_norm,
     "RMSNorm": lower_norm,
+    "Windows": lower_windows,
+    "PatchMerge": lower_merge,
 }
 
 
@@ -205,7 +208,7 @@ def _merge(found: Partition, node: Node) -> Placement | None:
     out = node.outputs[0]
     if stage is None or not alone or context.graph[out].shape != context.graph[name].shape:
         return None
-    before = [op for op in stage.ops if not isinstance(op, RotateOp)]
+    before = [op for op in stage.ops if not isinstance(op, RotateOp | MergeOp)]
     if len(before) != len(stage.ops):
         return None
     changed = tuple(replace(op, epilogue=with_lookup(op.epilogue, table)) for op in before)

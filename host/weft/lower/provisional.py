@@ -8,6 +8,7 @@ import numpy as np
 
 from weft.activation import WIDE
 from weft.graph import Graph, Quant, Tensor
+from weft.passes.front import front_tokens
 from weft.passes.stream import stream, with_copies
 
 
@@ -15,6 +16,7 @@ def provisional(graph: Graph) -> Graph:
     """`graph` itself if it is quantized; else with scales of 1 and integer weights of 0 or 1."""
     if any(t.quant is not None and t.data is None for t in graph.tensors.values()):
         return graph
+    graph = front_tokens(graph)
     wide = stream(graph)
     graph = with_copies(graph, wide)
     weights = {n.inputs[1] for n in graph.nodes if n.op in ("Conv", "Linear")}

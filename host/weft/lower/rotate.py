@@ -35,9 +35,8 @@ def lower_rotate(ctx: Context, node: Node) -> Stage | None:
     if kept(x.layout, len(x.layout.dims) - 1) not in (("c",), ()):
         raise HostOnlyError(f"{node.op} of what are not the channels of the map")
     scale = float(np.float32(x.quant.scale)) / float(np.float32(y.scale))
-    q, s = requant.encode(scale * 2.0**-FRACTION, "single_round")
     table, head = _table(ctx, node, x) if node.op == "Rope" else ("", 1)
-    rotation = Rotation(int(q), int(s), table, head)
+    rotation = rotation_of(scale * 2.0**-FRACTION, table, head)
     layout = replace(x.layout, bits=8)
     if _goes_to_cache(ctx, out):
         ctx.values[out] = Value(x.root, layout, y)
@@ -49,6 +48,12 @@ def lower_rotate(ctx: Context, node: Node) -> Stage | None:
     if ctx.maps[out].space != UNIFIED:
         raise HostOnlyError("rotated keys or values of attention without a cache")
     return replace(stage, scratch=(table,)) if table else stage
+
+
+def rotation_of(scale: float, table: str = "", head: int = 1) -> Rotation:
+    """What turns by a table, and multiplies with `scale`."""
+    q, s = requant.encode(scale, "single_round")
+    return Rotation(int(q), int(s), table, head, scale)
 
 
 def _goes_to_cache(ctx: Context, name: str) -> bool:

@@ -10,7 +10,7 @@ from weft import isa
 from weft.isa import Words
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
-from weft.lower.stage import AttentionOp, Epilogue, NormOp, Stage
+from weft.lower.stage import AttentionOp, Epilogue, MergeOp, NormOp, Stage
 from weft.program import Rule
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ LIMIT = 32767  # of what counts: key − query
 
 @dataclass(frozen=True)
 class _Part:
-    """Queries first..last-1, the tiles of keys that count, and what fewer tokens change."""
+    """Queries first..last-1, the tiles of keys that count, and what fewer tokens change. Keys and
+    biases are those of the window of kind `kind` whose tokens begin at `start`.
+    """
 
     first: int
     last: int
@@ -31,6 +33,8 @@ class _Part:
     tiles: int
     rows: Rules
     keys: Rules
+    start: int = 0
+    kind: int = 0
 
 
 def norm(
@@ -88,6 +92,9 @@ def _parts(emitter: Emitter, op: AttentionOp, rows: tuple[int, int], most: int) 
     """
     lanes, width = emitter.context.lanes, op.window.width
     queries, keys = emitter.symbol(op.query), emitter.symbol(op.key)
+    if op.windows > 1:
+        yield from _windows(op, lanes, (rows[0] * width, rows[1] * width), most)
+        return
     for first, last in even(rows[0] * width, rows[1] * width, most):
         low = max(0, min(first + op.least, op.keys - 1)) // lanes if queries == keys else 0
         high = max(1, min(op.keys, last + op.most))
@@ -100,6 +107,18 @@ def _parts(emitter: Emitter, op: AttentionOp, rows: tuple[int, int], most: int) 
             (Rule(0, 0, "rows", queries, first, last - first),) if queries else (),
             (Rule(0, 0, "", keys, low * lanes, tiles * lanes, lanes),) if keys else (),
         )
+
+
+def _windows(op: AttentionOp, lanes: int, tokens: tuple[int, int], most: int) -> Iterator[_Part]:
+    """Parts of the queries tokens[0]..tokens[1]-1, none of more than one window."""
+    each = op.window.height * op.window.width // op.windows
+    for place, kind in enumerate(op.kinds):
+        start = place * each
+        cut = max(tokens[0], start), min(tokens[1], start + each)
+        for first, last in even(*cut, most) if cut[0] < cut[1] else ():
+            low = max(0, min(first - start + op.least, op.keys - 1)) // lanes
+            high = max(1, min(op.keys, last - start + op.most))
+            yield _Part(first, last, low, -(-high // lanes) - low, (), (), start, kind)
 
 
 def _named(rules: Rules, field: str) -> Rules:
@@ -116,12 +135,12 @@ def _scores(
     parameter = emitter.epilogue(op.scores, 0, 1)
     block = head // op.group * op.query_blocks
     source = query.at(head * op.query_blocks, 0, part.first), query.block
-    operand = key.at(block) + part.tile * lanes, key.block
+    operand = key.at(block, 0, _key(op, part)) + part.tile * lanes, key.block
     emitter.put(
         scored(emitter, op, (part.last - part.first, part.tiles), source, operand),
         (*part.rows, *_named(part.keys, "tiles")),
     )
-    shift = part.first - part.tile * lanes
+    shift = part.first - part.start - part.tile * lanes
     most = min(op.keys - part.tile * lanes, part.tiles * lanes)
     keys = tuple(Rule(0, 0, "keys", r.input, r.offset, most) for r in part.keys)
     emitter.put(
@@ -151,8 +170,9 @@ def _bias(op: AttentionOp, part: _Part, head: int, places: Mapping[str, Place]) 
     if not op.bias:
         return {}
     place = places[op.bias]
-    queries = op.window.height * op.window.width
-    row = part.first + (head * queries if op.biases > 1 else 0)
+    queries = op.window.height * op.window.width // op.windows
+    square = part.kind * op.biases + (head if op.biases > 1 else 0)
+    row = square * queries + part.first - part.start
     return {
         "residual": 1,
         "residual_base": place.at(part.tile, row),
@@ -174,7 +194,8 @@ def _values(
     """Exponentials of the scores times values, divided by the sum of the exponentials."""
     value, scores = places[op.value], places[op.scratch]
     parameter = emitter.epilogue(op.epilogue, 0, 1)
-    operand = value.at(head // op.group * op.value_blocks) + part.tile * emitter.context.lanes
+    operand = value.at(head // op.group * op.value_blocks, 0, _key(op, part))
+    operand += part.tile * emitter.context.lanes
     sizes = part.last - part.first, part.tiles
     emitter.put(
         weighted(emitter, op, sizes, scores, (operand, value.block)),
@@ -183,6 +204,11 @@ def _values(
     emitter.put(
         divided(op, parameter, head, part.first, target), (*ifs(part.rows), *ifs(part.keys))
     )
+
+
+def _key(op: AttentionOp, part: _Part) -> int:
+    """The first key of a part's window."""
+    return part.start // (op.window.height * op.window.width // op.windows) * op.keys
 
 
 Walk = tuple[int, int]  # first word, and words from channel block to channel block
@@ -250,3 +276,29 @@ def layer_tokens(context: Context, stage: Stage) -> tuple[str, ...]:
             names[op.key] = 1
     symbols = (context.maps[name].tokens for name in names)
     return tuple(symbol for symbol in symbols if symbol and symbol not in context.fixed)
+
+
+def merge(
+    emitter: Emitter, op: MergeOp, rows: tuple[int, int], places: Mapping[str, Place], target: Place
+) -> None:
+    """Rows of merged patches: of each of the four neighbours a copy that skips the others."""
+    source, half = places[op.source], op.window.width // 2
+    for y in range(*rows):
+        for quarter in range(4):
+            right, down = divmod(quarter, 2)
+            emitter.put(
+                isa.ROTATE.encode(
+                    source=source.at(0, 2 * y + down, right),
+                    source_block=source.block,
+                    source_col=2,
+                    rows=half,
+                    blocks=op.blocks,
+                    plain=1,
+                    multiplier=op.rotation.multiplier,
+                    shift=op.rotation.shift,
+                    target=target.at(quarter * op.blocks, y),
+                    target_block=target.block,
+                    target_col=1,
+                    space=target.space,
+                )
+            )

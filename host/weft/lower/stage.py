@@ -110,7 +110,8 @@ class MatrixOp:
         """Input rows per source that output rows first..last-1 need."""
         needs = [(p.source, p.window.input_rows(first, last)) for p in self.passes]
         if self.residual:
-            needs.append((self.residual.source, (first, last)))
+            rows = (self.target.y0 + row * self.target.step_y for row in (first, last))
+            needs.append((self.residual.source, (next(rows), next(rows))))
         return union(needs)
 
 
@@ -207,7 +208,9 @@ class AttentionOp:
     `query_blocks` and `value_blocks` are the channel blocks of a head, `keys` the number of tokens
     in k and v, which lie in `key_rows` rows. A score counts where least ≤ key − query ≤ most.
     `scratch` is the map that scores lie in, a part of the queries at a time; `bias` a map of the
-    wide buffer, a block of keys after the other, of one head or (`biases`) of all.
+    wide buffer, a block of keys after the other, of one head or (`biases`) of all, one kind of
+    window after the other. The tokens are equal `windows` that don't see each other; `keys` and
+    `key_rows` are those of one, `kinds` the kind of each.
     """
 
     query: str
@@ -228,6 +231,7 @@ class AttentionOp:
     method: int = 0
     bias: str = ""
     biases: int = 1
+    kinds: tuple[int, ...] = (0,)
     target: Target = HERE
 
     @property
@@ -242,7 +246,15 @@ class AttentionOp:
     def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
         """Input rows per source that output rows first..last-1 need."""
         every = (0, self.key_rows)
+        if self.windows > 1:
+            low, high = first // self.key_rows, -(-last // self.key_rows)
+            every = (low * self.key_rows, high * self.key_rows)
         return union([(self.query, (first, last)), (self.key, every), (self.value, every)])
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        return len(self.kinds)
 
 
 @dataclass(frozen=True)
@@ -255,6 +267,7 @@ class Rotation:
     shift: int
     table: str = ""
     head_blocks: int = 1
+    scale: float = 1.0  # what the two encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,14 +280,29 @@ class RotateOp(RowOp):
 
 
 @dataclass(frozen=True, eq=False)
+class MergeOp(RowOp):
+    """Four neighbours of a map of the wide buffer side by side in the channels: `blocks` channel
+    blocks each.
+    """
+
+    blocks: int
+    rotation: Rotation
+    target: Target = HERE
+
+    def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
+        """Input rows per source that output rows first..last-1 need."""
+        return {self.source: (2 * first, 2 * last)}
+
+
+@dataclass(frozen=True, eq=False)
 class Cache:
-    """Keys or values in activation memory: `name` is their region, `rotation` makes them of the
-    source's int16, `place` is the map of a head in the operand buffer, `fresh` the one in the
-    unified buffer of a head's new tokens.
+    """Keys or values in activation memory: `name` is their region, `rotations` make those of each
+    head of the source's int16, `place` is the map of a head in the operand buffer, `fresh` the one
+    in the unified buffer of a head's new tokens.
     """
 
     name: str
-    rotation: Rotation
+    rotations: tuple[Rotation, ...]
     place: str
     fresh: str
 
@@ -284,9 +312,12 @@ class CachedOp(AttentionOp):
     """Attention of new tokens to those in a cache and to themselves.
 
     `key` and `value` are maps of the wide buffer with the new tokens; `keys` is the capacity of the
-    cache. `least` counts from the newest key that a query sees.
+    cache. Each head of keys has epilogues of its own (`heads_scores`, `heads_values`). `least`
+    counts from the newest key that a query sees.
     """
 
+    heads_scores: tuple[Epilogue, ...] = ()
+    heads_values: tuple[Epilogue, ...] = ()
     key_cache: Cache | None = None
     value_cache: Cache | None = None
 
@@ -298,7 +329,7 @@ class CachedOp(AttentionOp):
         return self.key_cache, self.value_cache
 
 
-Op = MatrixOp | VectorOp | NormOp | AttentionOp | RotateOp
+Op = MatrixOp | VectorOp | NormOp | AttentionOp | RotateOp | MergeOp
 
 
 @dataclass(frozen=True, eq=False)

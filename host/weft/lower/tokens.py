@@ -23,6 +23,7 @@ def token_axes(graph: Graph) -> dict[str, str]:
         for name in graph.inputs
         if len(graph[name].shape) == 3 and graph[name].shape[0] == 1 and graph[name].shape[1] > 1
     }
+    found |= {name: name for name in graph.inputs if _embedded(graph, name)}
     if not found or not any(node.op == "Attention" for node in graph):
         return {}
     same: dict[str, str] = {}
@@ -41,6 +42,20 @@ def token_axes(graph: Graph) -> dict[str, str]:
     bad = {_root(same, name) for name in fixed}
     roots = {name: _root(same, symbol) for name, symbol in found.items()}
     return {name: root for name, root in roots.items() if root not in bad}
+
+
+def _embedded(graph: Graph, name: str) -> bool:
+    """Whether an input [1, S] says rows of constant tables, and nothing else."""
+    tensor, readers = graph[name], graph.consumers().get(name, [])
+    numbers = len(tensor.shape) == 2 and tensor.shape[0] == 1 and tensor.shape[1] > 1
+    return numbers and bool(readers) and all(_looks_up(graph, n, name) for n in readers)
+
+
+def _looks_up(graph: Graph, node: Node, name: str) -> bool:
+    if node.op not in ("Gather", "onnx.Gather") or node.inputs[1] != name:
+        return False
+    table = graph[node.inputs[0]]
+    return table.data is not None and len(table.shape) == 2 and not node.attrs.get("axis", 0)
 
 
 def _root(same: Mapping[str, str], symbol: str) -> str:
@@ -64,10 +79,14 @@ def _step(graph: Graph, node: Node, names: list[str]) -> tuple[list[list[str]], 
     x = node.inputs[0]
     moving = [n for n in node.inputs if n and graph[n].data is None]
     if node.op == "Attention":
+        if node.attrs.get("windows", 1) > 1:
+            return [], None
         keys = [n for n in node.inputs[1:3] if n in names]
         if len(keys) not in (0, 2) or (x not in names and not keys):
             return [], None
         return ([keys] if keys else []), x if x in names else ""
+    if len(names) == 1 and _looks_up(graph, node, names[0]):
+        return [], names[0]
     if node.op == "Slice":
         return [], "" if _first_token(graph, node) else None
     shape = graph[node.outputs[0]].shape

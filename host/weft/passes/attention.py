@@ -7,18 +7,16 @@ elements lie as those would.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from weft.graph import Array, Node
+from weft.graph import Array, Node, Tensor
 from weft.ops import OPS
 from weft.passes.edit import Edit
-from weft.transformer_ops import ABSENT
+from weft.passes.masks import MASKED, Mask, as_mask, first_keys, mask_step, of_windows
 
 MOVES = ("Reshape", "Transpose", "Slice", "Gather", "Identity")
-MASKED = -1e4  # a bias below this says: not seen
-LOWEST = float(np.finfo(np.float32).min) / 4  # so that a score added to it stays finite
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class _Scores:
     product: Node
     factor: float
     bias: Array | None
+    masks: list[Mask] = field(default_factory=list)
 
 
 def join_attention(edit: Edit, node: Node) -> bool:
@@ -50,25 +49,63 @@ def join_attention(edit: Edit, node: Node) -> bool:
     scores = _scores(edit, softmax.inputs[0]) if softmax is not None else None
     if scores is None:
         return False
-    rows, columns = edit.tensors[node.inputs[0]].shape[-2:]
-    q = _heads(edit, scores.product.inputs[0], rows, transposed=False)
-    k = _heads(edit, scores.product.inputs[1], columns, transposed=True)
-    v = _heads(edit, node.inputs[1], columns, transposed=False)
-    if q is None or k is None or v is None or not q.heads == k.heads == v.heads:
+    shape = edit.tensors[node.inputs[0]].shape
+    rows, columns = shape[-2:]
+    found = _operands(edit, node, scores, shape)
+    if found is None:
         return False
-    if v.factor != 1 or q.width != k.width:
+    count, (q, k, v) = found
+    known = _with_masks(edit, scores, (count * q.heads, rows, columns))
+    if known is None or (count > 1 and scores.masks):
         return False
-    bias, mask = as_mask(scores.bias)
+    bias, mask = of_windows(known, count) if count > 1 else as_mask(known)
     scale = scores.factor * q.factor * k.factor
     attrs = {"heads": q.heads, "kv_heads": k.heads, "scale": scale, "causal": 0, **mask}
     parts = [_tokens(edit, part, node.name) for part in (q, k, v)]
     inputs = [name for name, _ in parts]
-    if bias is not None:
-        inputs.append(edit.constant(f"{node.name}.bias", bias))
+    if bias is not None or scores.masks:
+        inputs.append(edit.constant(f"{node.name}.bias", bias) if bias is not None else "")
+    counted = _counted(edit, scores.masks, node.name)
+    inputs += [name for n in counted for name in n.outputs]
     made = Node("Attention", node.name, tuple(inputs), (), attrs)
-    before = [move for _, moves in parts for move in moves]
-    edit.put(node, *before, *_placed(edit, node, made, (rows, v.heads, v.width)))
+    before = [*counted, *(move for _, moves in parts for move in moves)]
+    edit.put(node, *before, *_placed(edit, node, made, (count, rows, v.heads, v.width)))
     return True
+
+
+def _operands(
+    edit: Edit, node: Node, scores: _Scores, shape: tuple[int, ...]
+) -> tuple[int, tuple[_Heads, _Heads, _Heads]] | None:
+    """How many windows there are, and q, k and v: a first axis larger than 1 may count windows."""
+    rows, columns = shape[-2:]
+    for count in (1, *shape[:1]) if len(shape) == 4 and shape[0] > 1 else (1,):
+        q = _heads(edit, scores.product.inputs[0], count, rows, transposed=False)
+        k = _heads(edit, scores.product.inputs[1], count, columns, transposed=True)
+        v = _heads(edit, node.inputs[1], count, columns, transposed=False)
+        if q is None or k is None or v is None or not q.heads == k.heads == v.heads:
+            continue
+        if v.factor == 1 and q.width == k.width:
+            return count, (q, k, v)
+    return None
+
+
+def _with_masks(edit: Edit, scores: _Scores, shape: tuple[int, int, int]) -> Array | None:
+    """The constant bias [heads, S, T] where all tokens are there; None where masks do more than
+    hide the keys behind the first ones."""
+    bias = np.zeros(shape, np.float32) if scores.bias is None else scores.bias
+    if not scores.masks:
+        return bias
+    whole = first_keys(edit, scores.masks, shape)
+    return None if whole is None else bias + whole
+
+
+def _counted(edit: Edit, masks: list[Mask], name: str) -> list[Node]:
+    """The node that counts the tokens that a mask says are there; none without one."""
+    if not masks:
+        return []
+    keys = edit.fresh(f"{name}.keys")
+    edit.tensors[keys] = Tensor(keys, (1, 1), "int64")
+    return [Node("FirstTokens", keys, (masks[0].source,), (keys,))]
 
 
 def bare_inputs(edit: Edit, node: Node) -> bool:
@@ -114,20 +151,20 @@ def _moves_of(edit: Edit, part: _Heads) -> int:
     return int(reshaped) + int(part.width * part.heads != whole)
 
 
-def _placed(edit: Edit, node: Node, made: Node, shape: tuple[int, int, int]) -> list[Node]:
+def _placed(edit: Edit, node: Node, made: Node, shape: tuple[int, int, int, int]) -> list[Node]:
     """The Attention and the moves to the layout that the product `node` has written."""
-    rows, heads, width = shape
-    mixed = edit.activation(f"{node.name}.attention", (1, rows, heads * width))
-    split = edit.activation(f"{node.name}.split", (1, rows, heads, width))
+    count, rows, heads, width = shape
+    mixed = edit.activation(f"{node.name}.attention", (1, count * rows, heads * width))
+    split = edit.activation(f"{node.name}.split", (count, rows, heads, width))
     out = edit.tensors[node.outputs[0]].shape
     nodes = [
         replace(made, outputs=(mixed,)),
-        Node("Reshape", split, (mixed,), (split,), {"shape": (1, rows, heads, width)}),
+        Node("Reshape", split, (mixed,), (split,), {"shape": (count, rows, heads, width)}),
     ]
     perm = {"perm": (0, 2, 1, 3)}
-    if out == (1, heads, rows, width):
+    if out == (count, heads, rows, width):
         return [*nodes, Node("Transpose", f"{node.name}.heads", (split,), node.outputs, perm)]
-    turned = edit.activation(f"{node.name}.heads", (1, heads, rows, width))
+    turned = edit.activation(f"{node.name}.heads", (count, heads, rows, width))
     back = Node("Reshape", f"{node.name}.out", (turned,), node.outputs, {"shape": out})
     return [*nodes, Node("Transpose", turned, (split,), (turned,), perm), back]
 
@@ -197,12 +234,18 @@ def _number(edit: Edit, name: str) -> float | None:
 def _scores(edit: Edit, name: str) -> _Scores | None:
     """Walks from the softmax's input back to the product."""
     factor, bias = 1.0, None
+    masks: list[Mask] = []
     while True:
         node, shape = _plain(edit, name), edit.tensors[name].shape
         if node is None:
             return None
         if node.op == "MatMul":
-            return _Scores(node, factor, bias)
+            return _Scores(node, factor, bias, masks)
+        masked = mask_step(edit, node, shape)
+        if masked is not None:
+            name = masked[0]
+            masks.append(replace(masked[1], factor=factor))
+            continue
         step = _score_step(edit, node, shape)
         if step is None:
             return None
@@ -258,49 +301,22 @@ def _per_head(values: Array, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(values, shape).reshape(-1, *shape[-2:])
 
 
-def as_mask(bias: Array | None) -> tuple[Array | None, dict[str, int]]:
-    """Bias [1 or heads, S, T] and the attributes that say it shorter: a causal mask, a window."""
-    if bias is None or not np.any(bias):
-        return None, {}
-    values = np.maximum(bias, LOWEST)
-    if (values == values[:1]).all():
-        values = values[:1]
-    seen = values[0] > MASKED
-    if len(values) == 1 and not np.any(values[0][seen]):
-        found = _window(seen)
-        if found is not None:
-            return None, found
-    return np.ascontiguousarray(values, np.float32), {}
-
-
-def _window(seen: Array) -> dict[str, int] | None:
-    """left and right, or causal, of a mask that is a band; None for any other."""
-    rows, columns = seen.shape
-    away = np.arange(columns) - np.arange(rows)[:, None]
-    inside, outside = away[seen], away[~seen]
-    if not inside.size:
-        return None
-    low, high = int(inside.min()), int(inside.max())
-    if ((away >= low) & (away <= high) != seen).any():
-        return None
-    left = low if (outside < low).any() else -ABSENT
-    right = high if (outside > high).any() else ABSENT
-    named = {} if left == -ABSENT else {"left": left}
-    if right == 0:
-        return {**named, "causal": 1}
-    return named if right == ABSENT else {**named, "right": right}
-
-
-def _heads(edit: Edit, name: str, tokens: int, transposed: bool) -> _Heads | None:
-    """What [..., S, width] (transposed: [..., width, S]) is made of, behind any moves."""
+def _heads(edit: Edit, name: str, count: int, tokens: int, *, transposed: bool) -> _Heads | None:
+    """What [..., S, width] (transposed: [..., width, S]) of each of `count` windows is made of,
+    behind any moves.
+    """
     shape = edit.tensors[name].shape
-    heads = int(np.prod(shape[:-2], dtype=np.int64))
+    heads, rest = divmod(int(np.prod(shape[:-2], dtype=np.int64)), count)
+    if rest:
+        return None
+    tokens *= count
     chain: list[Node] = []
     factor = 1.0
     while True:
         index = positions(edit, name, chain)
-        places = index.reshape(heads, *shape[-2:])
-        places = places.transpose(0, 2, 1) if transposed else places
+        places = index.reshape(count, heads, *shape[-2:])
+        places = places.swapaxes(2, 3) if transposed else places
+        places = places.swapaxes(0, 1).reshape(heads, tokens, -1)
         found = _laid_out(places, tokens, edit.tensors[name].size)
         if found is not None:
             return _Heads(name, tokens, found, heads, places.shape[2], factor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from weft.graph import Array, Graph, Node, Tensor
@@ -17,6 +19,7 @@ class Edit:
         self._place: dict[str, int] = {}
         self._writer: dict[str, Node] = {}
         self._readers: dict[str, dict[int, int]] = {}
+        self.known: dict[object, Any] = {}  # what rules have found out
         for place, node in enumerate(graph.nodes):
             self._nodes[place] = []
             self._link(place, node)

@@ -42,19 +42,31 @@ def even_out(
 
 def _movable(graph: Graph, node: Node) -> bool:
     """Whether a node gives channels that nothing but Linear reads, and can give others."""
-    name = node.outputs[0]
-    readers = graph.consumers().get(name, [])
-    if name in graph.outputs or not readers or not accelerated(graph, node):
-        return False
-    if not all(r.op == "Linear" and accelerated(graph, r) and r.inputs[0] == name for r in readers):
+    if not accelerated(graph, node) or not _products(graph, node.outputs[0]):
         return False
     producer = graph.producers().get(node.inputs[0])
     copies = node.op == "Identity" and producer is not None and producer.op in NORMS
     return node.op in NORMS or copies
 
 
+def _products(graph: Graph, name: str) -> list[Node]:
+    """The Linear nodes that alone read a tensor, also behind moves of whole tokens; none if
+    something else does.
+    """
+    if name in graph.outputs:
+        return []
+    found: list[Node] = []
+    for node in graph.consumers().get(name, []):
+        fits = accelerated(graph, node) and node.inputs[0] == name
+        moved = _products(graph, node.outputs[0]) if fits and node.op == "Windows" else []
+        if not moved and not (fits and node.op == "Linear"):
+            return []
+        found += moved or [node]
+    return found
+
+
 def _moved(graph: Graph, name: str, x: Factors, strength: float) -> Graph:
-    node, readers = graph.producers()[name], graph.consumers()[name]
+    node, readers = graph.producers()[name], _products(graph, name)
     weights = [np.abs(np.asarray(graph[r.inputs[1]].data)).max(1) for r in readers]
     w = np.max(weights, axis=0).astype(np.float64)
     alive = (x > 0) & (w > 0) & np.isfinite(x) & np.isfinite(w)

@@ -34,8 +34,9 @@ def fuse(graph: Graph) -> Graph:
     """The graph with everything merged that leaves its results unchanged; verified."""
     edit = Edit(graph)
     _apply_rules(edit)
-    edit = Edit(join_transformer(edit.graph().pruned()))
-    _apply_rules(edit)
+    for _ in range(2):  # layers that have got their biases move past what is around them
+        edit = Edit(join_transformer(edit.graph().pruned()))
+        _apply_rules(edit)
     for node in edit.snapshot():
         if node.op == "BatchNormalization":
             _spread_batch_normalization(edit, node)

@@ -32,6 +32,8 @@ FOLLOWS = {
     "MaxPool",
     "GlobalMaxPool",
     "Pad",
+    "Windows",
+    "PatchMerge",
 }
 _NOT_FUNCTIONS = {"BatchNormalization", "Cast", "QuantizeLinear", "DequantizeLinear", "Where"}
 

@@ -21,6 +21,7 @@ from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes import products
 from weft.passes.choices import Choice, activation_formats, choices, layers
 from weft.passes.even import STRENGTH, even_out
+from weft.passes.front import front_tokens
 from weft.passes.placement import FOLLOWS, accelerated, coded, quantized_roots
 from weft.passes.ranges import BATCH, Progress, check_data, feeds, ranges
 from weft.passes.roles import pools, saturated
@@ -105,6 +106,7 @@ def quantize(
     options = Options(
         weights, activations, weight_method, plan, keep_first_last, equalize, smooth, correct_bias
     )
+    graph = graph if dynamic else front_tokens(graph)
     chosen = options.choices(graph)
     if dynamic:
         return _dynamic(graph, chosen)
@@ -372,8 +374,8 @@ def _dynamic(graph: Graph, chosen: Mapping[str, Choice]) -> Graph:
         if node.op == "Linear" and accelerated(graph, node):
             choice = chosen[node.outputs[0]]
             _check_dynamic(node, choice)
-            weights = graph[node.inputs[1]]
-            made = encode(graph, _without_bias(node), choice, _UNIT, None, False)
+            weights, bare = graph[node.inputs[1]], replace(node, inputs=node.inputs[:2])
+            made = encode(graph, bare, choice, _UNIT, None, False)
             name = constants.put(weights.name, node, made.data, made.quant)
             inputs = (node.inputs[0], name, *node.inputs[2:])
             node = replace(node, inputs=inputs).with_attrs(dynamic=True)
@@ -382,10 +384,6 @@ def _dynamic(graph: Graph, chosen: Mapping[str, Choice]) -> Graph:
 
 
 _UNIT = Quant(np.asarray(1, np.float32))  # rows are symmetric int8 with a scale found at run time
-
-
-def _without_bias(node: Node) -> Node:
-    return replace(node, inputs=node.inputs[:2])
 
 
 def _check_dynamic(node: Node, choice: Choice) -> None:

@@ -57,7 +57,7 @@ def _from_norm(graph: Graph, name: str) -> bool:
 def _linked(graph: Graph, node: Node) -> set[str]:
     """Activations of a node that are all in the stream, or none."""
     names = {n for n in (*node.inputs, *node.outputs) if n and graph[n].data is None}
-    if node.op in MOVES and not node.attrs.get("activation"):
+    if node.op in (*MOVES, "PatchMerge") and not node.attrs.get("activation"):
         return names
     if node.op != "Add" or node.attrs.get("activation"):
         return set()
@@ -78,7 +78,7 @@ def reads_wide(graph: Graph, node: Node, wide: Collection[str]) -> bool:
         return node.inputs[0] not in wide
     if copies(graph, node):
         return node.inputs[0] in wide
-    return (node.op in MOVES or node.op == "Add") and all(name in wide for name in moving)
+    return node.op in (*MOVES, "Add", "PatchMerge") and all(name in wide for name in moving)
 
 
 def copies(graph: Graph, node: Node) -> bool:

@@ -9,11 +9,14 @@ from weft.passes.attention import bare_inputs, join_attention
 from weft.passes.edit import Edit
 from weft.passes.linears import narrow_linear, pure_moves, straight_linear, unit_transpose, zero_row
 from weft.passes.norms import fold_affine, join_norm
+from weft.passes.windows import early_windows, join_windows
 
 RULES: tuple[Callable[[Edit, Node], bool], ...] = (
     join_norm,
     fold_affine,
     join_attention,
+    join_windows,
+    early_windows,
     unit_transpose,
     pure_moves,
     straight_linear,
