@@ -44,6 +44,7 @@ GROUPS = (
     "tpu",
     "decoders",
     "sparse_packing",
+    "sparse_speed",
     "importing",
 )
 

@@ -1,4 +1,4 @@
-"""The EIE engine: clocks against the paper's figures and its published simulator, and speed.
+"""The EIE engine: clocks against the paper's figures and its published simulator.
 
 Clocks are those of units/eie.py for one vector, weights resident, 64 PEs at 800 MHz, as in table IV
 of the paper (Han et al., ISCA 2016); matrices are random with its sizes and densities. Its queue of
@@ -7,17 +7,12 @@ of the paper (Han et al., ISCA 2016); matrices are random with its sizes and den
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from weft import isa
-from weft.config import Overlay, load_overlay
-from weft.device import open_device
-from weft.lower.eie import EieWeights, Entries, entries
+from weft.lower.eie import Entries, entries
 from weft.units import eie
 
-from .row import Row, absent, at_least, at_most, interleaved
+from .row import Row, absent, at_least, at_most
 
 PES, MHZ, QUEUE = 64, 800, 7
 LAYERS = {  # inputs, outputs, % of weights, % of activations, theoretical µs, measured µs
@@ -34,7 +29,6 @@ LAYERS = {  # inputs, outputs, % of weights, % of activations, theoretical µs, 
 WITH_BIAS = ("NT-LSTM",)  # 1,201 inputs: 600, 600 of the state, and the bias, which nobody prunes
 PUBLISHED = {1: 0.695, 2: 0.803, 4: 0.869, 7: 0.895, 8: 0.898, 15: 0.910, 31: 0.910, 255: 0.910}
 STORED = (25.7, 42.9)  # % of weights and activations in the published sample of Alex-8
-N, VECTORS, DENSITY = 4096, 256, 0.1
 
 
 def layer(k: int, n: int, weights: float, active: float, *, bias: bool = False):
@@ -121,53 +115,6 @@ def jet_row(title: str, parts: list[tuple[np.ndarray, np.ndarray]]) -> Row:
     return at_most(title, clocks, dense, "clocks", dense)
 
 
-def speed_row() -> Row:
-    """Functional simulation of a whole MatMul against scipy.sparse, per non-zero product."""
-    from scipy import sparse
-
-    rng = np.random.default_rng(0)
-    keep = rng.random((N, N), np.float32) < DENSITY
-    values = (rng.integers(1, 16, (N, N), np.uint8) * keep).astype(np.uint8)
-    book = np.arange(16, dtype=np.int16) * 3
-    o = replace(load_overlay("edge"), name="eie-bench", engines=("systolic", "eie"))
-    o = replace(o, eie_entries=65_534, accumulator_rows=1 << 16, buffer_words=1 << 17)
-    w = EieWeights(values, o.lanes, PES, book)
-    x = rng.integers(-127, 128, (VECTORS, N)).astype(np.int8)
-    device = open_device("csim", form="functional")
-    device.load(program(o, w))
-    device.write(0, x.reshape(-1, o.lanes))
-    matrix, right = sparse.csr_matrix(book[values].astype(np.int32)), x.T.astype(np.int32).copy()
-    by_column, one = matrix.tocsc(), right[:, 0].copy()
-    ours, *theirs = interleaved(
-        lambda: device.run(0, 1), lambda: matrix @ right, lambda: by_column @ right, least=5
-    )
-    (vector,) = interleaved(lambda: matrix @ one)
-    device.close()
-    scale = 1e9 / (matrix.nnz * VECTORS)
-    peer, alone = min(theirs) * scale, vector * 1e9 / matrix.nnz
-    title = (
-        f"EIE functional simulation, {N}×{N}, {DENSITY:.0%} of weights, {VECTORS} vectors "
-        f"(scipy.sparse on one vector: {alone:.2f})"
-    )
-    return at_most(title, ours * scale, round(peer / 2, 3), "ns/product", peer)
-
-
-def program(o: Overlay, w: EieWeights):
-    """One MatMul of `VECTORS` vectors that lie in memory."""
-    import kernel  # instructions by hand, as the tests of the units have them
-
-    rows, words = w.packed(0, w.tiles), w.blocks * VECTORS
-    code = kernel.Code(o)
-    kernel.set_parameters(code, kernel.parameters(np.random.default_rng(1), w.tiles * o.lanes))
-    code.add(isa.READ_HOST, words=words, chunks=1).feed(rows)
-    f = {"engine": isa.ENGINES.index("eie"), "codes": w.codes, "blocks": w.blocks, "pace": 1}
-    f |= {"tiles": w.tiles, "rows": len(rows), "source_block": 1, "source_col": w.blocks}
-    code.add(isa.MAT_MUL, **kernel.simple_window(1, VECTORS), **f, first=1, last=1)
-    where = {"target": words, "target_block": VECTORS, "target_col": 1, "parameter_step": 1}
-    code.add(isa.ACTIVATE, **where, low=-128, high=127)
-    return code.program(memory_rows=words)
-
-
 def rows(folder, data) -> list[Row]:
-    """The paper's layers, queues, real weights, speed of simulation."""
-    return [*clock_rows(), *queue_rows(), *jet_rows(data), speed_row()]
+    """The paper's layers, queues, real weights."""
+    return [*clock_rows(), *queue_rows(), *jet_rows(data)]

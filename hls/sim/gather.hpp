@@ -4,24 +4,32 @@
 #include <algorithm>
 #include <vector>
 
+#include "sim/layer.hpp"
 #include "units/gather_tree.hpp"
 
 namespace weft {
 namespace functional {
 
-/// Activations [K, kGatherRows] as numbers, rows that there are not 0.
+/// Activations [K, kN] as numbers, of rows that are not there 0.
+template <int kN>
 inline void gather_rows(const MatMul &f, int rows, const GatherRows &at, const Memories &m,
                         std::vector<std::int32_t> &x) {
-  x.assign(std::size_t(f.blocks) * kRows * kGatherRows, 0);
+  x.assign(std::size_t(f.blocks) * kRows * kN, 0);
   const Word pad = filled(f.pad);
   for (int row = 0; row < rows; ++row)
     for (int block = 0; block < int(f.blocks); ++block) {
       const unsigned address = at.address[row] + unsigned(block) * unsigned(f.source_block);
       const Word word = at.inside[row] ? m.buffer.read(int(address)) : pad;
-      std::int32_t *to = x.data() + std::size_t(block) * kRows * kGatherRows + std::size_t(row);
-      for (int lane = 0; lane < kRows; ++lane) to[lane * kGatherRows] = word[lane];
+      std::int32_t *to = x.data() + std::size_t(block) * kRows * kN + std::size_t(row);
+      for (int lane = 0; lane < kRows; ++lane) to[lane * kN] = word[lane];
     }
 }
+
+/// A layer as it was unpacked: weights, and the clocks that it takes.
+struct GatherLayer {
+  SparseRows<std::uint32_t> weights;
+  Int<64> matrix, weight_shift;
+};
 
 /// When rows come and windows pass: the recurrence of host/weft/units/gather.py.
 struct GatherClocks {
@@ -49,17 +57,16 @@ struct GatherClocks {
   void close(int packet) { done[packet & 1] = now - 1; }
 };
 
-/// One MatMul on its way through the stream.
+/// One layer on its way through the stream.
 struct GatherRun {
   GatherFeed feed;
   GatherWalk at;
   GatherClocks clocks;
   MaskRows masks;
   Book book;
-  std::vector<std::int32_t> x;
   std::vector<std::int16_t> values;  // of the rows that have come
   Int<64> used;                      // of them
-  std::uint32_t sums[kGatherRows];   // wrap, as the hardware's do
+  SparseRows<std::uint32_t> *out;
 
   int counts[kMasks];  // weights of the packet's blocks
 
@@ -111,71 +118,99 @@ struct GatherRun {
     return opened;
   }
   /// The weights of one channel block, whose activations begin at row k.
-  void multiply(int packet, int block, int k) {
-    std::uint32_t acc[kGatherRows];  // of its own, so that the compiler sees vectors
-    std::copy(sums, sums + kGatherRows, acc);
+  void take_block(int packet, int block, int k) {
     const std::int16_t *weight = values.data() + std::size_t(used);
-    const std::int32_t *from = x.data() + std::size_t(k) * kGatherRows;
-    const auto add = [&](int lane) {
-      const std::uint32_t w = std::uint32_t(std::int32_t(*weight++));
-      const std::int32_t *row = from + lane * kGatherRows;
-      for (int i = 0; i < kGatherRows; ++i) acc[i] += w * std::uint32_t(row[i]);
-    };
     const Int<8> *bytes = masks.row[packet & 1] + block * kRows / 8;
-    for (int lane = 0; feed.dense && lane < kRows; ++lane) add(lane);
+    for (int lane = 0; feed.dense && lane < kRows; ++lane) out->put(k + lane, *weight++);
     for (int byte = 0; !feed.dense && byte < kRows / 8; ++byte)
       for (unsigned bits = unsigned(bytes[byte]) & 0xff; bits != 0; bits &= bits - 1)
-        add(byte * 8 + __builtin_ctz(bits));
+        out->put(k + byte * 8 + __builtin_ctz(bits), *weight++);
     used = weight - values.data();
-    std::copy(acc, acc + kGatherRows, sums);
   }
-  void finish(Memories &m) {
-    for (int row = 0; row < at.rows; ++row) {
-      m.finished[at.tile * at.rows + row][at.column] = std::int32_t(sums[row]);
-      sums[row] = 0;
-    }
-    at.column = at.column == kCols - 1 ? 0 : at.column + 1;
-    if (at.column == 0) ++at.tile;
-  }
-  void pass(int packet, Int<64> opened, Memories &m) {
+  void pass(int packet, Int<64> opened) {
     const int blocks = feed.blocks_of(packet);
     for (int block = 0; block < blocks;) {
       const int left = std::min(blocks - block, at.out_blocks - at.out_block);
       const Window w = feed.dense ? Window{1, kRows} : window(block, left);
       clocks.window(opened, feed.rows_of(used + w.weights), at.rows);
-      for (int q = 0; q < w.blocks; ++q) multiply(packet, block + q, (at.out_block + q) * kRows);
+      for (int q = 0; q < w.blocks; ++q) take_block(packet, block + q, (at.out_block + q) * kRows);
       block += w.blocks;
       at.out_block += w.blocks;
       if (at.out_block == at.out_blocks) {
         at.out_block = 0;
-        finish(m);
+        out->end_output();
       }
     }
     clocks.close(packet);
   }
 };
 
-inline void gather(const MatMul &f, int batch, Memories &m, WeightStream &weights,
-                   Counters &counters, Fault &fault) {
+/// Unpacks the rows of a MatMul of `rows` rows of activations; raises where they contradict
+/// themselves.
+inline void unpack_gather(const MatMul &f, int batch, const std::vector<std::uint8_t> &bytes,
+                          GatherLayer &layer, Fault &fault) {
   static thread_local GatherRun run;
+  static thread_local WeightStream stream("rows", 0);
+  stream.begin();
+  for (std::size_t at = 0; at < bytes.size(); at += kCols) {
+    Word row;
+    for (int c = 0; c < kCols; ++c) row[c] = std::int8_t(bytes[at + std::size_t(c)]);
+    stream.write(widened(row));
+  }
+  layer.weights.clear();
+  run.out = &layer.weights;
   run.feed.begin(f);
   run.at.begin(f, batch);
   run.clocks.begin();
   run.values.clear();
   run.used = 0;
-  for (std::uint32_t &sum : run.sums) sum = 0;
-  GatherRows rows;
-  rows.begin(f, batch);
-  gather_rows(f, run.at.rows, rows, m, run.x);
-  if (run.feed.nibbles) take_book(run.feed, weights, run.book, counters, fault);
+  Counters book;
+  book.clear();
+  if (run.feed.nibbles) take_book(run.feed, stream, run.book, book, fault);
   for (int packet = 0; packet < run.feed.packets; ++packet) {
-    const Int<64> opened = run.open(packet, weights, fault);
-    run.pass(packet, opened, m);
+    const Int<64> opened = run.open(packet, stream, fault);
+    run.pass(packet, opened);
   }
-  counters.matrix += run.clocks.matrix;
-  counters.weight_shift += run.clocks.now - run.clocks.matrix;
+  layer.matrix = run.clocks.matrix;
+  layer.weight_shift = run.clocks.now - run.clocks.matrix + book.weight_shift;
   if (run.feed.rows.more()) fault.raise(run.feed.rows.number());
-  run.feed.rows.discard(weights);
+}
+
+/// Sums of all outputs, tile by tile.
+template <int kN>
+inline void multiply_gather(const MatMul &f, int batch, int rows, const GatherLayer &layer,
+                            Memories &m) {
+  static thread_local std::vector<std::int32_t> x;
+  GatherRows at;
+  at.begin(f, batch);
+  gather_rows<kN>(f, rows, at, m, x);
+  for (int output = 0; output < layer.weights.outputs(); ++output) {
+    std::uint32_t sums[kN];
+    layer.weights.sums<kN>(output, x.data(), sums);
+    for (int row = 0; row < rows; ++row)
+      m.finished[output / kCols * rows + row][output % kCols] = std::int32_t(sums[row]);
+  }
+}
+
+inline void gather(const MatMul &f, int batch, Memories &m, WeightStream &weights,
+                   Counters &counters, Fault &fault) {
+  static thread_local KeptLayers<GatherLayer> layers;
+  const int rows = batch * int(f.out_h) * int(f.out_w);
+  Fault own = fault;
+  own.status = kDone;
+  const LayerKey key = {int(f.blocks), int(f.tiles), int(f.codes), rows};
+  const GatherLayer &layer =
+      layers.take(f, key, weights, [&](GatherLayer &made, const std::vector<std::uint8_t> &bytes) {
+        unpack_gather(f, batch, bytes, made, own);
+        return own.status == kDone;
+      });
+  if (fault.status == kDone) fault = own;
+  if (rows == 1)
+    multiply_gather<1>(f, batch, rows, layer, m);
+  else
+    multiply_gather<kGatherRows>(f, batch, rows, layer, m);
+  counters.matrix += layer.matrix;
+  counters.weight_shift += layer.weight_shift;
 }
 
 }  // namespace functional

@@ -21,6 +21,15 @@ struct SnapStream {
     std::int32_t bundle;
     std::uint8_t mask[kSnapMaskBytes];
   };
+  /// A byte of the mask of a bundle, not 0: row of SnapInput::mask, and whether it is the last one.
+  struct MaskByte {
+    std::uint32_t row;
+    std::uint8_t mask;
+    bool ends;
+  };
+  std::vector<MaskByte> masks;          // of each output's bundles in each column of PEs
+  std::vector<std::size_t> first_mask;  // [outputs · columns], and behind the last
+  std::vector<std::uint32_t> bundles;   // that there are in each
   std::vector<std::uint8_t> bytes;
   std::vector<Item> items;
   std::vector<Entry> entries;
@@ -32,13 +41,11 @@ struct SnapStream {
   bool coded;
 
   /// Reads all rows; raises where they contradict themselves, as the hardware does.
-  void read(const MatMul &f, const SnapPlan &plan, WeightStream &weights, Fault &fault) {
+  void read(const MatMul &f, const SnapPlan &plan, const std::vector<std::uint8_t> &stream,
+            Fault &fault) {
     const std::size_t rows = std::size_t(f.rows);
+    bytes = stream;
     bytes.resize(rows * kCols + kSnapRecord);
-    for (std::size_t r = 0; r < rows; ++r) {
-      const TileWord row = weights.read();
-      for (int c = 0; c < kCols; ++c) bytes[r * kCols + std::size_t(c)] = std::uint8_t(row[c]);
-    }
     coded = (f.codes & 1) != 0;
     items.clear(), entries.clear(), first_item.clear(), first_entry.clear(), clocks.clear();
     std::size_t row = coded ? kSnapBookRows : 0;
@@ -50,9 +57,30 @@ struct SnapStream {
     first_item.push_back(items.size());
     first_entry.push_back(entries.size());
     if (row < rows) fault.raise(int(row));
+    bytes = {};
+    deal_masks();
   }
 
  private:
+  /// Bundles to the columns of PEs.
+  void deal_masks() {
+    masks.clear(), first_mask.assign(1, 0), bundles.clear();
+    for (std::size_t output = 0; output + 1 < first_entry.size(); ++output)
+      for (int column = 0; column < kSnapCols; ++column) {
+        bundles.push_back(0);
+        for (std::size_t e = first_entry[output]; e < first_entry[output + 1]; ++e) {
+          const Entry &entry = entries[e];
+          if (entry.bundle % kSnapCols != column) continue;
+          ++bundles.back();
+          for (int b = 0; b < kSnapMaskBytes; ++b)
+            if (entry.mask[b] != 0)
+              masks.push_back(
+                  {std::uint32_t(entry.bundle * kSnapMaskBytes + b), entry.mask[b], false});
+          masks.back().ends = true;  // an entry has a weight
+        }
+        first_mask.push_back(masks.size());
+      }
+  }
   bool read_block(const SnapPlan &plan, int outputs, std::size_t &row, std::size_t rows,
                   Fault &fault) {
     if (row >= rows) return fail(rows, fault);
