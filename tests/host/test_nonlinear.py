@@ -165,7 +165,9 @@ def test_benchmark_runs_one_method_against_its_peer(tmp_path, monkeypatch):
     module = importlib.import_module("bench.nonlinear")
     monkeypatch.setattr(module, "SHOWN", {"softmax": ("shift",)})
     monkeypatch.setattr(module, "ROWS", 16)
-    (row,) = module.rows(tmp_path)
+    row, *passes = module.rows(tmp_path)
     assert row.ours > 0
     assert row.peer > 0
     assert row.metric.startswith("softmax by shift")
+    assert [part.metric.split(",")[0] for part in passes] == ["Norm"] * 2
+    assert all(part.ours > 0 for part in passes)
