@@ -17,7 +17,7 @@ from weft.errors import ModelError, UnsupportedError
 from weft.frontend.build import Builder
 from weft.frontend.stored import StoredModel
 from weft.frontend.transformer_blocks import Config, Encoder, Floats, LayerNames, Weights
-from weft.frontend.vit import PATCHES, pair, patches
+from weft.frontend.vit import PATCHES, pair, patches, pre_norm_names
 from weft.graph import Graph
 from weft.window_ops import window_order
 
@@ -37,18 +37,7 @@ class Stage:
 
 def layer_names(stage: int, layer: int) -> LayerNames:
     """Names of the parts of a layer."""
-    at = f"encoder.layers.{stage}.blocks.{layer}"
-    own = f"{at}.attention.self"
-    return LayerNames(
-        f"{own}.query",
-        f"{own}.key",
-        f"{own}.value",
-        f"{at}.attention.output.dense",
-        f"{at}.layernorm_before",
-        f"{at}.intermediate.dense",
-        f"{at}.output.dense",
-        f"{at}.layernorm_after",
-    )
+    return pre_norm_names(f"encoder.layers.{stage}.blocks.{layer}", "self")
 
 
 def load_swin(model: StoredModel, config: Config) -> Graph:

@@ -21,10 +21,9 @@ INPUT = "pixel_values"
 PATCHES = "embeddings.patch_embeddings.projection"
 
 
-def vit_names(layer: int) -> LayerNames:
-    """Names of ViT's and DeiT's parts."""
-    at = f"encoder.layer.{layer}"
-    own = f"{at}.attention.attention"
+def pre_norm_names(at: str, attention: str) -> LayerNames:
+    """Names of the parts of a layer `at` whose norms come first, as ViT and Swin write them."""
+    own = f"{at}.attention.{attention}"
     return LayerNames(
         f"{own}.query",
         f"{own}.key",
@@ -35,6 +34,11 @@ def vit_names(layer: int) -> LayerNames:
         f"{at}.output.dense",
         f"{at}.layernorm_after",
     )
+
+
+def vit_names(layer: int) -> LayerNames:
+    """Names of ViT's and DeiT's parts."""
+    return pre_norm_names(f"encoder.layer.{layer}", "attention")
 
 
 def pair(config: Config, name: str) -> tuple[int, int]:
