@@ -15,7 +15,7 @@ from weft import isa, tiles
 from weft.config import Overlay
 from weft.decoder_costs.config import Decoder, Product
 from weft.format import Format
-from weft.lower.few_rows import most_rows, of_few_rows
+from weft.lower.few_rows import most_attending, most_rows, of_few_rows
 from weft.lower.fields import even
 from weft.state import ISSUE_CLOCKS, Clocks
 from weft.storage import ceil_div
@@ -277,10 +277,12 @@ def attend(
 def _attends(machine: Machine, rows: int, keys: int, blocks: int) -> Clocks:
     """Scores of some rows, and their exponentials times values."""
     o, key_blocks = machine.overlay, machine.blocks(keys)
-    fields = {"rows": rows, "overlap": 1, "normalized": 0}
-    scores = attention.clocks({**fields, "tiles": key_blocks, "blocks": blocks}, o, 1, {})
-    values = attention.clocks({**fields, "tiles": blocks, "blocks": key_blocks}, o, 1, {})
-    return total([scores, values, Clocks(issue=2 * ISSUE_CLOCKS)])
+    few = int(rows <= most_attending(o))
+    fields = {"rows": rows, "overlap": 1, "normalized": 0, "matvec": few}
+    taken = [Clocks(issue=2 * ISSUE_CLOCKS)]
+    for columns, folds in ((key_blocks, blocks), (blocks, key_blocks)):
+        taken.append(attention.clocks({**fields, "tiles": columns, "blocks": folds}, o, 1, {}))
+    return total(taken)
 
 
 def _streamed(

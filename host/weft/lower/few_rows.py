@@ -1,7 +1,7 @@
 """Products of a few rows: engine matvec takes from the array what it does faster.
 
-Both read the same weights, so a program with a cache, whose runs have any number of tokens, changes
-the engine of its MatMuls by Adjust.
+Both read the same weights, keys and values, so a program with a cache, whose runs have any number
+of tokens, changes the engine of its MatMuls and Attends by Adjust.
 """
 
 from __future__ import annotations
@@ -60,6 +60,30 @@ def by_tokens(fields: Mapping[str, int], memory_rows: int, overlay: Overlay, fir
         return ()
     few = of_few_rows({**fields, "out_h": most}, memory_rows, overlay, 1)
     return tuple(_either(name, few[name], fields.get(name, 0), first + most) for name in few)
+
+
+def most_attending(overlay: Overlay) -> int:
+    """Up to how many rows an Attend is as fast on engine matvec; 0: never.
+
+    A tile takes lanes / operand_group clocks per row there, and on the array as many as there are
+    lanes, until there are more rows. What does not depend on tiles is less than the array's.
+    """
+    return min(matvec.ROWS, overlay.operand_group) if "matvec" in overlay.engines else 0
+
+
+def attend(emitter: Emitter, fields: Mapping[str, int], rules: Rules) -> None:
+    """Puts an Attend; `rules` are those of its rows. It goes to the engine that is faster for as
+    many rows, if need be by the number of tokens.
+    """
+    f, context = dict(fields), emitter.context
+    overlay = context.overlay
+    aligned = all(f[name] % overlay.operand_group == 0 for name in ("operand", "operand_block"))
+    most = most_attending(overlay) if aligned else 0
+    few = f["rows"] <= most
+    if most and not few and context.cached and rules:
+        rules = (*rules, _either("matvec", 1, 0, rules[0].offset + most))
+    emitter.engines.add(isa.ENGINES[matvec.NUMBER if few else 0])
+    emitter.put(isa.ATTEND.encode(**f, matvec=int(few)), rules)
 
 
 def _either(name: str, few: int, many: int, last: int) -> Follow:
