@@ -124,11 +124,15 @@ inline MatvecInput attended(const Attending &attention, const MatvecWalk &at,
                   ? attention.activations(m.rows, m.softmax, at.row, scores, at.step == 0)
                   : m.buffer.read(at.input.address());
   x.turned = attention.f.transposed != 0;
-rows:
-  for (int i = 0; i < kStreamRows; ++i) {
+steps:
+  for (int step = 0; step < kAttendSteps; ++step) {
     WEFT_UNROLL
-    const int lane = at.step * kOperandGroup + i;
-    x.rows[i] = i < kOperandGroup ? Int<16>(x.columns[lane & (kRows - 1)]) : Int<16>(0);
+    if (step != at.step) continue;
+    for (int i = 0; i < kStreamRows; ++i) {
+      WEFT_UNROLL
+      const int lane = (step * kOperandGroup + i) & (kRows - 1);
+      x.rows[i] = i < kOperandGroup ? Int<16>(x.columns[lane]) : Int<16>(0);
+    }
   }
   return x;
 }
