@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 Fields = dict[str, int]
 
 
+def product(tiles: int, blocks: int, rows: int, pace: int) -> dict[str, int]:
+    """Fields of a MatMul of `rows` tokens on the array that clocks are counted from."""
+    ones = dict.fromkeys(("kernel_h", "kernel_w", "out_w", "words", "first", "last", "overlap"), 1)
+    f = {**ones, "engine": 0, "activation_bits": 8, "shift": 0, "codes": 0}
+    return f | {"tiles": tiles, "blocks": blocks, "pace": pace, "out_h": rows}
+
+
 def of_few_rows(
     fields: Mapping[str, int], memory_rows: int, overlay: Overlay, batch: int
 ) -> dict[str, int]:
@@ -95,27 +102,28 @@ def read_weights(
     emitter: Emitter,
     key: object,
     weights: AnyWeights,
-    product: Mapping[str, int],
+    fields: Mapping[str, int],
     tile: int,
     rules: Rules,
     first: int,
 ) -> tuple[Fields, Rules]:
-    """Reads column tiles from `tile` on for the MatMul that follows; they are decoded on their way.
+    """Reads column tiles from `tile` on for the MatMul that follows, given by its fields; they are
+    decoded on their way.
 
     `rules` are those of its tokens from `first` on: where it may have none (first > 0), weights
     come for it alone. Returns what its number of rows changes: fields, and rules of fields.
     """
-    end, overlay = tile + product["tiles"], emitter.context.overlay
+    end, overlay = tile + fields["tiles"], emitter.context.overlay
     start, count = emitter.store(key, lambda: weights.packed(tile, end))
-    fields, changed = weights.fields(tile, end), Fields()
+    reads, changed = weights.fields(tile, end), Fields()
     followed: Rules = ()
     if isinstance(weights, Weights) and emitter.context.cached and rules:
-        followed = by_tokens(product, count, overlay, first)
+        followed = by_tokens(fields, count, overlay, first)
     elif isinstance(weights, Weights):
-        changed = of_few_rows(product, count, overlay, emitter.batch)
-    emitter.engines.add(isa.ENGINES[{**product, **changed}["engine"]])
+        changed = of_few_rows(fields, count, overlay, emitter.batch)
+    emitter.engines.add(isa.ENGINES[{**fields, **changed}["engine"]])
     skipped = ifs(rules) if first else ()
-    if fields["format"] == 0 and not (skipped or changed or followed):
+    if reads["format"] == 0 and not (skipped or changed or followed):
         emitter.read(start, count)
         return changed, followed
     emitter.flush()
@@ -123,7 +131,7 @@ def read_weights(
         last = followed[0].offset
         skipped = (*skipped, _either("matvec", 1, 0, last))
     read = isa.READ_WEIGHTS.encode(
-        memory=start, memory_rows=count, matvec=int(bool(changed)), **fields
+        memory=start, memory_rows=count, matvec=int(bool(changed)), **reads
     )
     emitter.put(read, skipped)
     return changed, followed
