@@ -227,6 +227,7 @@ class Checker {
     if (scores ? f.method >= kSoftmaxMethods || Int<64>(f.blocks) * kRows > kMostKeys
                : f.normalized != 0)
       return kBadField;
+    if (f.matvec != 0 && !legal_group(f)) return kBadField;
     first_.first = Int<64>(f.source);
     first_.last = first_.first + (Int<64>(f.blocks) - 1) * Int<64>(f.source_block) +
                   (Int<64>(f.rows) - 1) * Int<64>(f.source_col);
@@ -236,7 +237,7 @@ class Checker {
     second_.last = second_.first + tokens - 1 + (others - 1) * Int<64>(f.operand_block);
     if (!in_words(first_, space_words(scores ? kWideSpace : kUnifiedSpace))) return kBadBuffer;
     if (!in_words(second_, kOperandWords)) return kBadBuffer;
-    if (f.rows > kAccumulatorRows) return kBadRows;
+    if (f.rows > (f.matvec != 0 ? kMatvecRows : kAccumulatorRows)) return kBadRows;
     if (scores && int(f.rows) != scores_) return kBadOrder;
     open_rows_ = 0;
     input_ = scores ? kWideSpace : kUnifiedSpace;

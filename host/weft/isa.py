@@ -222,6 +222,7 @@ ATTEND = Instruction(
         *_unsigned(3, method="of the exponential, among those of the overlay"),
         *_unsigned(7, most="largest code of an exponential"),
         *_unsigned(1, overlap="shift the next tile in while this one computes"),
+        *_unsigned(1, matvec="1: on engine matvec, a group of the operand's words per clock"),
     ),
 )
 NORM = Instruction(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from weft import isa
 from weft.isa import Words
+from weft.lower.few_rows import attend
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
 from weft.lower.stage import AttentionOp, Epilogue, MergeOp, NormOp, Stage
@@ -136,7 +137,8 @@ def _scores(
     block = head // op.group * op.query_blocks
     source = query.at(head * op.query_blocks, 0, part.first), query.block
     operand = key.at(block, 0, _key(op, part)) + part.tile * lanes, key.block
-    emitter.put(
+    attend(
+        emitter,
         scored(emitter, op, (part.last - part.first, part.tiles), source, operand),
         (*part.rows, *_named(part.keys, "tiles")),
     )
@@ -197,7 +199,8 @@ def _values(
     operand = value.at(head // op.group * op.value_blocks, 0, _key(op, part))
     operand += part.tile * emitter.context.lanes
     sizes = part.last - part.first, part.tiles
-    emitter.put(
+    attend(
+        emitter,
         weighted(emitter, op, sizes, scores, (operand, value.block)),
         (*part.rows, *_named(part.keys, "blocks")),
     )
@@ -216,40 +219,40 @@ Walk = tuple[int, int]  # first word, and words from channel block to channel bl
 
 def scored(
     emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], source: Walk, operand: Walk
-) -> Words:
+) -> dict[str, int]:
     """Attend of queries, `sizes` (rows, tiles of keys), with keys."""
-    return isa.ATTEND.encode(
-        source=source[0],
-        source_block=source[1],
-        source_col=1,
-        rows=sizes[0],
-        blocks=op.query_blocks,
-        tiles=sizes[1],
-        operand=operand[0],
-        operand_block=operand[1],
-        transposed=1,
-        overlap=int(emitter.overlap),
-    )
+    return {
+        "source": source[0],
+        "source_block": source[1],
+        "source_col": 1,
+        "rows": sizes[0],
+        "blocks": op.query_blocks,
+        "tiles": sizes[1],
+        "operand": operand[0],
+        "operand_block": operand[1],
+        "transposed": 1,
+        "overlap": int(emitter.overlap),
+    }
 
 
 def weighted(
     emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], scores: Place, operand: Walk
-) -> Words:
+) -> dict[str, int]:
     """Attend of exponentials of scores, `sizes` (rows, tiles of keys), with values."""
-    return isa.ATTEND.encode(
-        source=scores.at(0),
-        source_block=scores.block,
-        source_col=1,
-        rows=sizes[0],
-        blocks=sizes[1],
-        tiles=op.value_blocks,
-        operand=operand[0],
-        operand_block=operand[1],
-        scores=1,
-        method=op.method,
-        most=MOST,
-        overlap=int(emitter.overlap),
-    )
+    return {
+        "source": scores.at(0),
+        "source_block": scores.block,
+        "source_col": 1,
+        "rows": sizes[0],
+        "blocks": sizes[1],
+        "tiles": op.value_blocks,
+        "operand": operand[0],
+        "operand_block": operand[1],
+        "scores": 1,
+        "method": op.method,
+        "most": MOST,
+        "overlap": int(emitter.overlap),
+    }
 
 
 def divided(op: AttentionOp, parameter: int, head: int, first: int, target: Place) -> Words:
