@@ -1,51 +1,10 @@
 /// The on-chip memories, all owned by the compute process.
 #pragma once
-#include "isa.hpp"
 #include "norm_methods.hpp"
+#include "operand_buffer.hpp"
 #include "softmax_methods.hpp"
-#include "stream.hpp"
 
 namespace weft {
-
-using Word = Vec<Int<8>, kRows>;      // unified-buffer word, memory row
-using Beat = Vec<Int<8>, kBusBytes>;  // what a memory port moves in a clock
-using SumWord = Vec<Int<32>, kCols>;
-using WideWord = Vec<Int<16>, kCols>;  // of the residual stream, of scores
-constexpr int kBeats = kRows / kBusBytes;
-
-inline Word filled(Int<8> value) {
-  Word word;
-fill:
-  for (int lane = 0; lane < kRows; ++lane) {
-    WEFT_UNROLL
-    word[lane] = value;
-  }
-  return word;
-}
-
-/// A memory row as a row of the weight stream,
-inline TileWord widened(const Word &row) {
-  WEFT_INLINE
-  TileWord wide;
-widen:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    wide[c] = Operand(row[c]);
-  }
-  return wide;
-}
-
-/// and the low bytes of one.
-inline Word narrowed(const TileWord &row) {
-  WEFT_INLINE
-  Word narrow;
-narrow:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    narrow[c] = Int<8>(row[c]);
-  }
-  return narrow;
-}
 
 /// Requantization parameters of one channel block, lane by lane (see units/activate.hpp).
 struct ParameterWord {
@@ -161,47 +120,6 @@ struct Buffer {
   }
 };
 
-/// What attention keeps of keys and values: each word is written once, in the order of the tokens,
-/// and read as it is or transposed. Lane l of word w lies in bank (l + w) mod lanes, so that a
-/// word, and the same lane of `lanes` words in a row, both have an element in every bank (as the
-/// skewed storage of Lawrie, IEEE Trans. Computers 1975; on chip: TranCIM, ISSCC 2022).
-struct OperandBuffer {
-  Int<8> bank[kRows][kOperandWords];
-
-  void write(int address, const Word &word) {
-    WEFT_INLINE
-    Int<8> lanes[kRows];
-    WEFT_HLS(ARRAY_PARTITION variable = lanes type = complete)
-    put(lanes, word);
-  banks:
-    for (int b = 0; b < kRows; ++b) {
-      WEFT_UNROLL
-      bank[b][address] = lanes[(b - address) & (kRows - 1)];
-    }
-  }
-  /// Word `address`; or, `turned`, lane `lane` of the words from there on. One element of each
-  /// bank.
-  Word read(int address, bool turned, int lane) const {
-    WEFT_INLINE
-    Int<8> found[kRows];
-    WEFT_HLS(ARRAY_PARTITION variable = found type = complete)
-    const int turn = address + (turned ? lane : 0);
-  banks:
-    for (int b = 0; b < kRows; ++b) {
-      WEFT_UNROLL
-      const int words_on = (b - turn) & (kRows - 1);
-      found[b] = bank[b][address + (turned ? words_on : 0)];
-    }
-    Word word;
-  in_order:
-    for (int i = 0; i < kRows; ++i) {
-      WEFT_UNROLL
-      word[i] = found[(i + turn) & (kRows - 1)];
-    }
-    return word;
-  }
-};
-
 /// What attention knows of each row of scores: twice, as the array's input reads it in the same
 /// clock as the epilogue does, and a third access of a memory does not fit its two ports.
 constexpr int kAttentionRows = kHasAttention ? kAccumulatorRows : 1;
@@ -229,7 +147,8 @@ constexpr int kNormRows = kHasNorm ? kAccumulatorRows : 1;
 /// - `finished` takes the sums of a tile's last fold, the epilogue reads it a few clocks behind, so
 ///   a tile drains while the next one accumulates;
 /// - `wide` is read by residuals, scores, norms and rotations, written by the epilogue and norms;
-/// - `operands` is written by the epilogue and read by the array's tiles.
+/// - `operands` is written by the epilogue and transfers, read by the array's tiles and engine
+/// matvec.
 struct Memories {
   Buffer buffer;
   Int<32> partial[kAccumulatorRows][kCols];
@@ -264,6 +183,7 @@ struct Memories {
   WEFT_HLS(ARRAY_RESHAPE variable = m.wide type = complete dim = 2)                           \
   WEFT_HLS(BIND_STORAGE variable = m.wide type = ram_s2p)                                     \
   WEFT_HLS(ARRAY_PARTITION variable = m.operands.bank type = complete dim = 1)                \
+  WEFT_HLS(ARRAY_PARTITION variable = m.operands.bank type = complete dim = 2)                \
   WEFT_HLS(BIND_STORAGE variable = m.operands.bank type = ram_s2p)                            \
   WEFT_HLS(ARRAY_PARTITION variable = m.rows.maximum type = complete dim = 1)                 \
   WEFT_HLS(ARRAY_PARTITION variable = m.rows.sum type = complete dim = 1)                     \

@@ -1,8 +1,8 @@
 """Resources of attention, rotation and of the wide buffer, counted from their sources.
 
 Of the parts per lane: hls/weft/units/rows.hpp (exponential, mask, division), writer.hpp (residual,
-factor), rotate.hpp (a product, the partner's lane), memories.hpp (OperandBuffer: a bank per lane
-and three rotations). Nothing has been synthesized.
+factor), rotate.hpp (a product, the partner's lane), operand_buffer.hpp (a bank per lane, of as many
+memories as engine matvec reads words, and three rotations). Nothing has been synthesized.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def exponential(name: str) -> tuple[int, int]:
 
 def attention(g: Any) -> Amounts:
     """Operand buffer, row tables, and what each lane has for scores."""
-    lanes = np.asarray(g.cols)
-    bank_lut, bank_bram = storage.ram(g.operand_words, 8)
+    lanes, group = np.asarray(g.cols), getattr(g, "operand_group", 1)
+    bank_lut, bank_bram = storage.ram(g.operand_words // group, 8)
     table_lut, table_bram = storage.ram(g.accumulator_rows, ROW_BITS)
     rotation = 8 * lanes * np.ceil(np.log2(lanes) / 2)  # multiplexers of four ways
     found = [exponential(name) for name in g.softmax]
@@ -46,11 +46,22 @@ def attention(g: Any) -> Amounts:
     each += 3 * COMPARE + ADDER  # mask and maximum
     each += SHIFTER + SATURATE  # division, rounded
     return (
-        lanes * (bank_lut + each) + 3 * rotation + table_lut,
+        lanes * (group * bank_lut + each) + 3 * rotation + grouped(g) + table_lut,
         lanes * STAGES * 48,
         lanes * (powers[1] + 2 + 1),  # 32 × 17 bits of the division; shares of the sum
-        lanes * bank_bram + table_bram,
+        lanes * group * bank_bram + table_bram,
     )
+
+
+def grouped(g: Any) -> Any:
+    """LUTs of an operand buffer that gives several words in a clock: which of a bank's memories one
+    word comes from, and of each word of a group where its first lane is.
+    """
+    lanes, group = np.asarray(g.cols), getattr(g, "operand_group", 1)
+    if group == 1:
+        return 0 * lanes
+    choice, turns = (np.ceil(np.log2(n) / 2) for n in (group, np.maximum(lanes // group, 1)))
+    return 8 * lanes * (choice + group * turns)
 
 
 def wide(g: Any, board: Board) -> tuple[Any, Any, Any, Any, Any]:

@@ -113,6 +113,14 @@ class Overlay:
         return self.wide_words if {"attention", "norm", "rotate"} & set(self.units) else 0
 
     @property
+    def operand_group(self) -> int:
+        """Words of the operand buffer that engine matvec reads in a clock: as many as the weight
+        ports bring, and as it has rows for.
+        """
+        both = "matvec" in self.engines and "attention" in self.units
+        return min(self.stream_rows, self.weight_ports) if both else 1
+
+    @property
     def beats(self) -> int:
         """Clocks that one memory row takes on a port."""
         return self.rows // self.bus_bytes

@@ -21,6 +21,11 @@ def check_stream(o: Overlay) -> None:
             f"overlay {o.name!r}: stream_rows = {o.stream_rows}; it is for engine matvec,"
             f" which has {o.rows} in a tile, or 1 without it"
         )
+    if o.operand_words % o.operand_group:
+        raise OverlayError(
+            f"overlay {o.name!r}: operand_words = {o.operand_words} is no multiple of the "
+            f"{o.operand_group} that engine matvec reads in a clock"
+        )
 
 
 def check_sparse(o: Overlay) -> None:

@@ -24,7 +24,12 @@ PACKED = replace(SMALL, name="8x8ap", bus_bytes=8, multiplier="packed", softmax=
 NANO = Overlay(
     "nanoa", 4, 4, 4, 64, 16, 2, 16, units=UNITS, wide_words=64, operand_words=32
 )  # fmt: skip
-OVERLAYS = [SMALL, PACKED]
+# The operand buffer's banks in parts, as engine matvec reads them.
+GROUPED = replace(
+    SMALL, name="8x8ag", engines=("systolic", "matvec"), stream_rows=4, weight_ports=4,
+    softmax=("pwl",),
+)  # fmt: skip
+OVERLAYS = [SMALL, PACKED, GROUPED]
 
 
 def scale_parameters(code, scale, index, bias=0):
