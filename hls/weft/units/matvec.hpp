@@ -156,13 +156,14 @@ rows:
 
 using MatvecSums = Int<32>[kMatvecRows][kCols];
 
-/// The sums of the present row with the products of one more group.
-inline SumWord matvec_sums(const MatMul &f, const MatvecWalk &at, const MatvecSums &sums,
+/// The sums of the present row with the products of one more group. Those of another instruction
+/// that they go on with lie in accumulator rows from `kept` on.
+inline SumWord matvec_sums(const MatMul &f, const MatvecWalk &at, const MatvecSums &sums, int kept,
                            const MatvecInput &x, const StreamRow &group, const Memories &m) {
   WEFT_INLINE
   const SumWord there = value_of(sums[at.row & (kMatvecRows - 1)]);
   const bool goes_on = at.first_group() && f.first == 0;
-  const SumWord before = value_of(m.partial[goes_on ? at.row : 0]);
+  const SumWord before = value_of(m.partial[goes_on ? kept + at.row : 0]);
   const SumWord more = added_sums(x, group, at.step);
   SumWord total;
 columns:
@@ -203,6 +204,7 @@ inline void matvec(const MatMul &f, const Activate &a, int batch, Memories &m,
   MatvecSums sums;
   WEFT_HLS(ARRAY_PARTITION variable = sums type = complete dim = 0)
   StreamRow group = widened(filled(0));
+  int kept = attention.first_sum();
 clock:
   while (at.tiles > 0) {
     WEFT_PIPELINE
@@ -223,7 +225,7 @@ clock:
     if (!at.leaving) {
       const MatvecInput x = kMatvecAttends && attention.on ? attended(attention, at, from_wide, m)
                                                            : lanes_of(f, at, from_wide, m);
-      total = matvec_sums(f, at, sums, x, group, m);
+      total = matvec_sums(f, at, sums, kept, x, group, m);
       put(sums[at.row], total);
       at.credit += kPaceFraction;
       ++counters.matrix;
@@ -232,7 +234,8 @@ clock:
     }
     const bool finished = !at.leaving && at.last_group();
     if (finished && last) put(m.finished[at.row], total);
-    if (finished && !last) put(m.partial[at.row], total);
+    if (finished && !last) put(m.partial[kept + at.row], total);
+    if (finished && at.last_row()) kept += attention.sums_of_tile();
     if (last && (wide ? at.leaving : finished)) {
       write_word(out, total, m.parameters.read(out.parameter()), from_wide, m);
       out.next();
