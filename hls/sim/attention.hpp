@@ -1,5 +1,6 @@
 /// Attend as a matrix product. Simulation only; tests hold it equal to units/attention.hpp.
 #pragma once
+#include "sim/matvec.hpp"
 #include "sim/product.hpp"
 
 namespace weft {
@@ -66,6 +67,7 @@ inline void attend(const Attend &f, const Activate &a, Memories &m, Counters &co
     put_tile<false>(same, space.sums.data(), rows, m, out,
                     attention.first_sum() + tile * attention.sums_of_tile());
   }
+  if (is_matvec(same)) return count_attend(same, rows, counters);
   count(same, 1, SystolicArray<IntegerCell>::kFlushClocks, 0, counters);
 }
 

@@ -90,6 +90,12 @@ inline void gather_numbers(const MatMul &f, int batch, const Memories &m,
   }
 }
 
+/// The clocks of an Attend on the engine.
+inline void count_attend(const MatMul &f, int rows, Counters &counters) {
+  counters.matrix += Int<64>(f.tiles) * Int<64>(f.blocks) * kAttendSteps * rows;
+  counters.drain += kAttendLatency;
+}
+
 /// The clocks of units/matvec.hpp, without counting them one by one.
 inline void count_matvec(const MatMul &f, int rows, Counters &counters) {
   const Int<64> groups = Int<64>(f.tiles) * Int<64>(f.blocks) * kTileSteps;

@@ -232,6 +232,7 @@ class Checker {
                : f.normalized != 0)
       return kBadField;
     if (f.normalized != 0 && keeps_sums(f)) return kBadField;  // by sums of whole rows
+    if (f.matvec != 0 && !legal_group(f)) return kBadField;
     first_.first = Int<64>(f.source);
     first_.last = first_.first + (Int<64>(f.blocks) - 1) * Int<64>(f.source_block) +
                   (Int<64>(f.rows) - 1) * Int<64>(f.source_col);
@@ -242,6 +243,7 @@ class Checker {
     if (!in_words(first_, space_words(scores ? kWideSpace : kUnifiedSpace))) return kBadBuffer;
     if (!in_words(second_, kOperandWords)) return kBadBuffer;
     if (accumulator_rows(f).last >= kAccumulatorRows) return kBadRows;
+    if (f.matvec != 0 && f.rows > kMatvecRows) return kBadRows;
     if (scores && int(f.rows) != scores_) return kBadOrder;
     if (f.goes_on != 0 && !staying_.fits(f)) return kBadOrder;
     staying_.take(f);

@@ -175,6 +175,7 @@ inline void compute(Stream<Command> &commands, Stream<Word> &loaded, WeightStrea
   WEFT_PARTITION_MEMORIES(m)
   WEFT_HLS(ALLOCATION function instances = activate limit = 1)
   WEFT_HLS(ALLOCATION function instances = wide_word limit = 1)
+  WEFT_HLS(ALLOCATION function instances = exponentials limit = 1)
   WEFT_STATIC(Counters, counters);
   if (fresh) {
     counters.clear();

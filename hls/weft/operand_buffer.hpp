@@ -30,16 +30,16 @@ struct OperandBuffer {
   /// Words from `address` on, a multiple of kOperandGroup.
   void write_group(int address, const Word (&words)[kOperandGroup]) {
     WEFT_INLINE
+    Int<8> lanes[kOperandGroup][kRows];
+    WEFT_HLS(ARRAY_PARTITION variable = lanes type = complete dim = 0)
     const int row = address / kOperandGroup;
   parts:
     for (int p = 0; p < kOperandGroup; ++p) {
       WEFT_UNROLL
-      Int<8> lanes[kRows];
-      WEFT_HLS(ARRAY_PARTITION variable = lanes type = complete)
-      put(lanes, words[p]);
+      put(lanes[p], words[p]);
       for (int b = 0; b < kRows; ++b) {
         WEFT_UNROLL
-        bank[b][p][row] = lanes[(b - p - row * kOperandGroup) & (kRows - 1)];
+        bank[b][p][row] = lanes[p][(b - p - row * kOperandGroup) & (kRows - 1)];
       }
     }
   }
@@ -62,17 +62,17 @@ struct OperandBuffer {
   /// Words from `address` on, a multiple of kOperandGroup.
   void read_group(int address, Word (&words)[kOperandGroup]) const {
     WEFT_INLINE
+    Int<8> found[kOperandGroup][kRows];
+    WEFT_HLS(ARRAY_PARTITION variable = found type = complete dim = 0)
     const int row = address / kOperandGroup;
   parts:
     for (int p = 0; p < kOperandGroup; ++p) {
       WEFT_UNROLL
-      Int<8> found[kRows];
-      WEFT_HLS(ARRAY_PARTITION variable = found type = complete)
       for (int b = 0; b < kRows; ++b) {
         WEFT_UNROLL
-        found[b] = bank[b][p][row];
+        found[p][b] = bank[b][p][row];
       }
-      words[p] = in_order(found, row * kOperandGroup + p);
+      words[p] = in_order(found[p], row * kOperandGroup + p);
     }
   }
 

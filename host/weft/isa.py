@@ -224,6 +224,7 @@ ATTEND = Instruction(
         *_unsigned(3, method="of the exponential, among those of the overlay"),
         *_unsigned(7, most="largest code of an exponential"),
         *_unsigned(1, overlap="shift the next tile in while this one computes"),
+        *_unsigned(1, matvec="1: on engine matvec, a group of the operand's words per clock"),
         *_unsigned(1, goes_on="1: add to the sums that stayed, those of exponentials too"),
         *_unsigned(1, stays="1: the sums stay, for the Attend that goes on or an Activate"),
         *_unsigned(COUNT, accumulator="first accumulator row of sums that are not finished"),

@@ -13,6 +13,7 @@ from weft.units.matvec import ROWS
 
 ADDER = 33  # LUTs of 32 bits (B5)
 CHOICE_8 = 64  # LUTs of an 8:1 multiplexer of 32 bits: two LUT6 and an F7 a bit
+ROW_ADDER = 21  # of 20 bits
 PLANES = 16  # memory rows of a group at most
 BURST_BEATS = 16  # kBurstBeats
 Amounts = tuple[Any, Any, Any]  # LUT, FF, DSP
@@ -40,9 +41,22 @@ def matvec(g: Any) -> Amounts:
     """
     rows = stream_rows(g)
     column = (rows - 1) * ADDER + ADDER + CHOICE_8
-    lanes = 16 * rows * (1 + (g.rows // rows + 1) // 2)
+    lanes = 16 * rows * (1 + (g.rows // rows + 1) // 2) + attending(g)
     registers = (rows - 1) * 32 + 32 * ROWS + getattr(g, "weight_bits", 8) * rows
     return g.cols * column + lanes, g.cols * registers + 16 * rows, g.cols * rows
+
+
+def attending(g: Any) -> Any:
+    """LUTs that an Attend adds: trees along the words of keys, 20 bits wide; which lane a product
+    takes and where its other factor comes from, two ways each; and what a column's sum adds.
+
+    The exponentials are the array's: one instance for both (hls/weft/units/rows.hpp).
+    """
+    if "attention" not in getattr(g, "units", ()):
+        return 0
+    group, bits = g.operand_group, getattr(g, "weight_bits", 8)
+    trees = group * (g.cols - 1) * ROW_ADDER
+    return trees + g.cols * (group * (16 + bits) // 2 + 32 // 2)
 
 
 def feed(g: Any) -> Amounts:

@@ -265,7 +265,7 @@ def test_runs_of_an_encoder_decoder_take_what_the_compiled_program_takes(name):
 def test_attention_takes_the_clocks_of_its_instructions():
     machine, d = machine_of(), decoder("tinyllama-1.1b")
     table, step = steps.attend(machine, d, 1, 511, 512, 1, 0)
-    fields = {"rows": 1, "overlap": 1, "normalized": 0}
+    fields = {"rows": 1, "overlap": 1, "normalized": 0, "matvec": 1}
     scores = attention.clocks({**fields, "tiles": 32, "blocks": 4}, machine.overlay, 1, {})
     values = attention.clocks({**fields, "tiles": 4, "blocks": 32}, machine.overlay, 1, {})
     load = 2 * (8 + 511 * 4)
@@ -274,7 +274,7 @@ def test_attention_takes_the_clocks_of_its_instructions():
     assert (table.clocks.table, table.times) == (14, 2)
     _, ahead = steps.attend(replace(machine, ahead=True), d, 1, 511, 512, 1, 0)
     _, fast = steps.attend(replace(machine, streamed=True), d, 1, 511, 512, 1, 0)
-    assert step.clocks.total > ahead.clocks.total > 3 * fast.clocks.total
+    assert step.clocks.total > ahead.clocks.total > fast.clocks.total
     assert fast.clocks.total >= step.read["keys and values"] / 64
 
 

@@ -347,7 +347,7 @@ MUTANTS = {
         "array.out_skew.line type = complete dim = 1", "memory-ports",
     ),
     "a misspelt memory": (
-        "memories.hpp", "variable = m.buffer type", "variable = m.bufer type", "pragma-variable",
+        "memories.hpp", "variable = m.partial type", "variable = m.partal type", "pragma-variable",
     ),
     "a second reader": (
         "kernel.hpp", "store(to_store, stored,", "store(to_load, stored,", "dataflow-channel",

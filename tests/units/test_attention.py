@@ -12,7 +12,7 @@ from weft import isa
 from weft.config import Overlay
 from weft.device import open_device
 from weft.state import FaultError
-from weft.units import requant, transfer
+from weft.units import matvec, requant, transfer
 from weft.units.rows import MASKED
 
 UNITS = ("requant", "vector", "lookup", "attention")
@@ -29,6 +29,8 @@ GROUPED = replace(
     SMALL, name="8x8ag", engines=("systolic", "matvec"), stream_rows=4, weight_ports=4,
     softmax=("pwl",),
 )  # fmt: skip
+PAIRS = replace(GROUPED, name="8x8a2", stream_rows=8, weight_ports=2, weight_bits=16)
+SINGLE = replace(GROUPED, name="8x8a1", weight_ports=1)
 OVERLAYS = [SMALL, PACKED, GROUPED]
 
 
@@ -50,7 +52,7 @@ def words_of(x, lanes):
     return x.reshape(len(x), -1, lanes).transpose(1, 0, 2)
 
 
-def attention_code(o, q, k, v, score_scale, **mask):
+def attention_code(o, q, k, v, score_scale, on_matvec=False, **mask):
     """A head: Q in the unified buffer, K and V through memory to the operand buffer."""
     lanes, (m, width), n = o.lanes, q.shape, len(k)
     tiles, blocks = -(-n // lanes), width // lanes
@@ -61,7 +63,7 @@ def attention_code(o, q, k, v, score_scale, **mask):
     for at in (0, tiles * lanes * blocks):
         move = {"memory": m * blocks + at, "buffer": at, "words": tiles * lanes * blocks}
         code.add(isa.READ_HOST, **move, chunks=1, space=1)
-    common = {"rows": m, "operand_block": tiles * lanes, "overlap": 1}
+    common = {"rows": m, "operand_block": tiles * lanes, "overlap": 1, "matvec": int(on_matvec)}
     code.add(
         isa.ATTEND, source=0, source_block=m, source_col=1, blocks=blocks, tiles=tiles,
         transposed=1, **common,
@@ -112,6 +114,42 @@ def test_a_head_equals_real_attention_on_every_form(o, seed):
     found = words[target : target + m * width].reshape(width, m, -1).transpose(1, 0, 2)
     expected = oracle(q, k, v, scale, n, **mask)
     assert np.abs(found.reshape(m, -1) - expected).max() < 4.5  # exp to 1/254 of the largest, pwl
+
+
+@pytest.mark.parametrize("o", [GROUPED, PAIRS, SINGLE], ids=lambda o: o.name)
+@given(seed=st.integers(0, 1 << 30))
+@kernel.examples(25)
+def test_engine_matvec_attends_to_the_same_bits(o, seed):
+    rng = np.random.default_rng(seed)
+    m, n, width = rng.integers(1, matvec.ROWS + 1), rng.integers(1, 30), rng.integers(1, 3)
+    q, k, v = heads(rng, o, m, n, width)
+    scale = 1024 * float(rng.uniform(0.5, 6)) / 127**2 / np.sqrt(width * o.lanes)
+    mask = {"right": int(rng.integers(0, 9))} if rng.integers(2) else {}
+    words = []
+    for on_matvec in (True, False):
+        code, content, target = attention_code(o, q, k, v, scale, on_matvec, **mask)
+        words.append(kernel.check(code, content, forms=("cycle", "functional")))
+    np.testing.assert_array_equal(*words)
+    found = words[0][target : target + m * width].reshape(width, m, -1).transpose(1, 0, 2)
+    assert np.abs(found.reshape(m, -1) - oracle(q, k, v, scale, n, **mask)).max() < 4.5
+
+
+def test_attention_on_matvec_takes_a_clock_per_group_and_row():
+    o = GROUPED
+    rng = np.random.default_rng(2)
+    code, content, _ = attention_code(o, *heads(rng, o, 3, 20, 2), 0.1, on_matvec=True)
+    _, result = kernel.run(code, content=content)
+    folds = 2 * (3 * 2)  # tiles of keys and channels, twice
+    assert result.counters["matrix"] == folds * (o.lanes // 4) * 3
+    assert result.counters["weight_shift"] == 0
+
+
+@pytest.mark.parametrize("on_matvec", [False, True])
+def test_the_exact_form_computes_alike_in_groups(on_matvec):
+    o = replace(NANO, name="nanog", engines=GROUPED.engines, stream_rows=4, weight_ports=2)
+    rng = np.random.default_rng(0)
+    code, content, _ = attention_code(o, *heads(rng, o, 5, 7, 1), 0.2, on_matvec)
+    kernel.check(code, content, forms=("exact", "functional"))
 
 
 def test_the_exact_form_computes_alike():
@@ -258,17 +296,37 @@ BAD = {
 }  # fmt: skip
 
 
+MATVEC = {
+    "an operand inside a group": (2, {"operand": 2}),
+    "blocks inside a group": (2, {"operand_block": 30, "blocks": 2, "source_block": 4}),
+    "more rows than the engine has": (4, {"rows": 9}),
+}
+
+
+@pytest.mark.parametrize("name", MATVEC)
+def test_what_matvec_does_not_attend_to_is_a_status(name):
+    status, fields = MATVEC[name]
+    assert statuses(GROUPED, [attend(matvec=1, **fields)]) == {status}
+    assert statuses(SMALL, [attend(matvec=1)]) == {2}
+
+
+def statuses(o, words):
+    """How a program ends on golden and on the hardware's source."""
+    found = set()
+    for device, options in (("golden", {}), ("csim", {"form": "functional"})):
+        opened = open_device(device, **options)
+        opened.load(kernel.Code(o, words=list(words)).program(memory_rows=3072))
+        with pytest.raises(FaultError) as caught:
+            opened.run(0, 1)
+        found.add(caught.value.status)
+        opened.close()
+    return found
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_instructions_end_alike_everywhere(name):
     status, words = BAD[name]
-    code = kernel.Code(SMALL, words=list(words))
-    for device, options in (("golden", {}), ("csim", {"form": "functional"})):
-        opened = open_device(device, **options)
-        opened.load(code.program(memory_rows=3072))
-        with pytest.raises(FaultError) as caught:
-            opened.run(0, 1)
-        assert caught.value.status == status, device
-        opened.close()
+    assert statuses(SMALL, words) == {status}
 
 
 def test_an_overlay_without_attention_knows_no_attend():

@@ -1,8 +1,8 @@
-/// Attend: a product whose both operands are on chip, as the array's clocks take it. Its tiles come
-/// from the operand buffer, plain (values) or transposed (keys); its input is a word of the unified
-/// buffer (queries) or a word of scores, of which the exponentials are made on their way in, so
-/// that no probability is ever stored and softmax takes no clock of its own. Golden model:
-/// host/weft/units/attention.py.
+/// Attend: a product whose both operands are on chip, as the clocks of the array or of engine
+/// matvec (a few queries) take it. Its tiles come from the operand buffer, plain (values) or
+/// transposed (keys); its input is a word of the unified buffer (queries) or a word of scores, of
+/// which the exponentials are made on their way in, so that no probability is ever stored and
+/// softmax takes no clock of its own. Golden model: host/weft/units/attention.py.
 #pragma once
 #include "units/rows.hpp"
 #include "units/systolic.hpp"
@@ -29,6 +29,7 @@ inline MatMul product_of(const Attend &f) {
   same.last = f.stays == 0 ? 1 : 0;
   same.overlap = f.overlap;
   same.activation_bits = same.weight_bits = 8;
+  same.engine = f.matvec != 0 ? kMatvecEngine : kSystolicEngine;
   return same;
 }
 
@@ -60,10 +61,12 @@ template <bool kThere> struct Attention {
   TileWord weights(const Memories &m, int row) const {
     WEFT_INLINE
     const bool turned = f.transposed != 0;
-    const int words = turned ? tile * kRows : block * kRows + row;
-    const int blocks = (turned ? block : tile) * int(f.operand_block);
-    const int address = int(f.operand) + words + blocks;
-    return widened(m.operands.read(address, turned, row));
+    return widened(m.operands.read(first_word() + (turned ? 0 : row), turned, row));
+  }
+  /// Group `step` of the words of the next tile of weights, as they lie.
+  void group(const Memories &m, int step, Word (&words)[kOperandGroup]) const {
+    WEFT_INLINE
+    m.operands.read_group(first_word() + step * kOperandGroup, words);
   }
   void next_tile() {
     const bool wraps = block == int(f.blocks) - 1;
@@ -71,9 +74,10 @@ template <bool kThere> struct Attention {
     if (wraps) ++tile;
   }
   bool takes_scores() const { return on && f.scores != 0; }
-  /// The activations of row `row`, from its scores; adds up the first tile's.
-  Word activations(RowTable &rows, const SoftmaxMethods &by, int row,
-                   const WideWord &scores) const {
+  /// The activations of row `row`, from its scores; `first`: they come for the first time, so
+  /// those of the first tile are added up.
+  Word activations(RowTable &rows, const SoftmaxMethods &by, int row, const WideWord &scores,
+                   bool first = true) const {
     WEFT_INLINE
     const int method = int(f.method), most = int(f.most);
     const Int<32> sum = rows.sum[RowTable::kByInput][row];
@@ -81,7 +85,7 @@ template <bool kThere> struct Attention {
     if (f.normalized != 0) return share_codes(e, by.share(method, sum), most);
     const Word codes = exponential_codes(e, most);
     const bool fresh = folds == 0 && f.goes_on == 0;
-    if (folds < int(f.blocks)) rows.put_sum(row, row_sum(fresh ? Int<32>(0) : sum, codes));
+    if (first && folds < int(f.blocks)) rows.put_sum(row, row_sum(fresh ? Int<32>(0) : sum, codes));
     return codes;
   }
   void next_fold() {
@@ -90,6 +94,15 @@ template <bool kThere> struct Attention {
   /// The accumulator row of the first tile's first sum, and rows from tile to tile.
   int first_sum() const { return on ? int(f.accumulator) : 0; }
   int sums_of_tile() const { return on && keeps_sums(f) ? int(f.rows) : 0; }
+
+ private:
+  /// The operand's first word of the next tile.
+  int first_word() const {
+    WEFT_INLINE
+    const bool turned = f.transposed != 0;
+    return int(f.operand) + (turned ? tile : block) * kRows +
+           (turned ? block : tile) * int(f.operand_block);
+  }
 };
 
 /// Weights of an Attend, a row per clock, in place of the stream's.

@@ -275,7 +275,7 @@ inline void matmul(const MatMul &f, const Activate &a, int batch, Memories &m,
   if (kHasEie && f.engine == kEieEngine) eie(f, batch, m, weights, counters, fault);
   if (kHasSnap && f.engine == kSnapEngine) snap(f, batch, m, weights, counters, fault);
   if (kHasGather && f.engine == kGatherEngine) gather(f, batch, m, weights, counters, fault);
-  if (is_matvec(f)) matvec(f, a, batch, m, weights, counters);
+  if (is_matvec(f)) matvec(f, a, batch, m, weights, counters, by, attends);
   if (is_compressed(f)) drain_tiles(f, a, batch, m, counters);
 }
 

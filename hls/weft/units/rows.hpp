@@ -33,10 +33,11 @@ lanes:
   return kept;
 }
 
-/// e^(x − maximum) of a word, 15 fraction bits; 0 where masked.
-inline SumWord exponentials(const WideWord &x, Int<16> maximum, int method,
-                            const SoftmaxMethods &by) {
-  WEFT_INLINE
+/// e^(x − maximum) of a word, 15 fraction bits; 0 where masked. One instance for all that take
+/// scores, the array and engine matvec, which never run at once.
+WEFT_SHARED SumWord exponentials(const WideWord &x, Int<16> maximum, int method,
+                                 const SoftmaxMethods &by) {
+  WEFT_FUNCTION
   SumWord e;
 lanes:
   for (int c = 0; c < kCols; ++c) {

@@ -15,7 +15,7 @@ from weft import isa, tiles
 from weft.config import Overlay
 from weft.decoder_costs.config import Decoder, Product
 from weft.format import Format
-from weft.lower.few_rows import most_rows, of_few_rows
+from weft.lower import few_rows
 from weft.lower.fields import even
 from weft.state import ISSUE_CLOCKS, Clocks
 from weft.storage import ceil_div
@@ -171,13 +171,11 @@ def _matmul(machine: Machine, m: int, tiles: int, blocks: int, memory_rows: int)
     """Clocks of one MatMul of m rows, on the engine that compiled programs take for them."""
     o = machine.overlay
     pace = max(1, int(ceil_div(memory_rows * o.beats, o.weight_ports * tiles * blocks * o.lanes)))
-    ones = dict.fromkeys(("kernel_h", "kernel_w", "out_w", "words", "first", "last", "overlap"), 1)
-    f = {**ones, "engine": 0, "activation_bits": 8, "shift": 0, "codes": 0}
-    f |= {"tiles": tiles, "blocks": blocks, "pace": pace, "out_h": max(m, matvec.ROWS)}
-    few = m <= most_rows(f, memory_rows, o)
+    f = few_rows.product(tiles, blocks, max(m, matvec.ROWS), pace)
+    few = m <= few_rows.most_rows(f, memory_rows, o)
     f["out_h"] = m
     if few:
-        return matvec.clocks(f | of_few_rows(f, memory_rows, o, 1), o, 1)
+        return matvec.clocks(f | few_rows.of_few_rows(f, memory_rows, o, 1), o, 1)
     return systolic.clocks(f, o, 1, {})
 
 
@@ -277,10 +275,12 @@ def attend(
 def _attends(machine: Machine, rows: int, keys: int, blocks: int) -> Clocks:
     """Scores of some rows, and their exponentials times values."""
     o, key_blocks = machine.overlay, machine.blocks(keys)
-    fields = {"rows": rows, "overlap": 1, "normalized": 0}
-    scores = attention.clocks({**fields, "tiles": key_blocks, "blocks": blocks}, o, 1, {})
-    values = attention.clocks({**fields, "tiles": blocks, "blocks": key_blocks}, o, 1, {})
-    return total([scores, values, Clocks(issue=2 * ISSUE_CLOCKS)])
+    few = int(rows <= few_rows.most_attending(o))
+    fields = {"rows": rows, "overlap": 1, "normalized": 0, "matvec": few}
+    taken = [Clocks(issue=2 * ISSUE_CLOCKS)]
+    for columns, folds in ((key_blocks, blocks), (blocks, key_blocks)):
+        taken.append(attention.clocks({**fields, "tiles": columns, "blocks": folds}, o, 1, {}))
+    return total(taken)
 
 
 def _streamed(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from weft import isa
+from weft.lower.few_rows import attend
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
 from weft.lower.registers import ORIGIN, PLACE, POSITION, TOTAL, follow
@@ -194,7 +195,8 @@ def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Pla
     lanes = emitter.context.lanes
     sizes = part.last - part.first, -(-op.keys // lanes)
     queries = source.at(query * op.query_blocks, 0, part.first), source.block
-    emitter.put(
+    attend(
+        emitter,
         scored(emitter, op, sizes, queries, (key.at(0), key.block)),
         (*part.rows, follow("tiles", TOTAL, most=op.keys, unit=lanes)),
     )
@@ -242,7 +244,8 @@ def _values(
     parameter = emitter.epilogue(op.heads_values[query // op.group], 0, 1)
     lanes = emitter.context.lanes
     sizes = part.last - part.first, -(-op.keys // lanes)
-    emitter.put(
+    attend(
+        emitter,
         weighted(emitter, op, sizes, scores, (value.at(0), value.block)),
         (*part.rows, follow("blocks", TOTAL, most=op.keys, unit=lanes)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from weft.graph import Array, Quant
+from weft.lower import few_rows
 from weft.lower.context import Context
 from weft.lower.engines import FEW_ROWS, fused, precisions
 from weft.lower.fused import FusedWeights
@@ -51,20 +52,18 @@ def clocks(
     folds = made.tiles * per_tap * w.shape[2] * w.shape[3] * max(1, len(parts))
     pace, engine = precision.pace(made.pace(ctx.overlay)), systolic.ENGINES[precision.engine]
     taken = systolic.array_clocks(positions, folds, ctx.overlay, pace=pace, engine=engine)
-    few = _of_few_rows(ctx, made, positions) if precision.engine == "systolic" else None
-    if few is not None and len(parts) <= 1 and few < taken.total:
+    single = precision.engine == "systolic" and len(parts) <= 1
+    few = _of_few_rows(ctx, made, positions, pace) if single else None
+    if few is not None and few < taken.total:
         return few, FEW_ROWS
     return taken.total, precision.engine
 
 
-def _of_few_rows(ctx: Context, made: Dense, positions: int) -> int | None:
-    """Clocks of engine matvec, without the instruction's own issue; None where it can't."""
-    if FEW_ROWS not in ctx.overlay.engines or not isinstance(made, Weights) or made.taps > 1:
+def _of_few_rows(ctx: Context, made: Dense, positions: int, pace: int) -> int | None:
+    """Clocks of engine matvec, without the instruction's own issue; None where it is slower."""
+    if not isinstance(made, Weights) or made.taps > 1:
         return None
-    if positions > matvec.ROWS:
-        return None
-    rows, memory_rows = made.blocks * ctx.lanes, len(made.packed(0, 1))  # of a column tile
-    f = {"tiles": made.tiles, "blocks": made.blocks, "last": 1, "engine": matvec.NUMBER}
-    f |= {"activation_bits": 8, "out_h": 1, "out_w": positions}
-    taken = matvec.clocks(f | matvec.arrival(rows, memory_rows, ctx.overlay), ctx.overlay, 1)
-    return taken.total - taken.issue
+    f = few_rows.product(made.tiles, made.blocks, positions, pace)
+    few = few_rows.of_few_rows(f, made.tiles * len(made.packed(0, 1)), ctx.overlay, 1)
+    taken = matvec.clocks(f | few, ctx.overlay, 1) if few else None
+    return taken.total - taken.issue if taken else None

@@ -1,7 +1,7 @@
 """Products of a few rows: engine matvec takes from the array what it does faster.
 
-Both read the same weights, so a program with a cache, whose runs have any number of tokens, changes
-the engine of its MatMuls by Adjust.
+Both read the same weights, keys and values, so a program with a cache, whose runs have any number
+of tokens, changes the engine of its MatMuls and Attends by Adjust.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from weft.lower.emit import AnyWeights, Emitter
 
 Fields = dict[str, int]
+
+
+def product(tiles: int, blocks: int, rows: int, pace: int) -> dict[str, int]:
+    """Fields of a MatMul of `rows` tokens on the array that clocks are counted from."""
+    ones = dict.fromkeys(("kernel_h", "kernel_w", "out_w", "words", "first", "last", "overlap"), 1)
+    f = {**ones, "engine": 0, "activation_bits": 8, "shift": 0, "codes": 0}
+    return f | {"tiles": tiles, "blocks": blocks, "pace": pace, "out_h": rows}
 
 
 def of_few_rows(
@@ -62,6 +69,30 @@ def by_tokens(fields: Mapping[str, int], memory_rows: int, overlay: Overlay, fir
     return tuple(_either(name, few[name], fields.get(name, 0), first + most) for name in few)
 
 
+def most_attending(overlay: Overlay) -> int:
+    """Up to how many rows an Attend is as fast on engine matvec; 0: never.
+
+    A tile takes lanes / operand_group clocks per row there, and on the array as many as there are
+    lanes, until there are more rows. What does not depend on tiles is less than the array's.
+    """
+    return min(matvec.ROWS, overlay.operand_group) if "matvec" in overlay.engines else 0
+
+
+def attend(emitter: Emitter, fields: Mapping[str, int], rules: Rules) -> None:
+    """Puts an Attend; `rules` are those of its rows. It goes to the engine that is faster for as
+    many rows, if need be by the number of tokens.
+    """
+    f, context = dict(fields), emitter.context
+    overlay = context.overlay
+    aligned = all(f[name] % overlay.operand_group == 0 for name in ("operand", "operand_block"))
+    most = most_attending(overlay) if aligned else 0
+    few = f["rows"] <= most
+    if most and not few and context.cached and rules:
+        rules = (*rules, _either("matvec", 1, 0, rules[0].offset + most))
+    emitter.engines.add(isa.ENGINES[matvec.NUMBER if few else 0])
+    emitter.put(isa.ATTEND.encode(**f, matvec=int(few)), rules)
+
+
 def _either(name: str, few: int, many: int, last: int) -> Follow:
     """`few` for a run of up to `last` tokens, `many` for a longer one."""
     return follow(name, TOKENS, few, offset=last, most=1, unit=matvec.ROWS, scale=many - few)
@@ -71,27 +102,28 @@ def read_weights(
     emitter: Emitter,
     key: object,
     weights: AnyWeights,
-    product: Mapping[str, int],
+    fields: Mapping[str, int],
     tile: int,
     rules: Rules,
     first: int,
 ) -> tuple[Fields, Rules]:
-    """Reads column tiles from `tile` on for the MatMul that follows; they are decoded on their way.
+    """Reads column tiles from `tile` on for the MatMul that follows, given by its fields; they are
+    decoded on their way.
 
     `rules` are those of its tokens from `first` on: where it may have none (first > 0), weights
     come for it alone. Returns what its number of rows changes: fields, and rules of fields.
     """
-    end, overlay = tile + product["tiles"], emitter.context.overlay
+    end, overlay = tile + fields["tiles"], emitter.context.overlay
     start, count = emitter.store(key, lambda: weights.packed(tile, end))
-    fields, changed = weights.fields(tile, end), Fields()
+    reads, changed = weights.fields(tile, end), Fields()
     followed: Rules = ()
     if isinstance(weights, Weights) and emitter.context.cached and rules:
-        followed = by_tokens(product, count, overlay, first)
+        followed = by_tokens(fields, count, overlay, first)
     elif isinstance(weights, Weights):
-        changed = of_few_rows(product, count, overlay, emitter.batch)
-    emitter.engines.add(isa.ENGINES[{**product, **changed}["engine"]])
+        changed = of_few_rows(fields, count, overlay, emitter.batch)
+    emitter.engines.add(isa.ENGINES[{**fields, **changed}["engine"]])
     skipped = ifs(rules) if first else ()
-    if fields["format"] == 0 and not (skipped or changed or followed):
+    if reads["format"] == 0 and not (skipped or changed or followed):
         emitter.read(start, count)
         return changed, followed
     emitter.flush()
@@ -99,7 +131,7 @@ def read_weights(
         last = followed[0].offset
         skipped = (*skipped, _either("matvec", 1, 0, last))
     read = isa.READ_WEIGHTS.encode(
-        memory=start, memory_rows=count, matvec=int(bool(changed)), **fields
+        memory=start, memory_rows=count, matvec=int(bool(changed)), **reads
     )
     emitter.put(read, skipped)
     return changed, followed

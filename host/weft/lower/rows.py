@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from weft import isa
 from weft.isa import Words
+from weft.lower.few_rows import attend
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
 from weft.lower.key_tiles import cuts
@@ -221,8 +222,9 @@ def _scores(
     source = query.at(head * op.query_blocks, 0, part.first), query.block
     operand = _operand(emitter, op, part, head, KEYS, places)
     clear = {"accumulator": rows * op.value_blocks} if sweep else {}
-    emitter.put(
-        scored(emitter, op, (rows, part.tiles), source, operand, **clear),
+    attend(
+        emitter,
+        scored(emitter, op, (rows, part.tiles), source, operand) | clear,
         (*part.rows, *_named(part.keys, "tiles")),
     )
     shift = part.first - part.start - part.tile * lanes
@@ -284,8 +286,9 @@ def _weighted(
     emitter.epilogue(op.epilogue, 0, 1)  # tables come before the Attend
     operand = _operand(emitter, op, part, head, VALUES, places)
     sizes = part.last - part.first, part.tiles
-    emitter.put(
-        weighted(emitter, op, sizes, places[op.scratch], operand, **sums),
+    attend(
+        emitter,
+        weighted(emitter, op, sizes, places[op.scratch], operand) | sums,
         (*part.rows, *_named(part.keys, "blocks")),
     )
 
@@ -307,53 +310,41 @@ Walk = tuple[int, int]  # first word, and words from channel block to channel bl
 
 
 def scored(
-    emitter: Emitter,
-    op: AttentionOp,
-    sizes: tuple[int, int],
-    source: Walk,
-    operand: Walk,
-    **more: int,
-) -> Words:
+    emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], source: Walk, operand: Walk
+) -> dict[str, int]:
     """Attend of queries, `sizes` (rows, tiles of keys), with keys."""
-    return isa.ATTEND.encode(
-        source=source[0],
-        source_block=source[1],
-        source_col=1,
-        rows=sizes[0],
-        blocks=op.query_blocks,
-        tiles=sizes[1],
-        operand=operand[0],
-        operand_block=operand[1],
-        transposed=1,
-        overlap=int(emitter.overlap),
-        **more,
-    )
+    return {
+        "source": source[0],
+        "source_block": source[1],
+        "source_col": 1,
+        "rows": sizes[0],
+        "blocks": op.query_blocks,
+        "tiles": sizes[1],
+        "operand": operand[0],
+        "operand_block": operand[1],
+        "transposed": 1,
+        "overlap": int(emitter.overlap),
+    }
 
 
 def weighted(
-    emitter: Emitter,
-    op: AttentionOp,
-    sizes: tuple[int, int],
-    scores: Place,
-    operand: Walk,
-    **more: int,
-) -> Words:
+    emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], scores: Place, operand: Walk
+) -> dict[str, int]:
     """Attend of exponentials of scores, `sizes` (rows, tiles of keys), with values."""
-    return isa.ATTEND.encode(
-        source=scores.at(0),
-        source_block=scores.block,
-        source_col=1,
-        rows=sizes[0],
-        blocks=sizes[1],
-        tiles=op.value_blocks,
-        operand=operand[0],
-        operand_block=operand[1],
-        scores=1,
-        method=op.method,
-        most=MOST,
-        overlap=int(emitter.overlap),
-        **more,
-    )
+    return {
+        "source": scores.at(0),
+        "source_block": scores.block,
+        "source_col": 1,
+        "rows": sizes[0],
+        "blocks": sizes[1],
+        "tiles": op.value_blocks,
+        "operand": operand[0],
+        "operand_block": operand[1],
+        "scores": 1,
+        "method": op.method,
+        "most": MOST,
+        "overlap": int(emitter.overlap),
+    }
 
 
 def divided(op: AttentionOp, parameter: int, head: int, first: int, target: Place) -> Words:

@@ -1,7 +1,8 @@
 """Attend: a product whose both operands are on chip; golden model and clocks.
 
-Hardware: hls/weft/units/attention.hpp. The clocks are those of a MatMul of as many rows and folds;
-softmax takes none of its own, but for the pass that probabilities rounded to codes need.
+Hardware: hls/weft/units/attention.hpp. The clocks are those of a MatMul of as many rows and folds,
+or on engine matvec one for every group of the operand's words and row; softmax takes none of its
+own, but for the pass that probabilities rounded to codes need.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, StayingSums, Sums, Unit
-from weft.units import exponential, rows, systolic
+from weft.units import exponential, matvec, rows, systolic
 from weft.units.exponential import Exponential, TableExponential
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """Clocks of one Attend."""
     folds = f["tiles"] * f["blocks"]
-    array = systolic.array_clocks(f["rows"], folds, overlay, bool(f["overlap"]), pace=1)
     first = f["rows"] * f["blocks"] if f["normalized"] else 0
+    if f["matvec"]:
+        busy = folds * overlay.lanes // overlay.operand_group * f["rows"]
+        drain = matvec.attend_latency(overlay)
+        return Clocks(ISSUE_CLOCKS, busy, drain=drain, vector=first)
+    array = systolic.array_clocks(f["rows"], folds, overlay, bool(f["overlap"]), pace=1)
     return Clocks(ISSUE_CLOCKS, array.matrix, array.weight_shift, array.drain, vector=first)
 
 
@@ -128,6 +133,8 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
         raise FaultError(2, "normalized, but the input is no scores")
     if f["normalized"] and (f["goes_on"] or f["stays"]):
         raise FaultError(2, "normalized by the sums of some tiles of keys")
+    if f["matvec"]:
+        matvec.check_attend(f, o)
     last = f["source"] + (f["blocks"] - 1) * f["source_block"] + (f["rows"] - 1) * f["source_col"]
     space = isa.WIDE if f["scores"] else isa.UNIFIED
     if last >= len(state.space(space)):
@@ -139,6 +146,8 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
         raise FaultError(3, f"word {end} of {len(state.operands)} of the operand buffer")
     if _accumulator(f)[1] > o.accumulator_rows:
         raise FaultError(4, f"{_accumulator(f)[1]} of {o.accumulator_rows}")
+    if f["matvec"] and f["rows"] > matvec.ROWS:
+        raise FaultError(4, f"{f['rows']} of {matvec.ROWS}")
     if f["scores"] and f["rows"] != state.scores:
         raise FaultError(6, f"{f['rows']} rows of scores, but maxima of {state.scores}")
     if f["goes_on"] and not _fits(state.staying, f):

@@ -3,6 +3,7 @@
 It takes the very tiles of the systolic array, so that one copy of the weights serves prefill there
 and decoding here, and leaves the same sums. A clock multiplies `stream_rows` tile rows, in all
 columns, with as many lanes of one input row; up to 8 rows pass before the next tile rows come.
+An Attend takes `operand_group` words of the operand buffer in a clock instead.
 
 Hardware: hls/weft/units/matvec.hpp.
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 from weft.config import Overlay
 from weft.engine import Bytes, Engine, Values
-from weft.state import ISSUE_CLOCKS, Clocks, Fields
+from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields
 from weft.units import window
 
 ROWS = 8  # of the input: as many accumulators per column
@@ -42,6 +43,20 @@ def legal(f: Fields, overlay: Overlay) -> bool:
 def latency(overlay: Overlay) -> int:
     """Clocks from a product's operands to its sum: three in a DSP, the adder tree, the sum."""
     return 3 + overlay.stream_rows.bit_length()
+
+
+def attend_latency(overlay: Overlay) -> int:
+    """The same of an Attend, whose sums of keys are trees as wide as a word."""
+    return 3 + overlay.lanes.bit_length()
+
+
+def check_attend(f: Fields, overlay: Overlay) -> None:
+    """Raises FaultError for an Attend whose operand can't be read in groups of words."""
+    if "matvec" not in overlay.engines:
+        raise FaultError(2, f"overlay {overlay.name!r} has no engine matvec")
+    for name in ("operand", "operand_block"):
+        if f[name] % overlay.operand_group:
+            raise FaultError(2, f"{name} {f[name]} is no multiple of {overlay.operand_group}")
 
 
 def arrival(rows: int, memory_rows: int, overlay: Overlay) -> dict[str, int]:
