@@ -231,8 +231,8 @@ class Checker {
     if (scores ? f.method >= kSoftmaxMethods || staying_.keys_with(f) > kMostKeys
                : f.normalized != 0)
       return kBadField;
-    if (f.matvec != 0 && !legal_group(f)) return kBadField;
     if (f.normalized != 0 && keeps_sums(f)) return kBadField;  // by sums of whole rows
+    if (f.matvec != 0 && !legal_group(f)) return kBadField;
     first_.first = Int<64>(f.source);
     first_.last = first_.first + (Int<64>(f.blocks) - 1) * Int<64>(f.source_block) +
                   (Int<64>(f.rows) - 1) * Int<64>(f.source_col);

@@ -224,7 +224,7 @@ def _scores(
     clear = {"accumulator": rows * op.value_blocks} if sweep else {}
     attend(
         emitter,
-        scored(emitter, op, (rows, part.tiles), source, operand, **clear),
+        scored(emitter, op, (rows, part.tiles), source, operand) | clear,
         (*part.rows, *_named(part.keys, "tiles")),
     )
     shift = part.first - part.start - part.tile * lanes
@@ -288,7 +288,7 @@ def _weighted(
     sizes = part.last - part.first, part.tiles
     attend(
         emitter,
-        weighted(emitter, op, sizes, places[op.scratch], operand, **sums),
+        weighted(emitter, op, sizes, places[op.scratch], operand) | sums,
         (*part.rows, *_named(part.keys, "blocks")),
     )
 
@@ -310,12 +310,7 @@ Walk = tuple[int, int]  # first word, and words from channel block to channel bl
 
 
 def scored(
-    emitter: Emitter,
-    op: AttentionOp,
-    sizes: tuple[int, int],
-    source: Walk,
-    operand: Walk,
-    **more: int,
+    emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], source: Walk, operand: Walk
 ) -> dict[str, int]:
     """Attend of queries, `sizes` (rows, tiles of keys), with keys."""
     return {
@@ -329,17 +324,11 @@ def scored(
         "operand_block": operand[1],
         "transposed": 1,
         "overlap": int(emitter.overlap),
-        **more,
     }
 
 
 def weighted(
-    emitter: Emitter,
-    op: AttentionOp,
-    sizes: tuple[int, int],
-    scores: Place,
-    operand: Walk,
-    **more: int,
+    emitter: Emitter, op: AttentionOp, sizes: tuple[int, int], scores: Place, operand: Walk
 ) -> dict[str, int]:
     """Attend of exponentials of scores, `sizes` (rows, tiles of keys), with values."""
     return {
@@ -355,7 +344,6 @@ def weighted(
         "method": op.method,
         "most": MOST,
         "overlap": int(emitter.overlap),
-        **more,
     }
 
 

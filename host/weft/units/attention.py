@@ -131,10 +131,10 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
             raise FaultError(2, f"method {f['method']}, {_keys(state, f)} keys")
     elif f["normalized"]:
         raise FaultError(2, "normalized, but the input is no scores")
-    if f["matvec"]:
-        matvec.check_attend(f, o)
     if f["normalized"] and (f["goes_on"] or f["stays"]):
         raise FaultError(2, "normalized by the sums of some tiles of keys")
+    if f["matvec"]:
+        matvec.check_attend(f, o)
     last = f["source"] + (f["blocks"] - 1) * f["source_block"] + (f["rows"] - 1) * f["source_col"]
     space = isa.WIDE if f["scores"] else isa.UNIFIED
     if last >= len(state.space(space)):
@@ -147,7 +147,7 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
     if _accumulator(f)[1] > o.accumulator_rows:
         raise FaultError(4, f"{_accumulator(f)[1]} of {o.accumulator_rows}")
     if f["matvec"] and f["rows"] > matvec.ROWS:
-        raise FaultError(4, f"{f['rows']} of {matvec.ROWS} on engine matvec")
+        raise FaultError(4, f"{f['rows']} of {matvec.ROWS}")
     if f["scores"] and f["rows"] != state.scores:
         raise FaultError(6, f"{f['rows']} rows of scores, but maxima of {state.scores}")
     if f["goes_on"] and not _fits(state.staying, f):
