@@ -14,6 +14,7 @@ from weft.errors import CapacityError
 from weft.isa import Words
 from weft.lower.bands import bands
 from weft.lower.cache_rows import cached_attention, positions, rotate
+from weft.lower.cache_tiles import tiled_attention
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
 from weft.lower.engines import FEW_ROWS
@@ -133,7 +134,8 @@ class Emitter:
             elif isinstance(op, MergeOp):
                 merge(self, op, rows, places, target)
             elif isinstance(op, CachedOp):
-                cached_attention(self, op, rows, places, target)
+                attend = tiled_attention if op.fresh else cached_attention
+                attend(self, op, rows, places, target)
             elif isinstance(op, AttentionOp):
                 attention(self, op, rows, places, target)
             else:

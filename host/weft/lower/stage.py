@@ -322,13 +322,15 @@ class CachedOp(AttentionOp):
 
     `key` and `value` are maps of the wide buffer with the new tokens; `keys` is the capacity of the
     cache. Each head of keys has epilogues of its own (`heads_scores`, `heads_values`). `least`
-    counts from the newest key that a query sees.
+    counts from the newest key that a query sees. `fresh` are the maps of the operand buffer that
+    new keys and values lie in by themselves, where those of the cache come in tiles.
     """
 
     heads_scores: tuple[Epilogue, ...] = ()
     heads_values: tuple[Epilogue, ...] = ()
     key_cache: Cache | None = None
     value_cache: Cache | None = None
+    fresh: tuple[str, ...] = ()
 
     @property
     def caches(self) -> tuple[Cache, Cache]:
