@@ -1,4 +1,6 @@
-"""How busy the array is in a BERT-base layer, its attention and all of it; a ViT on the overlay."""
+"""How busy the array is in a BERT-base layer, its attention and all of it, and where sequences are
+long; a ViT on the overlay.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,15 @@ from weft.passes.quantize import quantize
 from .row import Row, at_least
 
 TOKENS, HIDDEN, HEADS, INNER = 128, 768, 12, 3072
+LONG = 512
 BOARDS = {"encoder": "ZCU104", "encoder16": "KV260"}
 
 
-def bert_graph():
+def bert_graph(tokens: int = TOKENS):
     """An encoder layer of BERT-base (Devlin et al., NAACL 2019) with random weights, in float."""
     from encoders import encoder
 
-    return encoder(TOKENS, HIDDEN, HEADS, HIDDEN // HEADS, INNER, post=True)
+    return encoder(tokens, HIDDEN, HEADS, HIDDEN // HEADS, INNER, post=True)
 
 
 def busy(name: str) -> list[Row]:
@@ -40,6 +43,33 @@ def busy(name: str) -> list[Row]:
         at_least(f"{what}: all of it, utilization", whole, 85, "%"),
         Row(f"{what}: estimated cycles equal csim's", int(same), None, "", "1", same),
     ]
+
+
+def long_sequences() -> list[Row]:
+    """Keys that come from memory, a head or a tile of it at a time, by the estimate of cycles."""
+    from encoders import attention_net
+
+    overlay, width = weft.load_overlay("encoder"), HIDDEN // HEADS
+    made: list[Row] = []
+    for tokens in (LONG, 4 * LONG, 8 * LONG):
+        graph = attention_net(tokens, width, 2, width)
+        x = np.random.default_rng(4).normal(size=(1, tokens, width)).astype(np.float32)
+        program = lower(quantize(graph, {"x": x}), overlay)
+        layers = weft.estimate(program).layers
+        found = next(layer for layer in layers if layer.op == "Attention")
+        what = f"two heads of {width}, S={tokens}, overlay {overlay.name}: attention, utilization"
+        made.append(Row(what, 100.0 * found.utilization, None, "%", "", None))
+    graph = bert_graph(LONG)
+    x = np.random.default_rng(4).normal(size=(1, LONG, HIDDEN)).astype(np.float32)
+    estimate = weft.estimate(lower(quantize(graph, {"x": x}), overlay))
+    found = next(layer for layer in estimate.layers if layer.op == "Attention")
+    whole = 100.0 * sum(layer.macs for layer in estimate.layers)
+    whole /= estimate.cycles * overlay.rows * overlay.cols
+    what = f"BERT-base layer, S={LONG}, overlay {overlay.name}"
+    made.append(
+        Row(f"{what}: attention, utilization", 100.0 * found.utilization, None, "%", "", None)
+    )
+    return [*made, Row(f"{what}: all of it, utilization", whole, None, "%", "", None)]
 
 
 def vision() -> list[Row]:
@@ -63,4 +93,4 @@ def vision() -> list[Row]:
 
 def rows(folder, data) -> list[Row]:
     """32 × 32, two products per DSP, and the ViT."""
-    return [*busy("encoder"), *vision()]
+    return [*busy("encoder"), *long_sequences(), *vision()]

@@ -64,7 +64,8 @@ inline void attend(const Attend &f, const Activate &a, Memories &m, Counters &co
       space.widen(128);
       multiply_wide(space.wide_x.data(), rows, k, space.wide_w.data(), space.sums.data());
     }
-    put_tile<false>(same, space.sums.data(), rows, m, out);
+    put_tile<false>(same, space.sums.data(), rows, m, out,
+                    attention.first_sum() + tile * attention.sums_of_tile());
   }
   if (is_matvec(same)) return count_attend(same, rows, counters);
   count(same, 1, SystolicArray<IntegerCell>::kFlushClocks, 0, counters);

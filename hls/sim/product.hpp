@@ -45,18 +45,19 @@ inline void count(const MatMul &f, int batch, int flush_clocks, int lead, Counte
   counters.weight_shift += clocks.total - busy - flush;
 }
 
-/// What MatMul leaves for one tile: codes in the unified buffer, or partial sums.
+/// What MatMul leaves for one tile: codes in the unified buffer, or partial sums, from row `base`
+/// on.
 template <bool kFloat>
-inline void put_tile(const MatMul &f, const std::int32_t *sums, int rows, Memories &m,
-                     Writer &out) {
-  const ParameterWord p = m.parameters.read(out.parameter());
+inline void put_tile(const MatMul &f, const std::int32_t *sums, int rows, Memories &m, Writer &out,
+                     int base = 0) {
+  const ParameterWord p = f.last != 0 ? m.parameters.read(out.parameter()) : ParameterWord{};
   for (int row = 0; row < rows; ++row, sums += kCols) {
     SumWord total;
     for (int c = 0; c < kCols; ++c)
-      total[c] =
-          Accumulator<kFloat>::sum(f.first != 0 ? 0 : m.partial[row][c], sums[c], int(f.shift));
+      total[c] = Accumulator<kFloat>::sum(f.first != 0 ? 0 : m.partial[base + row][c], sums[c],
+                                          int(f.shift));
     if (f.last == 0) {
-      put(m.partial[row], total);
+      put(m.partial[base + row], total);
       continue;
     }
     if (f.tiles == 1) put(m.finished[row], total);  // a further Activate may drain it again

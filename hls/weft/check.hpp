@@ -1,6 +1,7 @@
 /// Checks every instruction before it is dispatched: a bad one ends the run with a status, so no
 /// process ever sees an address outside its memory or waits for data that does not come.
 #pragma once
+#include "check_attend.hpp"
 #include "check_norm.hpp"
 #include "check_rotate.hpp"
 #include "check_stream.hpp"
@@ -30,6 +31,7 @@ class Checker {
   int scores_;                  // rows of scores whose maxima are known
   bool attends_;                // the sums that wait are those of an Attend,
   bool scored_, divides_;       // of scores, whose exponentials are still to be divided
+  StayingSums staying_;         // sums that an Attend left for one that goes on
 
  public:
   void begin(const Limits &limits) {
@@ -40,6 +42,7 @@ class Checker {
     pending_elements_ = 0;
     scores_ = 0;
     attends_ = scored_ = divides_ = false;
+    staying_.clear();
     input_ = kUnifiedSpace;
   }
 
@@ -176,6 +179,7 @@ class Checker {
     if (f.first == 0 && open_rows_ != int(rows)) return kBadOrder;
     open_rows_ = f.last != 0 ? 0 : int(rows);
     attends_ = divides_ = scored_ = repeat_ = false;
+    staying_.clear();
     input_ = source_space(f);
     if (f.last != 0) keep(f, int(f.tiles), f.tiles == 1);
     const int words = int(f.words);
@@ -224,9 +228,10 @@ class Checker {
     if (!kHasAttention) return kBadOpcode;
     if (limits_.batch != 1 || f.rows == 0 || f.blocks == 0 || f.tiles == 0) return kBadField;
     const bool scores = f.scores != 0;
-    if (scores ? f.method >= kSoftmaxMethods || Int<64>(f.blocks) * kRows > kMostKeys
+    if (scores ? f.method >= kSoftmaxMethods || staying_.keys_with(f) > kMostKeys
                : f.normalized != 0)
       return kBadField;
+    if (f.normalized != 0 && keeps_sums(f)) return kBadField;  // by sums of whole rows
     if (f.matvec != 0 && !legal_group(f)) return kBadField;
     first_.first = Int<64>(f.source);
     first_.last = first_.first + (Int<64>(f.blocks) - 1) * Int<64>(f.source_block) +
@@ -237,13 +242,16 @@ class Checker {
     second_.last = second_.first + tokens - 1 + (others - 1) * Int<64>(f.operand_block);
     if (!in_words(first_, space_words(scores ? kWideSpace : kUnifiedSpace))) return kBadBuffer;
     if (!in_words(second_, kOperandWords)) return kBadBuffer;
-    if (f.rows > (f.matvec != 0 ? kMatvecRows : kAccumulatorRows)) return kBadRows;
+    if (accumulator_rows(f).last >= kAccumulatorRows) return kBadRows;
+    if (f.matvec != 0 && f.rows > kMatvecRows) return kBadRows;
     if (scores && int(f.rows) != scores_) return kBadOrder;
+    if (f.goes_on != 0 && !staying_.fits(f)) return kBadOrder;
+    staying_.take(f);
     open_rows_ = 0;
     input_ = scores ? kWideSpace : kUnifiedSpace;
     attends_ = true, scored_ = scores, divides_ = scores && f.normalized == 0;
     blocks_ = int(f.tiles), out_h_ = 1, out_w_ = int(f.rows);
-    pending_ = true, repeat_ = false, pending_elements_ = 0;
+    pending_ = f.stays == 0, repeat_ = f.stays != 0, pending_elements_ = 0;
     return kDone;
   }
   /// Whether an output may go to its space, and what is asked of it there is possible.
@@ -256,6 +264,7 @@ class Checker {
     // The wide buffer has one read port: for scores, or for what is added.
     if (f.residual != 0 && (!legal_residual(f) || scored_)) return false;
     if (f.maximum != 0 && (!wide || !attends_ || scored_)) return false;
+    if (f.maximum == 0 && (f.running != 0 || f.discard != 0)) return false;
     return f.normalize == 0 || divides_;
   }
   /// Whether an output lies on what is still read.
@@ -273,12 +282,13 @@ class Checker {
     if (f.mode >= kFloatCode && !kHasBf16) return kBadField;
     if (f.pack != 0 && kParts == 1) return kBadField;
     if (!legal_output(f)) return kBadField;
+    if (f.running != 0 && scores_ != out_w_) return kBadOrder;
     const Steps steps = {Int<64>(limits_.batch - 1), Int<64>(blocks_ - 1), Int<64>(out_h_ - 1),
                          Int<64>(out_w_ - 1)};
     const Range target = target_range(f, steps), added = residual_range(f, steps);
     if (!in_words(target, space_words(int(f.space)))) return kBadBuffer;
     if (f.residual != 0 && !in_words(added, kWideWords)) return kBadBuffer;
-    if (overlaps(f, steps, target, added)) return kBadOverlap;
+    if (f.discard == 0 && overlaps(f, steps, target, added)) return kBadOverlap;
     if (int(f.parameter) + (f.parameter_step != 0 ? blocks_ - 1 : 0) >= kParameterBlocks)
       return kBadTable;
     pending_ = false;

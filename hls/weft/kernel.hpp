@@ -160,9 +160,10 @@ discard:
   }
 }
 
-/// MatMul with `last`, Attend and Vector run together with the Activate behind them.
+/// MatMul with `last`, Attend and Vector run together with the Activate behind them; not an Attend
+/// whose sums stay.
 inline bool takes_activate(const Command &words) {
-  return words[0] == kVector || words[0] == kAttend ||
+  return words[0] == kVector || (words[0] == kAttend && Attend::decode(words).stays == 0) ||
          (words[0] == kMatMul && MatMul::decode(words).last != 0);
 }
 
@@ -183,7 +184,7 @@ inline void compute(Stream<Command> &commands, Stream<Word> &loaded, WeightStrea
   }
   Fault fault;
   fault.begin();
-  int out_h = 1, out_w = 1;  // of the last MatMul
+  LastSums last = {1, 1, 1, -1};
   int taken = 0;
 compute:
   for (bool open = true; open;) {
@@ -209,7 +210,9 @@ compute:
       const bool attends = opcode == kAttend;
       const Attend by = Attend::decode(words);
       const MatMul f = attends ? product_of(by) : MatMul::decode(words);
-      out_h = int(f.out_h), out_w = int(f.out_w);
+      const bool stays = attends && by.stays != 0;
+      last = {int(f.out_h), int(f.out_w), stays ? int(by.tiles) : 1,
+              stays ? int(by.accumulator) : -1};
       fault.current = int(words[kNumberWord]);
       WEFT_MATMUL(f, Activate::decode(next), batch, m, tiles, counters, fault, by, attends);
     } else if (opcode == kVector) {
@@ -219,7 +222,7 @@ compute:
     } else if (kHasRotate && opcode == kRotate) {
       rotate(Rotate::decode(words), m, counters);
     } else if (opcode == kActivate) {
-      drain_again(Activate::decode(words), batch, out_h, out_w, m, counters);
+      drain_again(Activate::decode(words), batch, last, m, counters);
     } else {
       finish(words, fault, segment, counters, tiles, report);
       open = false;

@@ -178,7 +178,7 @@ def _with_copies(
         code.append((words, layer))
         if kind in (isa.MAT_MUL, isa.VECTOR, isa.ATTEND):
             window = fields
-        elif kind is isa.NORM or (kind is isa.ACTIVATE and fields["space"] != OPERAND):
+        elif kind is isa.NORM or (kind is isa.ACTIVATE and _writes(fields)):
             own = fields if kind is isa.NORM else window
             tiles = own.get("tiles", own["blocks"])
             wide = fields.get("space") == WIDE
@@ -190,6 +190,11 @@ def _with_copies(
     words = np.stack([words for words, _ in code])
     layers = np.asarray([layer for _, layer in code], np.int32)
     return replace(segment, words=words, layers=layers), probes
+
+
+def _writes(activate: dict[str, int]) -> bool:
+    """Whether an Activate leaves words that can be copied to memory."""
+    return activate["space"] != OPERAND and not activate["discard"]
 
 
 def _copies(activate: dict[str, int], probe: Probe) -> Iterator[isa.Words]:

@@ -171,6 +171,8 @@ ACTIVATE = Instruction(
         *_unsigned(1, maximum="1: scores; mask them, and keep the maximum of each row"),
         *_unsigned(COUNT, keys="columns that are not masked"),
         *_signed(COUNT, left="least column - row that is not masked", right="the largest one"),
+        *_unsigned(1, running="1: the maxima go on from those of the rows' scores before"),
+        *_unsigned(1, discard="1: maxima alone; no word is written"),
     ),
 )
 VECTOR = Instruction(
@@ -223,6 +225,9 @@ ATTEND = Instruction(
         *_unsigned(7, most="largest code of an exponential"),
         *_unsigned(1, overlap="shift the next tile in while this one computes"),
         *_unsigned(1, matvec="1: on engine matvec, a group of the operand's words per clock"),
+        *_unsigned(1, goes_on="1: add to the sums that stayed, those of exponentials too"),
+        *_unsigned(1, stays="1: the sums stay, for the Attend that goes on or an Activate"),
+        *_unsigned(COUNT, accumulator="first accumulator row of sums that are not finished"),
     ),
 )
 NORM = Instruction(

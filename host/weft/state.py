@@ -57,6 +57,19 @@ class Sums:
     divides: bool = False  # whose exponentials are still to be divided by their sums
 
 
+@dataclass(frozen=True)
+class StayingSums:
+    """Sums of an Attend, tile by tile in the accumulators from row `first` on, for one that goes
+    on; of `keys` keys, if it is one of scores.
+    """
+
+    first: int
+    rows: int
+    tiles: int
+    scored: bool
+    keys: int
+
+
 @dataclass
 class State:
     """Unified buffer, accumulators, tables and the weight stream of one device."""
@@ -82,6 +95,7 @@ class State:
     softmax_table: Any = field(init=False)  # a TableExponential, once it is loaded
     norm_table: Any = None  # a TableRoot, once it is loaded
     scores: int = field(init=False)  # rows whose maxima are known
+    staying: StayingSums | None = None  # sums that an Attend left for one that goes on
     read: NDArray[np.bool_] = field(init=False)  # rows of memory, in this segment
     written: NDArray[np.bool_] = field(init=False)
 
@@ -107,7 +121,7 @@ class State:
         """Start of a segment: nothing waits, whatever the one before left behind."""
         self.stream, self.sums = [], None
         self.pending, self.queued, self.open_rows = False, 0, 0
-        self.scores = 0
+        self.scores, self.staying = 0, None
         self.late = np.zeros(len(self.memory), np.bool_)  # rows that are read once they are written
         self.written = np.zeros(len(self.memory), np.bool_)
 

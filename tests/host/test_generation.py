@@ -280,8 +280,9 @@ def test_an_overlay_without_the_units_is_refused():
         compile_decoder(decoders.load(FOLDER / "llama_gqa"), load_overlay("edge"), cache=16)
 
 
-def test_a_cache_beyond_the_buffers_is_refused():
-    small = replace(LAB, operand_words=64)
+def test_a_cache_of_which_no_tile_fits_is_refused():
+    """A word of keys and one of values per token: 16 of the cache, and the new ones."""
+    small = replace(LAB, operand_words=48)
     with pytest.raises(CapacityError, match="operand_words"):
         compile_decoder(decoders.load(FOLDER / "llama_gqa"), small, cache=60)
 

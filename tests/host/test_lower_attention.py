@@ -172,8 +172,8 @@ def test_attention_in_bands_of_queries() -> None:
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"operand_words": 64}, "operand_words"),
-        ({"wide_words": 16, "operand_words": 4096}, "wide_words"),
+        ({"operand_words": 32}, "operand_words"),
+        ({"wide_words": 16, "operand_words": 4096, "accumulator_rows": 2}, "accumulator_rows"),
         ({"units": ("requant", "vector", "lookup")}, "has no unit attention"),
         ({"softmax": ("table",)}, "tables"),
     ],

@@ -13,6 +13,9 @@ namespace weft {
 /// The same product as a MatMul without window: its walk, clocks and sums are those of one.
 inline MatMul product_of(const Attend &f) {
   MatMul same = {};
+  // ap_int's own constructors leave fields as they are.
+  same.source_sample = same.source_row = same.engine = same.codes = same.shift = same.rows = 0;
+  same.pad = same.pad_y = same.pad_x = 0;
   same.source = f.source;
   same.source_block = f.source_block;
   same.source_col = f.source_col;
@@ -21,12 +24,18 @@ inline MatMul product_of(const Attend &f) {
   same.width = same.out_w = f.rows;
   same.blocks = f.blocks;
   same.tiles = f.tiles;
-  same.first = same.last = same.pace = same.words = 1;
+  same.pace = same.words = 1;
+  same.first = f.goes_on == 0 ? 1 : 0;
+  same.last = f.stays == 0 ? 1 : 0;
   same.overlap = f.overlap;
   same.activation_bits = same.weight_bits = 8;
   same.engine = f.matvec != 0 ? kMatvecEngine : kSystolicEngine;
   return same;
 }
+
+/// Whether sums of all column tiles lie side by side in the accumulators, as some came before or
+/// will come: keys of a long row are attended to a few tiles at a time.
+inline bool keeps_sums(const Attend &f) { return f.goes_on != 0 || f.stays != 0; }
 
 /// Which array takes operands from the chip: the plain one.
 template <typename Cell> struct Attends {
@@ -75,13 +84,16 @@ template <bool kThere> struct Attention {
     const SumWord e = exponentials(scores, rows.maximum[RowTable::kByInput][row], method, by);
     if (f.normalized != 0) return share_codes(e, by.share(method, sum), most);
     const Word codes = exponential_codes(e, most);
-    if (first && folds < int(f.blocks))
-      rows.put_sum(row, row_sum(folds == 0 ? Int<32>(0) : sum, codes));
+    const bool fresh = folds == 0 && f.goes_on == 0;
+    if (first && folds < int(f.blocks)) rows.put_sum(row, row_sum(fresh ? Int<32>(0) : sum, codes));
     return codes;
   }
   void next_fold() {
     if (folds < int(f.blocks)) ++folds;
   }
+  /// The accumulator row of the first tile's first sum, and rows from tile to tile.
+  int first_sum() const { return on ? int(f.accumulator) : 0; }
+  int sums_of_tile() const { return on && keeps_sums(f) ? int(f.rows) : 0; }
 
  private:
   /// The operand's first word of the next tile.

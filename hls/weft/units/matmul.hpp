@@ -64,6 +64,7 @@ struct MatMulClocks {
 /// `finished`, so that no memory is read twice in a clock while the epilogue drains.
 template <bool kFloat> struct Accumulator {
   int folds_per_tile, fold;  // fold within the tile
+  int base, step;            // the tile's first row in `partial`; rows to the next tile's
 
   /// Sum of a column. Integers may be parts of wider products: `shift` puts them in place.
   static Int<32> sum(Int<32> before, Int<32> more, int shift) {
@@ -75,7 +76,7 @@ template <bool kFloat> struct Accumulator {
   void add(const MatMul &f, int row, const SumWord &sums, Memories &m) {
     WEFT_INLINE
     const bool fresh = fold == 0 && f.first != 0;
-    const SumWord before = value_of(m.partial[row]);
+    const SumWord before = value_of(m.partial[base + row]);
     SumWord total;
   lanes:
     for (int c = 0; c < kCols; ++c) {
@@ -85,11 +86,15 @@ template <bool kFloat> struct Accumulator {
     if (finishes(f)) {
       put(m.finished[row], total);
     } else {
-      put(m.partial[row], total);
+      put(m.partial[base + row], total);
     }
   }
   bool finishes(const MatMul &f) const { return f.last != 0 && fold == folds_per_tile - 1; }
-  void next_fold() { fold = fold == folds_per_tile - 1 ? 0 : fold + 1; }
+  void next_fold() {
+    const bool wraps = fold == folds_per_tile - 1;
+    fold = wraps ? 0 : fold + 1;
+    if (wraps) base += step;
+  }
 };
 
 /// Follows the accumulators kDrainLag clocks behind and writes codes to the unified buffer.
@@ -182,7 +187,8 @@ inline void run_folds(const MatMul &f, const Activate &a, int batch, SystolicArr
   cell.begin(f);
   MatMulClocks clocks;
   clocks.begin(f, batch, walk, SystolicArray<Cell>::kFlushClocks, index_rows_of(cell));
-  Accumulator<Cell::kFloat> accumulator = {walk.groups * walk.taps(), 0};
+  Accumulator<Cell::kFloat> accumulator = {walk.groups * walk.taps(), 0, attention.first_sum(),
+                                           attention.sums_of_tile()};
   Drain drain;
   drain.begin(a, batch, f);
   TileFeed<Cell> feed = {};

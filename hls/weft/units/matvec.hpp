@@ -156,21 +156,23 @@ rows:
 
 using MatvecSums = Int<32>[kMatvecRows][kCols];
 
-/// The sums of the present row with the products of one more group.
+/// The sums of the present row with the products of one more group; those that they go on with
+/// are in the accumulators from row `base` on.
 inline SumWord matvec_sums(const MatMul &f, const MatvecWalk &at, const MatvecSums &sums,
-                           const MatvecInput &x, const StreamRow &group, const Memories &m) {
+                           const MatvecInput &x, const StreamRow &group, int base,
+                           const Memories &m) {
   WEFT_INLINE
   const SumWord there = value_of(sums[at.row & (kMatvecRows - 1)]);
   const bool goes_on = at.first_group() && f.first == 0;
-  const SumWord before = value_of(m.partial[goes_on ? at.row : 0]);
+  const SumWord before = value_of(m.partial[goes_on ? base + at.row : 0]);
   const SumWord more = added_sums(x, group, at.step);
   SumWord total;
 columns:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
     const Int<32> start = goes_on ? before[c] : Int<32>(0);
-    const Int<32> base = at.first_group() ? start : there[c];
-    total[c] = Int<32>(UInt<32>(UInt<32>(base) + UInt<32>(more[c])));  // wraps
+    const Int<32> from = at.first_group() ? start : there[c];
+    total[c] = Int<32>(UInt<32>(UInt<32>(from) + UInt<32>(more[c])));  // wraps
   }
   return total;
 }
@@ -200,6 +202,7 @@ inline void matvec(const MatMul &f, const Activate &a, int batch, Memories &m,
   out.begin(a, batch, int(f.out_h), int(f.out_w));
   const bool wide = reads_wide(f), last = f.last != 0;
   const Int<64> need = attention.on ? Int<64>(0) : Int<64>(arrival_of(f));
+  int base = attention.first_sum();
   MatvecSums sums;
   WEFT_HLS(ARRAY_PARTITION variable = sums type = complete dim = 0)
   StreamRow group = widened(filled(0));
@@ -223,7 +226,7 @@ clock:
     if (!at.leaving) {
       const MatvecInput x = kMatvecAttends && attention.on ? attended(attention, at, from_wide, m)
                                                            : lanes_of(f, at, from_wide, m);
-      total = matvec_sums(f, at, sums, x, group, m);
+      total = matvec_sums(f, at, sums, x, group, base, m);
       put(sums[at.row], total);
       at.credit += kPaceFraction;
       ++counters.matrix;
@@ -232,7 +235,7 @@ clock:
     }
     const bool finished = !at.leaving && at.last_group();
     if (finished && last) put(m.finished[at.row], total);
-    if (finished && !last) put(m.partial[at.row], total);
+    if (finished && !last) put(m.partial[base + at.row], total);
     if (last && (wide ? at.leaving : finished)) {
       write_word(out, total, m.parameters.read(out.parameter()), from_wide, m);
       out.next();
@@ -240,6 +243,7 @@ clock:
     if (kMatvecAttends && at.ends_fold()) {
       attention.next_tile();
       attention.next_fold();
+      if (at.last_group()) base += attention.sums_of_tile();
     }
     at.next(wide && last);
   }

@@ -13,12 +13,13 @@ constexpr int kMostKeys = 1 << 15;  // of a row: sums of exponentials have 31 bi
 constexpr int kRowFraction = 16;    // fraction bits of sums that were divided
 
 /// Scores of tile `tile` of row `row`: those outside the mask are marked, the row's maximum is
-/// kept.
+/// kept, or goes on.
 inline WideWord keep_scores(const WideWord &scores, const Activate &f, int row, int tile,
                             RowTable &rows) {
   WEFT_INLINE
   const int first = tile * kCols, from = row + int(f.left), to = row + int(f.right);
-  Int<16> maximum = tile == 0 ? Int<16>(kMaskedScore) : rows.maximum[RowTable::kByEpilogue][row];
+  const bool fresh = tile == 0 && f.running == 0;
+  Int<16> maximum = fresh ? Int<16>(kMaskedScore) : rows.maximum[RowTable::kByEpilogue][row];
   WideWord kept;
 lanes:
   for (int c = 0; c < kCols; ++c) {

@@ -114,7 +114,7 @@ inline void write_word(const Writer &out, const SumWord &raw, const ParameterWor
   if (kHasWide && (f.space == kWideSpace || f.residual != 0)) word = wide_word(whole, f, added);
   if (kHasWide && f.space == kWideSpace) {
     if (kHasAttention && f.maximum != 0) word = keep_scores(word, f, out.at.x, out.tile, m.rows);
-    put(m.wide[out.address()], word);
+    if (f.discard == 0) put(m.wide[out.address()], word);
   } else if (kHasAttention && f.space == kOperandSpace) {
     m.operands.write(out.address(), codes);
   } else {
@@ -122,9 +122,11 @@ inline void write_word(const Writer &out, const SumWord &raw, const ParameterWor
   }
 }
 
-/// Sums in the finished bank, `tiles` times as many as there are positions, to the unified buffer.
-/// Returns how many clocks that takes.
-inline int drain_sums(const Activate &f, int batch, int out_h, int out_w, int tiles, Memories &m) {
+/// Sums in the finished bank, `tiles` times as many as there are positions, to the unified buffer;
+/// or those that stayed in the other one from row `stayed` on, unless that is negative. Returns how
+/// many clocks that takes.
+inline int drain_sums(const Activate &f, int batch, int out_h, int out_w, int tiles, Memories &m,
+                      int stayed = -1) {
   WEFT_INLINE  // into compute, where `activate` is shared
       Writer out;
   out.begin(f, batch, out_h, out_w);
@@ -133,18 +135,24 @@ drain:
   for (int row = 0; row < rows; ++row) {
     WEFT_PIPELINE
     WEFT_TRIPCOUNT(kAccumulatorRows)
-    write_word(out, value_of(m.finished[row]), m.parameters.read(out.parameter()),
-               added_word(out, m), m);
+    const SumWord sums = stayed < 0 ? value_of(m.finished[row]) : value_of(m.partial[stayed + row]);
+    write_word(out, sums, m.parameters.read(out.parameter()), added_word(out, m), m);
     out.next();
   }
   return rows;
 }
 
-/// A further Activate on the sums of the last MatMul, which are still there.
-inline void drain_again(const Activate &f, int batch, int out_h, int out_w, Memories &m,
+/// The last sums: their size, and where an Attend left them, or a negative row.
+struct LastSums {
+  int out_h, out_w, tiles, stayed;
+};
+
+/// A further Activate on the sums of the last MatMul, which are still there, or one on those that
+/// an Attend left.
+inline void drain_again(const Activate &f, int batch, const LastSums &last, Memories &m,
                         Counters &counters) {
   WEFT_INLINE
-  counters.vector += drain_sums(f, batch, out_h, out_w, 1, m);
+  counters.vector += drain_sums(f, batch, last.out_h, last.out_w, last.tiles, m, last.stayed);
 }
 
 }  // namespace weft

@@ -3,7 +3,8 @@
     scores = q·kᵀ · scale + bias            in Q5.10, masked, the maximum of each row kept
     y = Σ exp(score − maximum)·v / Σ exp(score − maximum)
 
-Keys and values lie in the operand buffer, scores of one head at a time in the wide buffer.
+Keys and values lie in the operand buffer, scores of one head at a time in the wide buffer; those of
+long sequences in tiles (`weft.lower.key_tiles`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from weft.graph import Array, Node, Quant
 from weft.lower.context import Context, key_of
 from weft.lower.epilogue import epilogue, scaling
 from weft.lower.geometry import OPERAND, UNIFIED, WIDE, Map, Value, plain_window
+from weft.lower.key_tiles import arrange, window_words
 from weft.lower.layout import kept
 from weft.lower.norm import method_of
 from weft.lower.stage import AttentionOp, HostOnlyError, Stage
@@ -63,14 +65,13 @@ def lower_attention(ctx: Context, node: Node) -> Stage:
         kinds,
     )  # fmt: skip
     layout = replace(q.layout, channels=heads * widths[1] * ctx.lanes)
-    rows = min(queries, ctx.overlay.accumulator_rows)
-    ctx.maps[name] = Map(-(-keys // ctx.lanes), rows, 1, space=WIDE)
-    check_capacity(ctx, op, {op.key, op.value})
+    op = arrange(ctx, node, op, queries)
+    check_capacity(ctx, op, op.held or {op.key, op.value})
     true = int(node.attrs.get("true_width", widths[0] * ctx.lanes))
     true_value = int(node.attrs.get("true_value_width", widths[1] * ctx.lanes))
     macs = heads * count * queries * keys * (true + true_value)
     stage = ctx.stage(node, y, layout, (op,), engine="systolic", macs=macs)
-    return replace(stage, scratch=(name, bias) if bias else (name,))
+    return replace(stage, scratch=(name, *op.held, *([bias] if bias else [])))
 
 
 def _check_operands(ctx: Context, node: Node, values: tuple[Value, ...]) -> None:
@@ -147,15 +148,10 @@ def _words(codes: Array, lanes: int) -> Array:
     return whole.reshape(rows, blocks, lanes).transpose(1, 0, 2).reshape(-1, lanes)
 
 
-def _window_words(whole: Map, count: int) -> int:
-    """Words of one window's keys or values, the least that has to be there at a time."""
-    return whole.blocks * whole.place(0, whole.height // count).block
-
-
 def check_capacity(ctx: Context, op: AttentionOp, operands: Iterable[str]) -> None:
     """Raises HostOnlyError where even one row of queries does not fit beside keys and values."""
     overlay = ctx.overlay
-    words = sum(_window_words(ctx.maps[name], op.windows) for name in operands)
+    words = sum(window_words(ctx.maps[name], op.windows) for name in operands)
     scores = ctx.maps[op.scratch].blocks + (ctx.maps[op.bias].words if op.bias else 0)
     needs = {
         "operand_words": words,

@@ -62,14 +62,14 @@ def rotate(
     width = op.window.width
     first, last = rows[0] * width, rows[1] * width
     rules = (Rule(0, 0, "rows", emitter.symbol(op.source), first, last - first),)
-    _rotate(emitter, op.rotation, op.blocks, places[op.source], 0, first, last, places, {
+    turn(emitter, op.rotation, op.blocks, places[op.source], 0, first, last, places, {
         "target": target.at(op.target.block0, op.target.y0, op.target.x0 + first),
         "target_block": target.block,
         "space": target.space,
     }, rules)  # fmt: skip
 
 
-def _rotate(
+def turn(
     emitter: Emitter,
     rotation: Rotation,
     blocks: int,
@@ -169,7 +169,7 @@ def _append(
         (place, (*rows, follow("target", POSITION, place.at(0)))),
         (fresh, rows),
     ):
-        _rotate(emitter, cache.rotations[head], blocks, source, head * blocks, 0, tokens, places, {
+        turn(emitter, cache.rotations[head], blocks, source, head * blocks, 0, tokens, places, {
             "target": to.at(0), "target_block": to.block, "space": to.space,
         }, rules)  # fmt: skip
     step = place.rows * emitter.context.slots

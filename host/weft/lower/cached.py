@@ -22,6 +22,7 @@ from weft.lower.attention import (
     head_blocks,
     window_of,
 )
+from weft.lower.cache_tiles import arrange
 from weft.lower.context import Context
 from weft.lower.epilogue import epilogue, scaling
 from weft.lower.geometry import OPERAND, UNIFIED, WIDE, Map, Value, plain_window
@@ -66,15 +67,14 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
         key_cache=caches[0],
         value_cache=caches[1],
     )  # fmt: skip
-    rows = min(tokens, ctx.overlay.accumulator_rows)
-    ctx.maps[op.scratch] = Map(-(-capacity // ctx.lanes), rows, 1, space=WIDE)
-    check_capacity(ctx, op, [cache.place for cache in caches])
+    op = arrange(ctx, op, tokens)
+    check_capacity(ctx, op, [*(cache.place for cache in caches), *op.fresh])
     layout = replace(q.layout, channels=heads * widths[1] * ctx.lanes)
     macs = heads * tokens * capacity * _true_width(ctx, node, widths)
     stage = ctx.stage(node, y, layout, (op,), engine="systolic", macs=macs)
     tables = [n for n in (*(c.rotations[0].table for c in caches), op.bias) if n]
     places = [name for c in caches for name in (c.place, c.fresh)]
-    return replace(stage, scratch=(op.scratch, *tables, *places))
+    return replace(stage, scratch=(op.scratch, *tables, *places, *op.fresh))
 
 
 def _true_width(ctx: Context, node: Node, widths: tuple[int, int]) -> int:

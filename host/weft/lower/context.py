@@ -66,6 +66,7 @@ class Context:
     values: dict[str, Value] = field(default_factory=dict)
     maps: dict[str, Map] = field(default_factory=dict)
     hosted: set[str] = field(default_factory=set)
+    recalled: set[str] = field(default_factory=set)
     unfolds: dict[str, Unfold] = field(default_factory=dict)
     consumers: dict[str, list[Node]] = field(init=False)
 

@@ -14,6 +14,7 @@ from weft.errors import CapacityError
 from weft.isa import Words
 from weft.lower.bands import bands
 from weft.lower.cache_rows import cached_attention, positions, rotate
+from weft.lower.cache_tiles import tiled_attention
 from weft.lower.context import Context
 from weft.lower.eie import EieWeights
 from weft.lower.engines import FEW_ROWS
@@ -24,7 +25,7 @@ from weft.lower.gather import GatherWeights
 from weft.lower.geometry import WIDE, Place, Rect, Target
 from weft.lower.nm import NmWeights
 from weft.lower.registers import adjusts
-from weft.lower.rows import attention, layer_tokens, merge, norm
+from weft.lower.rows import attention, layer_tokens
 from weft.lower.schedule import Piece
 from weft.lower.snap import SnapWeights
 from weft.lower.sparse import compressed, row_limit, tile_step
@@ -40,6 +41,7 @@ from weft.lower.stage import (
     VectorOp,
 )
 from weft.lower.weights import Weights
+from weft.lower.wide_rows import merge, norm
 from weft.pack import split
 from weft.program import Layer, Rule
 
@@ -132,7 +134,8 @@ class Emitter:
             elif isinstance(op, MergeOp):
                 merge(self, op, rows, places, target)
             elif isinstance(op, CachedOp):
-                cached_attention(self, op, rows, places, target)
+                attend = tiled_attention if op.fresh else cached_attention
+                attend(self, op, rows, places, target)
             elif isinstance(op, AttentionOp):
                 attention(self, op, rows, places, target)
             else:
@@ -177,6 +180,8 @@ class Emitter:
         chunks, each = 1 if whole else extent.blocks, extent.per_word
         first = self.regions[name] + place.origin * extent.width * each
         rules: Rules = moved(symbol, place, each, extent.blocks) if symbol else ()
+        if name in self.context.recalled:
+            rules = rules[:1]  # heads of keys lie where they do with all tokens
         kept = self.context.kept.get(name)
         for start in range(0, words, LARGEST_COUNT):
             self.put(

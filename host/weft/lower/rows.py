@@ -1,4 +1,4 @@
-"""Attention and norms as instructions: what works on rows of the wide buffer."""
+"""Attention as instructions: queries by rows, keys whole or in tiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from weft.isa import Words
 from weft.lower.few_rows import attend
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
-from weft.lower.stage import AttentionOp, Epilogue, MergeOp, NormOp, Stage
+from weft.lower.key_tiles import cuts
+from weft.lower.stage import AttentionOp, Epilogue, Stage
 from weft.program import Rule
 
 if TYPE_CHECKING:
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
 MOST = 127  # code of the largest exponential
 LIMIT = 32767  # of what counts: key − query
+KEYS, VALUES = range(2)  # of AttentionOp.held
 
 
 @dataclass(frozen=True)
 class _Part:
     """Queries first..last-1, the tiles of keys that count, and what fewer tokens change. Keys and
-    biases are those of the window of kind `kind` whose tokens begin at `start`.
+    biases are those of the window of kind `kind` whose tokens begin at `start`. Where keys and
+    values come from memory, those that are there begin with tile `loaded`.
     """
 
     first: int
@@ -36,41 +39,7 @@ class _Part:
     keys: Rules
     start: int = 0
     kind: int = 0
-
-
-def norm(
-    emitter: Emitter, op: NormOp, rows: tuple[int, int], places: Mapping[str, Place], target: Place
-) -> None:
-    """Rows of a norm: an instruction for as many as statistics are kept of."""
-    source, width, done = places[op.source], op.window.width, op.epilogue
-    blocks = len(done.rows) // isa.PARAMETER_ROWS
-    parameter = emitter.epilogue(done, 0, blocks)
-    symbol, limit = emitter.symbol(op.source), emitter.context.overlay.accumulator_rows
-    for first, last in even(rows[0] * width, rows[1] * width, limit):
-        rule = Rule(0, 0, "rows", symbol, first, last - first)
-        emitter.put(
-            isa.NORM.encode(
-                source=source.at(op.block0, 0, first),
-                source_block=source.block,
-                source_col=1,
-                rows=last - first,
-                blocks=blocks,
-                elements=op.elements,
-                method=op.method,
-                rms=int(op.rms),
-                keep=int(op.keep),
-                target=target.at(op.target.block0, op.target.y0, op.target.x0 + first),
-                target_block=target.block,
-                target_col=1,
-                parameter=parameter,
-                zero_point=done.zero_point,
-                low=done.low,
-                high=done.high,
-                epsilon_low=op.epsilon & 0xFFFFFFFF,
-                epsilon_high=op.epsilon >> 32,
-            ),
-            (rule,) if symbol else (),
-        )
+    loaded: int = 0
 
 
 def attention(
@@ -81,10 +50,119 @@ def attention(
     target: Place,
 ) -> None:
     """Head by head, some queries at a time: as many as the scores have room for."""
-    for part in _parts(emitter, op, rows, places[op.scratch].rows):
-        for head in range(op.heads):
-            _scores(emitter, op, part, head, places)
-            _values(emitter, op, part, head, places, target)
+    parts = list(_parts(emitter, op, rows, places[op.scratch].rows))
+    if not op.held or _streams(op, places):
+        for part in parts:
+            for head in range(op.heads):
+                _head(emitter, op, part, head, places, target)
+        return
+    for head in range(op.heads):
+        if head % op.group == 0:
+            _recall_all(emitter, op, head, places)
+        for part in parts:
+            _head(emitter, op, part, head, places, target)
+
+
+def _streams(op: AttentionOp, places: Mapping[str, Place]) -> bool:
+    """Whether the keys of a head come from memory tile by tile."""
+    return bool(op.held) and places[op.held[KEYS]].rows < op.keys
+
+
+def _head(
+    emitter: Emitter,
+    op: AttentionOp,
+    part: _Part,
+    head: int,
+    places: Mapping[str, Place],
+    target: Place,
+) -> None:
+    """Some queries of one head, in two sweeps over tiles of keys if there are several."""
+    tiles = _tiles(emitter, op, part, places)
+    streams = _streams(op, places)
+    if len(tiles) == 1:
+        (piece,) = tiles
+        for which in (KEYS, VALUES) if streams else ():
+            _recall(emitter, op, piece, head, which, places)
+        _scores(emitter, op, piece, head, places)
+        _weighted(emitter, op, piece, head, places)
+        _divided(emitter, op, piece, head, target)
+        return
+    for number, piece in enumerate(tiles if streams else [part]):  # maxima, which take no room
+        if streams:
+            _recall(emitter, op, piece, head, KEYS, places)
+        _scores(emitter, op, piece, head, places, discard=1, running=int(number > 0))
+    for number, piece in enumerate(tiles):
+        for which in (KEYS, VALUES) if streams else ():
+            _recall(emitter, op, piece, head, which, places)
+        _scores(emitter, op, piece, head, places, running=1)
+        _weighted(emitter, op, piece, head, places, stays=1, goes_on=int(number > 0))
+    _divided(emitter, op, part, head, target)
+
+
+def _tiles(
+    emitter: Emitter, op: AttentionOp, part: _Part, places: Mapping[str, Place]
+) -> list[_Part]:
+    """A part in tiles of keys whose scores there is room for."""
+    lanes, found = emitter.context.lanes, []
+    for tile, count in cuts(part.tile, part.tiles, places[op.scratch].blocks):
+        keys = tuple(replace(r, offset=tile * lanes, most=count * lanes) for r in part.keys)
+        loaded = tile if _streams(op, places) else 0
+        found.append(replace(part, tile=tile, tiles=count, keys=keys, loaded=loaded))
+    return found
+
+
+def _recall_all(emitter: Emitter, op: AttentionOp, head: int, places: Mapping[str, Place]) -> None:
+    """Keys and values of one head from memory."""
+    lanes, symbol = emitter.context.lanes, emitter.symbol(op.key)
+    tiles = -(-op.keys // lanes)
+    keys = (Rule(0, 0, "", symbol, 0, tiles * lanes, lanes),) if symbol else ()
+    for which in (KEYS, VALUES):
+        _recall(emitter, op, _Part(0, 0, 0, tiles, (), keys), head, which, places)
+
+
+def _recall(
+    emitter: Emitter,
+    op: AttentionOp,
+    part: _Part,
+    head: int,
+    which: int,
+    places: Mapping[str, Place],
+) -> None:
+    """The keys, or the values, of one head that a part attends to, from memory."""
+    place, first = places[op.held[which]], part.tile * emitter.context.lanes
+    words = min(part.tiles * emitter.context.lanes, op.keys - first)
+    memory = emitter.regions[(op.key, op.value)[which]] + head // op.group * place.blocks * op.keys
+    emitter.put(
+        isa.READ_HOST.encode(
+            memory=memory + first,
+            buffer=place.at(0),
+            words=words,
+            chunks=place.blocks,
+            memory_step=op.keys,
+            buffer_step=place.block,
+            space=place.space,
+        ),
+        tuple(Rule(0, 0, "words", r.input, first, words) for r in part.keys),
+    )
+
+
+def _operand(
+    emitter: Emitter,
+    op: AttentionOp,
+    part: _Part,
+    head: int,
+    which: int,
+    places: Mapping[str, Place],
+) -> Walk:
+    """Where the keys, or the values, of one head lie that a part attends to."""
+    lanes = emitter.context.lanes
+    if op.held:
+        place = places[op.held[which]]
+        return place.at(0) + (part.tile - part.loaded) * lanes, place.block
+    name, blocks = ((op.key, op.query_blocks), (op.value, op.value_blocks))[which]
+    place = places[name]
+    first = place.at(head // op.group * blocks, 0, _key(op, part))
+    return first + part.tile * lanes, place.block
 
 
 def _parts(emitter: Emitter, op: AttentionOp, rows: tuple[int, int], most: int) -> Iterator[_Part]:
@@ -128,18 +206,25 @@ def _named(rules: Rules, field: str) -> Rules:
 
 
 def _scores(
-    emitter: Emitter, op: AttentionOp, part: _Part, head: int, places: Mapping[str, Place]
+    emitter: Emitter,
+    op: AttentionOp,
+    part: _Part,
+    head: int,
+    places: Mapping[str, Place],
+    **sweep: int,
 ) -> None:
-    """q·kᵀ of one head into the wide buffer, masked, with the maximum of each row."""
-    query, key, scores = places[op.query], places[op.key], places[op.scratch]
-    lanes = emitter.context.lanes
+    """q·kᵀ of one head into the wide buffer, masked, with the maximum of each row. Of keys in tiles
+    `sweep` says what of Activate is set; partial sums stay clear of those of values.
+    """
+    query, scores = places[op.query], places[op.scratch]
+    lanes, rows = emitter.context.lanes, part.last - part.first
     parameter = emitter.epilogue(op.scores, 0, 1)
-    block = head // op.group * op.query_blocks
     source = query.at(head * op.query_blocks, 0, part.first), query.block
-    operand = key.at(block, 0, _key(op, part)) + part.tile * lanes, key.block
+    operand = _operand(emitter, op, part, head, KEYS, places)
+    clear = {"accumulator": rows * op.value_blocks} if sweep else {}
     attend(
         emitter,
-        scored(emitter, op, (part.last - part.first, part.tiles), source, operand),
+        scored(emitter, op, (rows, part.tiles), source, operand) | clear,
         (*part.rows, *_named(part.keys, "tiles")),
     )
     shift = part.first - part.start - part.tile * lanes
@@ -147,9 +232,7 @@ def _scores(
     keys = tuple(Rule(0, 0, "keys", r.input, r.offset, most) for r in part.keys)
     emitter.put(
         isa.ACTIVATE.encode(
-            target=scores.at(0),
-            target_block=scores.block,
-            target_col=1,
+            **({"target": scores.at(0)} if sweep.get("discard") else _walk(scores)),
             space=scores.space,
             maximum=1,
             keys=most,
@@ -157,9 +240,15 @@ def _scores(
             right=max(-LIMIT, min(op.most + shift, LIMIT)),
             **parameters(op.scores, parameter),
             **_bias(op, part, head, places),
+            **sweep,
         ),
         (*ifs(part.rows), *keys),
     )
+
+
+def _walk(scores: Place) -> dict[str, int]:
+    """Fields of Activate for a part's scores."""
+    return {"target": scores.at(0), "target_block": scores.block, "target_col": 1}
 
 
 def parameters(done: Epilogue, parameter: int) -> dict[str, int]:
@@ -185,25 +274,28 @@ def _bias(op: AttentionOp, part: _Part, head: int, places: Mapping[str, Place]) 
     }
 
 
-def _values(
+def _weighted(
     emitter: Emitter,
     op: AttentionOp,
     part: _Part,
     head: int,
     places: Mapping[str, Place],
-    target: Place,
+    **sums: int,
 ) -> None:
-    """Exponentials of the scores times values, divided by the sum of the exponentials."""
-    value, scores = places[op.value], places[op.scratch]
-    parameter = emitter.epilogue(op.epilogue, 0, 1)
-    operand = value.at(head // op.group * op.value_blocks, 0, _key(op, part))
-    operand += part.tile * emitter.context.lanes
+    """Exponentials of the scores times values; `sums` says what becomes of the sums."""
+    emitter.epilogue(op.epilogue, 0, 1)  # tables come before the Attend
+    operand = _operand(emitter, op, part, head, VALUES, places)
     sizes = part.last - part.first, part.tiles
     attend(
         emitter,
-        weighted(emitter, op, sizes, scores, (operand, value.block)),
+        weighted(emitter, op, sizes, places[op.scratch], operand) | sums,
         (*part.rows, *_named(part.keys, "blocks")),
     )
+
+
+def _divided(emitter: Emitter, op: AttentionOp, part: _Part, head: int, target: Place) -> None:
+    """The sums of values, divided by those of exponentials."""
+    parameter = emitter.epilogue(op.epilogue, 0, 1)
     emitter.put(
         divided(op, parameter, head, part.first, target), (*ifs(part.rows), *ifs(part.keys))
     )
@@ -279,29 +371,3 @@ def layer_tokens(context: Context, stage: Stage) -> tuple[str, ...]:
             names[op.key] = 1
     symbols = (context.maps[name].tokens for name in names)
     return tuple(symbol for symbol in symbols if symbol and symbol not in context.fixed)
-
-
-def merge(
-    emitter: Emitter, op: MergeOp, rows: tuple[int, int], places: Mapping[str, Place], target: Place
-) -> None:
-    """Rows of merged patches: of each of the four neighbours a copy that skips the others."""
-    source, half = places[op.source], op.window.width // 2
-    for y in range(*rows):
-        for quarter in range(4):
-            right, down = divmod(quarter, 2)
-            emitter.put(
-                isa.ROTATE.encode(
-                    source=source.at(0, 2 * y + down, right),
-                    source_block=source.block,
-                    source_col=2,
-                    rows=half,
-                    blocks=op.blocks,
-                    plain=1,
-                    multiplier=op.rotation.multiplier,
-                    shift=op.rotation.shift,
-                    target=target.at(quarter * op.blocks, y),
-                    target_block=target.block,
-                    target_col=1,
-                    space=target.space,
-                )
-            )

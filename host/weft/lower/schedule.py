@@ -39,7 +39,7 @@ class Piece:
 
     `reads` and `writes` cross to and from activation memory; `plan` places all maps on chip, per
     sample; it is None if the only stage must be cut into bands of rows, or the stages can't be one
-    segment: keys and values that these attend to can't be written to memory.
+    segment: keys and values that these attend to can't be written to memory, or come from there.
     """
 
     stages: tuple[Stage, ...]
@@ -153,13 +153,15 @@ def needed_later(found: Partition, runs: Sequence[object]) -> dict[str, set[str]
 def make_piece(context: Context, stages: Sequence[Stage], kept: Iterable[str]) -> Piece:
     """One segment of `stages`; the maps in `kept` are read later, and written to memory."""
     lives, later = lives_of(stages), set(kept)
+    recalled = tuple(dict.fromkeys(name for stage in stages for name in stage.recalled))
+    lives = {name: steps for name, steps in lives.items() if name not in recalled}
     spaces = spaces_of(context, stages, lives)
     targets = dict.fromkeys(name for stage in stages for name in stage.targets)
     own = {*targets, *(name for stage in stages for name in stage.scratch)}
-    torn = any(spaces[name] == OPERAND for name in targets if name in later)
+    torn = any(name in recalled or (spaces[name] == OPERAND and name in later) for name in targets)
     return Piece(
         tuple(stages),
-        tuple(name for name in lives if name not in own),
+        (*(name for name in lives if name not in own), *recalled),
         tuple(name for name in targets if name in later),
         None if torn else place_all(context, stages, lives, spaces),
     )

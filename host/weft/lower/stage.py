@@ -210,7 +210,8 @@ class AttentionOp:
     `scratch` is the map that scores lie in, a part of the queries at a time; `bias` a map of the
     wide buffer, a block of keys after the other, of one head or (`biases`) of all, one kind of
     window after the other. The tokens are equal `windows` that don't see each other; `keys` and
-    `key_rows` are those of one, `kinds` the kind of each.
+    `key_rows` are those of one, `kinds` the kind of each. `held` are the maps that keys and values
+    of one head lie in, a tile at a time, where those of all come from memory.
     """
 
     query: str
@@ -233,11 +234,17 @@ class AttentionOp:
     biases: int = 1
     kinds: tuple[int, ...] = (0,)
     target: Target = HERE
+    held: tuple[str, ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Maps that are read."""
         return tuple(dict.fromkeys((self.query, self.key, self.value)))
+
+    @property
+    def recalled(self) -> tuple[str, ...]:
+        """Those that are read from memory, a part at a time."""
+        return (self.key, self.value) if self.held else ()
 
     def output_rows(self, low: int, high: int) -> tuple[int, int]:
         """Output rows [first, last) that go to target rows low..high-1."""
@@ -245,6 +252,8 @@ class AttentionOp:
 
     def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
         """Input rows per source that output rows first..last-1 need."""
+        if self.held:
+            return {self.query: (first, last)}
         every = (0, self.key_rows)
         if self.windows > 1:
             low, high = first // self.key_rows, -(-last // self.key_rows)
@@ -313,13 +322,15 @@ class CachedOp(AttentionOp):
 
     `key` and `value` are maps of the wide buffer with the new tokens; `keys` is the capacity of the
     cache. Each head of keys has epilogues of its own (`heads_scores`, `heads_values`). `least`
-    counts from the newest key that a query sees.
+    counts from the newest key that a query sees. `fresh` are the maps of the operand buffer that
+    new keys and values lie in by themselves, where those of the cache come in tiles.
     """
 
     heads_scores: tuple[Epilogue, ...] = ()
     heads_values: tuple[Epilogue, ...] = ()
     key_cache: Cache | None = None
     value_cache: Cache | None = None
+    fresh: tuple[str, ...] = ()
 
     @property
     def caches(self) -> tuple[Cache, Cache]:
@@ -354,6 +365,12 @@ class Stage:
     def sources(self) -> tuple[str, ...]:
         """Maps that are read."""
         return tuple(dict.fromkeys(name for op in self.ops for name in op.sources))
+
+    @property
+    def recalled(self) -> tuple[str, ...]:
+        """Those that its operations read from memory by themselves."""
+        ops = (op for op in self.ops if isinstance(op, AttentionOp))
+        return tuple(dict.fromkeys(name for op in ops for name in op.recalled))
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -11,9 +11,15 @@ from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Un
 from weft.units import bf16, requant, rows, wide, window
 from weft.units.wide import biased
 
+_ASKED = ("space", "residual", "maximum", "normalize", "running", "discard")
+
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
-    """Right behind MatMul or Vector an Activate runs along with it; a further one drains again."""
+    """Right behind MatMul or Vector an Activate runs along with it; a further one drains again, and
+    so does one behind an Attend whose sums stay.
+    """
+    if before.get("stays"):
+        return Clocks(ISSUE_CLOCKS, vector=before["rows"] * before["tiles"])
     again = "target" in before
     rows = window.positions(before, batch) if again else 0
     return Clocks(ISSUE_CLOCKS, vector=rows)
@@ -97,14 +103,14 @@ def _check(state: State, f: Fields, batch: int) -> None:
         raise FaultError(2, f"mode = {f['mode']} on an overlay without the bf16 engine")
     if f["pack"] and state.overlay.parts == 1:
         raise FaultError(2, f"pack = {f['pack']} on an overlay whose words have no parts")
-    if f["space"] or f["residual"] or f["maximum"] or f["normalize"]:
+    if any(f[name] for name in _ASKED):
         wide.check_output(state, f, sums)
     last = window.output_words(f, batch, sums.out_h, sums.out_w)[-1]
     last = int(last) + ((len(sums.blocks) - 1) >> f["pack"]) * f["target_block"]
     if last >= len(state.space(f["space"])):
         raise FaultError(3, f"word {last} of {len(state.space(f['space']))}")
     wide.check_residual(state, f, batch, sums, last)
-    for space, first_read, last_read in sums.sources:
+    for space, first_read, last_read in () if f["discard"] else sums.sources:
         if space == f["space"] and f["target"] <= last_read and first_read <= last:
             raise FaultError(7, f"words {f['target']}..{last} and {first_read}..{last_read}")
     index = f["parameter"] + (len(sums.blocks) - 1) * f["parameter_step"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from weft import isa
 from weft.config import Overlay
-from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
+from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, StayingSums, Sums, Unit
 from weft.units import exponential, matvec, rows, systolic
 from weft.units.exponential import Exponential, TableExponential
 
@@ -37,12 +37,44 @@ def golden(state: State, f: Fields, batch: int) -> None:
     k = w.shape[1]
     product = x.reshape(len(x), k).astype(np.float64) @ w.transpose(1, 0, 2).reshape(k, -1)
     sums = product.reshape(len(x), f["tiles"], -1).transpose(1, 0, 2).astype(np.int64)
-    wrapped = sums.astype(np.uint32).astype(np.int32)
-    divides = bool(f["scores"]) and not f["normalized"]
+    wrapped = _accumulated(state, f, sums)
+    scored, stays = bool(f["scores"]), bool(f["stays"])
+    divides = scored and not f["normalized"]
     state.sums = Sums(
-        wrapped, 1, f["rows"], sources, attends=True, scored=bool(f["scores"]), divides=divides
+        wrapped, 1, f["rows"], sources, stays, attends=True, scored=scored, divides=divides
     )
-    state.pending, state.open_rows = True, 0
+    state.pending, state.open_rows = not stays, 0
+
+
+def _accumulated(state: State, f: Fields, sums: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Sums [tiles, rows, lanes] and those that they go on with, as 32 bits hold them; they may stay
+    in the accumulators.
+    """
+    first, last = _accumulator(f)
+    before = state.staying
+    place = state.partial[first:last] if f["goes_on"] or f["stays"] else state.partial[:0]
+    if f["goes_on"]:
+        sums = sums + place.reshape(sums.shape)
+    wrapped = sums.astype(np.uint32).astype(np.int32)
+    if f["stays"]:
+        place[:] = wrapped.reshape(place.shape)
+        keys = _keys(state, f)
+        state.staying = StayingSums(first, f["rows"], f["tiles"], bool(f["scores"]), keys)
+    elif before and first < before.first + before.rows * before.tiles and before.first < last:
+        state.staying = None
+    return wrapped
+
+
+def _accumulator(f: Fields) -> tuple[int, int]:
+    """The accumulator rows [first, last) that an Attend takes beside the finished bank."""
+    tiles = f["tiles"] if f["goes_on"] or f["stays"] else 1
+    return f["accumulator"], f["accumulator"] + f["rows"] * tiles
+
+
+def _keys(state: State, f: Fields) -> int:
+    """Keys of a row of scores, with those that the sums which stayed are of."""
+    before = state.staying.keys if f["goes_on"] and state.staying else 0
+    return before + f["blocks"] * state.overlay.lanes * f["scores"]
 
 
 def _words(memory: NDArray[np.int8] | NDArray[np.int16], f: Fields) -> NDArray[np.int64]:
@@ -61,7 +93,8 @@ def _scores(state: State, f: Fields) -> NDArray[np.int64]:
         state.row_sum[:n] = e.sum(1)
         return np.clip(unit.shares(e, state.row_sum[:n, None]), 0, f["most"])
     codes = rows.exponential_codes(e, f["most"])
-    state.row_sum[:n] = codes.sum(1)
+    before = state.row_sum[:n] if f["goes_on"] else 0
+    state.row_sum[:n] = before + codes.sum(1)
     return codes
 
 
@@ -94,10 +127,12 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
     if batch != 1 or min(f["rows"], f["blocks"], f["tiles"]) == 0:
         raise FaultError(2, f"batch {batch}, {f['rows']} rows, {f['blocks']} × {f['tiles']} folds")
     if f["scores"]:
-        if f["method"] >= len(o.softmax) or f["blocks"] * o.lanes > rows.MOST_KEYS:
-            raise FaultError(2, f"method {f['method']}, {f['blocks'] * o.lanes} keys")
+        if f["method"] >= len(o.softmax) or _keys(state, f) > rows.MOST_KEYS:
+            raise FaultError(2, f"method {f['method']}, {_keys(state, f)} keys")
     elif f["normalized"]:
         raise FaultError(2, "normalized, but the input is no scores")
+    if f["normalized"] and (f["goes_on"] or f["stays"]):
+        raise FaultError(2, "normalized by the sums of some tiles of keys")
     if f["matvec"]:
         matvec.check_attend(f, o)
     last = f["source"] + (f["blocks"] - 1) * f["source_block"] + (f["rows"] - 1) * f["source_col"]
@@ -109,12 +144,23 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
     end = f["operand"] + tokens - 1 + (others - 1) * f["operand_block"]
     if end >= len(state.operands):
         raise FaultError(3, f"word {end} of {len(state.operands)} of the operand buffer")
-    most = matvec.ROWS if f["matvec"] else o.accumulator_rows
-    if f["rows"] > most:
-        raise FaultError(4, f"{f['rows']} of {most}")
+    if _accumulator(f)[1] > o.accumulator_rows:
+        raise FaultError(4, f"{_accumulator(f)[1]} of {o.accumulator_rows}")
+    if f["matvec"] and f["rows"] > matvec.ROWS:
+        raise FaultError(4, f"{f['rows']} of {matvec.ROWS}")
     if f["scores"] and f["rows"] != state.scores:
         raise FaultError(6, f"{f['rows']} rows of scores, but maxima of {state.scores}")
+    if f["goes_on"] and not _fits(state.staying, f):
+        raise FaultError(6, f"goes on, but what stayed is {state.staying}")
     return (space, f["source"], last), (isa.OPERAND, f["operand"], end)
+
+
+def _fits(staying: StayingSums | None, f: Fields) -> bool:
+    """Whether an Attend may go on with these sums."""
+    mine = (f["accumulator"], f["rows"], f["tiles"], bool(f["scores"]))
+    return staying is not None and mine == (
+        staying.first, staying.rows, staying.tiles, staying.scored
+    )  # fmt: skip
 
 
 UNIT = Unit("attention", (isa.ATTEND,), golden, clocks, "products of two operands on chip")

@@ -28,7 +28,7 @@ def golden(state: State, f: Fields, batch: int) -> None:
     sums, clocks = engine.run(state, f, batch)
     sources = ((0, *window.source_range(f, batch)),)
     state.sums = Sums(sums, f["out_h"], f["out_w"], sources, repeat=f["tiles"] == 1)
-    state.pending, state.open_rows = True, 0
+    state.pending, state.open_rows, state.staying = True, 0, None
     least = least_clocks(f, batch)
     state.taken = Clocks(**{name: n + vars(least)[name] for name, n in vars(clocks).items()})
 

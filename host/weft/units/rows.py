@@ -19,13 +19,16 @@ MOST_KEYS = 1 << 15
 
 
 def keep_scores(state: State, f: Fields, scores: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Scores [tiles, rows, lanes] with those outside the mask marked; keeps the rows' maxima."""
+    """Scores [tiles, rows, lanes] with those outside the mask marked; keeps the rows' maxima, or
+    goes on with them.
+    """
     tiles, rows, lanes = scores.shape
     key = np.arange(tiles)[:, None, None] * lanes + np.arange(lanes)
     row = np.arange(rows)[:, None]
     seen = (key < f["keys"]) & (key >= row + f["left"]) & (key <= row + f["right"])
     kept = np.where(seen, scores, MASKED)
-    state.row_maximum[:rows] = kept.max((0, 2))
+    before = state.row_maximum[:rows] if f["running"] else MASKED
+    state.row_maximum[:rows] = np.maximum(before, kept.max((0, 2)))
     return kept
 
 

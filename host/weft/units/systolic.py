@@ -143,7 +143,7 @@ def _integer_sums(x: NDArray[np.int64], w: NDArray[np.int64], shift: int) -> NDA
 
 def _hand_over(state: State, f: Fields, batch: int, sums: NDArray[np.int32]) -> None:
     """Leaves sums to the Activate behind, or to the next MatMul."""
-    state.sums = None
+    state.sums = state.staying = None
     if f["last"]:
         space = isa.WIDE if matvec.reads_wide(f) else isa.UNIFIED
         sources = ((space, *window.source_range(f, batch)),)

@@ -48,6 +48,8 @@ def golden(
     if f["maximum"]:
         y = rows.keep_scores(state, f, y)
         state.scores = size[1]
+    if f["discard"]:
+        return
     words = window.output_words(f, batch, *size) + step * f["target_block"]
     if f["space"] == isa.UNIFIED:
         state.buffer[words] = np.clip(y + f["zero_point"], f["low"], f["high"]).astype(np.int8)
@@ -84,8 +86,12 @@ def check_output(state: State, f: Fields, sums: Sums) -> None:
         _check_joined(state, f, sums)
     if f["maximum"] and (not is_wide or not sums.attends or sums.scored):
         raise FaultError(2, "maximum, but these are no scores")
+    if (f["running"] or f["discard"]) and not f["maximum"]:
+        raise FaultError(2, f"running = {f['running']}, discard = {f['discard']} without maximum")
     if f["normalize"] and not sums.divides:
         raise FaultError(2, "normalize, but there are no sums of exponentials")
+    if f["running"] and state.scores != sums.out_w:
+        raise FaultError(6, f"{sums.out_w} rows go on with the maxima of {state.scores}")
 
 
 def _check_joined(state: State, f: Fields, sums: Sums) -> None:
@@ -111,6 +117,8 @@ def check_residual(state: State, f: Fields, batch: int, sums: Sums, last: int) -
     in_place = f["residual_base"] == f["target"] and all(
         f[f"residual_{step}"] == f[f"target_{step}"] for step in _STEPS
     )
+    if f["discard"]:
+        return
     meets = f["space"] == isa.WIDE and not in_place
     if meets and f["target"] <= end and f["residual_base"] <= last:
         raise FaultError(7, f"words {f['target']}..{last} and {f['residual_base']}..{end}")

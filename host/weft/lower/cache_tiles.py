@@ -1,0 +1,228 @@
+"""Attention with a cache that does not fit the chip: its tokens come from memory tile by tile.
+
+Keys of a run are its new tokens, which lie in the operand buffer by themselves, and tiles of the
+cache as far as the position reaches. Two sweeps over them as in docs/isa.md (Attend): maxima, then
+sums. The new tokens are the first tile of either, as they are always there; an Adjust leaves out
+the tiles behind the position, so that one program still serves every length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from weft import isa
+from weft.lower.cache_rows import turn
+from weft.lower.context import Context
+from weft.lower.few_rows import attend
+from weft.lower.fields import Rules, even, ifs
+from weft.lower.geometry import OPERAND, WIDE, Map, Place
+from weft.lower.registers import ORIGIN, PLACE, POSITION, follow
+from weft.lower.rows import KEYS, LIMIT, VALUES, divided, parameters, scored, weighted
+from weft.lower.stage import CachedOp
+from weft.program import Rule
+
+if TYPE_CHECKING:
+    from weft.lower.emit import Emitter
+
+Places = Mapping[str, Place]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Queries first..last-1 of a head, and what the tokens of a run change."""
+
+    query: int
+    first: int
+    last: int
+    rows: Rules
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Keys that are on chip together: `tiles` column tiles of the cache from token `start` on, or
+    the new tokens. `count` says how many of them a run has.
+    """
+
+    tiles: int
+    start: int
+    places: tuple[Place, Place]
+    count: Rules
+    new: bool = False
+
+
+def arrange(ctx: Context, op: CachedOp, tokens: int) -> CachedOp:
+    """The operation with a map for its scores; where the cache of a head does not fit, with maps
+    for a tile of it and for the new tokens.
+    """
+    overlay, lanes = ctx.overlay, ctx.lanes
+    blocks, new = -(-op.keys // lanes), -(-tokens // lanes)
+    each = (op.query_blocks + op.value_blocks) * lanes
+    bias = ctx.maps[op.bias].words if op.bias else 0
+    rows = min(tokens, overlay.accumulator_rows)
+    fits = blocks * each <= overlay.operand_words and blocks + bias <= overlay.wide_words
+    few = min(rows, overlay.accumulator_rows // (op.value_blocks + 1))
+    most = overlay.operand_words // each - new
+    if most > 0 and few:
+        most = min(most, overlay.wide_words // few)
+    if fits or op.bias or not few or most < 1 or new > overlay.wide_words:
+        ctx.maps[op.scratch] = Map(blocks, rows, 1, space=WIDE)
+        return op
+    ctx.maps[op.scratch] = Map(max(most, new), few, 1, space=WIDE)
+    names = []
+    for cache, wide in zip(op.caches, (op.query_blocks, op.value_blocks), strict=True):
+        ctx.maps[cache.place] = Map(wide, most * lanes, 1, space=OPERAND, unit=lanes)
+        names.append(f"{cache.name}/own")
+        ctx.maps[names[-1]] = Map(wide, tokens, 1, space=OPERAND, unit=lanes)
+    return replace(op, fresh=tuple(names))
+
+
+def tiled_attention(
+    emitter: Emitter, op: CachedOp, rows: tuple[int, int], places: Places, target: Place
+) -> None:
+    """Head of keys by head of keys: the new tokens, and the queries that share them."""
+    tokens = op.window.height * op.window.width
+    assert rows == (0, op.window.height), "new tokens are together"
+    symbol = emitter.symbol(op.query)
+    for head in range(op.heads // op.group):
+        for which in (KEYS, VALUES):
+            _append(emitter, op, which, head, tokens, places)
+        for query in range(head * op.group, (head + 1) * op.group):
+            for first, last in even(0, tokens, places[op.scratch].rows):
+                rule = Rule(0, 0, "rows", symbol, first, last - first)
+                _sweeps(emitter, op, _Part(query, first, last, (rule,)), places, target)
+
+
+def _tiles(emitter: Emitter, op: CachedOp, tokens: int, places: Places) -> Iterator[_Tile]:
+    """The new tokens, then those of the cache."""
+    lanes = emitter.context.lanes
+    own = places[op.fresh[KEYS]], places[op.fresh[VALUES]]
+    rule = Rule(0, 0, "", emitter.token_symbol, 0, tokens)
+    yield _Tile(-(-tokens // lanes), 0, own, (rule,), new=True)
+    held = places[op.caches[KEYS].place], places[op.caches[VALUES].place]
+    size = held[KEYS].rows
+    for start in range(0, op.keys, size):
+        most = min(size, op.keys - start)
+        count = follow("", POSITION, offset=start, most=most, drop=True)
+        yield _Tile(-(-most // lanes), start, held, (count,))
+
+
+def _sweeps(emitter: Emitter, op: CachedOp, part: _Part, places: Places, target: Place) -> None:
+    """Some queries of a head: the maxima of their scores, then the sums."""
+    tokens = op.window.height * op.window.width
+    tiles = list(_tiles(emitter, op, tokens, places))
+    for tile in tiles:
+        _recall(emitter, op, tile, part, KEYS)
+        _scores(emitter, op, tile, part, places, discard=1, running=int(not tile.new))
+    for tile in tiles:
+        for which in (KEYS, VALUES):
+            _recall(emitter, op, tile, part, which)
+        _scores(emitter, op, tile, part, places, running=1)
+        _weighted(emitter, op, tile, part, places)
+    parameter = emitter.epilogue(op.heads_values[part.query // op.group], 0, 1)
+    emitter.put(divided(op, parameter, part.query, part.first, target), ifs(part.rows))
+
+
+def _recall(emitter: Emitter, op: CachedOp, tile: _Tile, part: _Part, which: int) -> None:
+    """Keys, or values, of a tile of the cache."""
+    if tile.new:
+        return
+    place, step = tile.places[which], op.keys * emitter.context.slots
+    memory = emitter.regions[op.caches[which].name] + tile.start
+    memory += part.query // op.group * place.blocks * step
+    emitter.put(
+        isa.READ_HOST.encode(
+            memory=memory,
+            buffer=place.at(0),
+            words=place.rows,
+            chunks=place.blocks,
+            memory_step=step,
+            buffer_step=place.block,
+            space=place.space,
+        ),
+        (*_named(tile, "words"), *ifs(part.rows), follow("memory", ORIGIN, memory)),
+    )
+
+
+def _named(tile: _Tile, field: str, unit: int = 1) -> Rules:
+    """The rule of a tile's tokens for a field."""
+    return tuple(replace(rule, field=field, unit=unit) for rule in tile.count)
+
+
+def _append(
+    emitter: Emitter, op: CachedOp, which: int, head: int, tokens: int, places: Places
+) -> None:
+    """New keys, or values, to the operand buffer, and to the cache by way of the unified one."""
+    cache, source = op.caches[which], places[(op.key, op.value)[which]]
+    own, fresh = places[op.fresh[which]], places[cache.fresh]
+    rows: Rules = (Rule(0, 0, "rows", emitter.token_symbol, 0, tokens),)
+    for to in (own, fresh):
+        where = {"target": to.at(0), "target_block": to.block, "space": to.space}
+        block = head * to.blocks
+        made = cache.rotations[head], to.blocks, source, block, 0, tokens, places
+        turn(emitter, *made, where, rows)
+    step = op.keys * emitter.context.slots
+    memory = emitter.regions[cache.name] + head * own.blocks * step
+    emitter.put(
+        isa.WRITE_HOST.encode(
+            memory=memory,
+            buffer=fresh.at(0),
+            words=tokens,
+            chunks=own.blocks,
+            memory_step=step,
+            buffer_step=fresh.block,
+            space=fresh.space,
+        ),
+        (replace(rows[0], field="words"), follow("memory", PLACE, memory)),
+    )
+
+
+def _scores(
+    emitter: Emitter, op: CachedOp, tile: _Tile, part: _Part, places: Places, **sweep: int
+) -> None:
+    """q·kᵀ with the keys of a tile, masked: their maxima, or they themselves."""
+    source, scores, key = places[op.query], places[op.scratch], tile.places[KEYS]
+    parameter = emitter.epilogue(op.heads_scores[part.query // op.group], 0, 1)
+    lanes, rows = emitter.context.lanes, part.last - part.first
+    queries = source.at(part.query * op.query_blocks, 0, part.first), source.block
+    fields = scored(emitter, op, (rows, tile.tiles), queries, (key.at(0), key.block))
+    attend(
+        emitter,
+        fields | {"accumulator": rows * op.value_blocks},
+        (*part.rows, *_named(tile, "tiles", lanes)),
+    )
+    walk = {} if sweep.get("discard") else {"target_block": scores.block, "target_col": 1}
+    right, left = part.first + min(op.most, 0), part.first + op.least
+    sides: Rules = ()
+    if not tile.new:  # column 0 is `position` − `start` keys before the first new token
+        sides = (follow("right", POSITION, right - tile.start),)
+        if op.least > -LIMIT:
+            sides = (*sides, follow("left", POSITION, left - tile.start))
+    emitter.put(
+        isa.ACTIVATE.encode(
+            target=scores.at(0),
+            **walk,
+            space=scores.space,
+            maximum=1,
+            keys=tile.tiles * lanes,
+            left=left if tile.new and op.least > -LIMIT else -LIMIT,
+            right=right if tile.new else LIMIT,
+            **parameters(op.scores, parameter),
+            **sweep,
+        ),
+        (*ifs(part.rows), *_named(tile, "keys"), *sides),
+    )
+
+
+def _weighted(emitter: Emitter, op: CachedOp, tile: _Tile, part: _Part, places: Places) -> None:
+    """Exponentials of a tile's scores times its values, to the sums that stay."""
+    emitter.epilogue(op.heads_values[part.query // op.group], 0, 1)  # tables come before
+    value, rows = tile.places[VALUES], part.last - part.first
+    sizes = rows, tile.tiles
+    fields = weighted(emitter, op, sizes, places[op.scratch], (value.at(0), value.block))
+    attend(
+        emitter,
+        fields | {"stays": 1, "goes_on": int(not tile.new)},
+        (*part.rows, *_named(tile, "blocks", emitter.context.lanes)),
+    )
