@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,23 +21,11 @@ from torch import nn
 
 import weft
 import weft.torch
+from weft.sparse_study import Trained, trained_table
 
 FORMS = ("dense", "2:4", "1:4", "csc:0.9", "bitmask:0.5", "snap:0.9")
 BOARDS = ("KV260", "ZCU104")
 BATCH, CALIBRATION, COUNTED = 50, 512, 16
-
-
-@dataclass(frozen=True)
-class Result:
-    """One form: top-1 in percent, bytes, clocks of an image, seconds on boards."""
-
-    form: str
-    float_top1: float
-    top1: float
-    weight_bytes: int
-    clocks: float
-    board_s: tuple[float, ...]
-    engines: tuple[str, ...]
 
 
 def load(folder: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,7 +76,7 @@ def train(module: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int, form
 
 def measure(
     images: tuple[torch.Tensor, torch.Tensor], epochs: int = 12, forms: tuple[str, ...] = FORMS
-) -> list[Result]:
+) -> list[Trained]:
     """Every form, trained on the first half of the images and judged on the second."""
     x, y = images
     half = len(x) // 2
@@ -105,7 +92,7 @@ def measure(
     return found
 
 
-def result(module: nn.Module, form: str, x: torch.Tensor, y: torch.Tensor, half: int) -> Result:
+def result(module: nn.Module, form: str, x: torch.Tensor, y: torch.Tensor, half: int) -> Trained:
     """Compiles a trained network, runs it, and looks at what it took."""
     program = weft.compile(
         module,
@@ -120,18 +107,10 @@ def result(module: nn.Module, form: str, x: torch.Tensor, y: torch.Tensor, half:
         classes = np.asarray(session.run(held)).reshape(len(held), -1).argmax(axis=1)
         _, run = session.run(held[:COUNTED], detail=True)
     with torch.no_grad():
-        reference = module(x[half:]).argmax(dim=1)
-    truth = y[half:]
-    products = [layer for layer in program.layers if layer.macs]
-    return Result(
-        form,
-        100 * float((reference == truth).float().mean()),
-        100 * float((classes == truth.numpy()).mean()),
-        sum(layer.weight_bytes for layer in products),
-        run.cycles / COUNTED,
-        tuple(weft.estimate(program, 1, board).wall_s for board in BOARDS),
-        tuple(layer.engine for layer in products),
-    )
+        reference = module(x[half:]).argmax(dim=1).numpy()
+    truth = y[half:].numpy()
+    tops = 100 * float((reference == truth).mean()), 100 * float((classes == truth).mean())
+    return Trained.of(form, program, tops, run.cycles / COUNTED, BOARDS)
 
 
 def main() -> None:
@@ -141,12 +120,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
     found = measure(load(arguments.data), arguments.epochs)
-    print(f"{'form':<12}{'float':>8}{'int8':>8}{'bytes':>10}{'clocks':>9}"
-          f"{''.join(f'{b:>10}' for b in BOARDS)}  engines")  # fmt: skip
-    for r in found:
-        times = "".join(f"{s * 1e6:8.1f}us" for s in r.board_s)
-        print(f"{r.form:<12}{r.float_top1:8.2f}{r.top1:8.2f}{r.weight_bytes:10,}{r.clocks:9,.0f}"
-              f"{times}  {', '.join(r.engines)}")  # fmt: skip
+    print(trained_table(found, BOARDS))
 
 
 if __name__ == "__main__":

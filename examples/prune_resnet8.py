@@ -30,7 +30,7 @@ from weft.graph import Graph
 from weft.passes.prune import prune
 from weft.plan import LayerPlan, Plan
 from weft.program import Program
-from weft.sparse_study import Task, unpaid
+from weft.sparse_study import Task, Trained, trained_table, unpaid
 
 MODEL, IMAGES = "pretrainedResnet.tflite", "cifar10_test1000_from_jpeg.npz"
 FORM, OVERLAY, BOARDS = "2:4", "lab", ("KV260", "ZCU104")
@@ -39,19 +39,6 @@ FRONT, VARIATIONS = "model_add_add_relu", 8000  # behind the first block; how of
 SCHEDULE = weft.torch.Schedule(steps=1000, batch=64, rate=0.01)
 MOVED = weft.torch.Augment(mix=0.0, cut=0.0)
 MIXED = weft.torch.Augment(shift=0.0, flip=False, mix=0.4, cut=0.3)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One form: top-1 in percent, bytes, clocks of an image, seconds on boards."""
-
-    form: str
-    float_top1: float
-    top1: float
-    weight_bytes: int
-    clocks: float
-    board_s: tuple[float, ...]
-    engines: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +120,7 @@ def programs(half: Half, form: str) -> Program:
     )
 
 
-def result(halves: list[Half], form: str) -> Result:
+def result(halves: list[Half], form: str) -> Trained:
     """Runs the program of each half on the images that the half never saw."""
     right = clocks = 0.0
     for half in halves:
@@ -144,21 +131,14 @@ def result(halves: list[Half], form: str) -> Result:
         right += float((classes == half.y.numpy()).sum())
         clocks += run.cycles / COUNTED / len(halves)
     images = sum(len(half.x) for half in halves)
-    products = [layer for layer in program.layers if layer.macs]
-    return Result(
-        form,
-        100 * sum(top1(half.module, half.x, half.y) for half in halves) / images,
-        100 * right / images,
-        sum(layer.weight_bytes for layer in products),
-        clocks,
-        tuple(weft.estimate(program, 1, board).wall_s for board in BOARDS),
-        tuple(layer.engine for layer in products),
-    )
+    real = sum(top1(half.module, half.x, half.y) for half in halves)
+    tops = 100 * real / images, 100 * right / images
+    return Trained.of(form, program, tops, clocks, BOARDS)
 
 
 def measure(
     folder: Path, schedule: weft.torch.Schedule = SCHEDULE, images: int = 0
-) -> list[Result]:
+) -> list[Trained]:
     """The dense network, only pruned, and retrained; of the first `images` (0: of all)."""
     graph, x, y = load(folder)
     x, y = (x[:images], y[:images]) if images else (x, y)
@@ -179,12 +159,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=SCHEDULE.steps)
     arguments = parser.parse_args()
     found = measure(arguments.data, replace(SCHEDULE, steps=arguments.steps))
-    print(f"{'form':<20}{'float':>8}{'int8':>8}{'bytes':>10}{'clocks':>9}"
-          f"{''.join(f'{b:>10}' for b in BOARDS)}  engines")  # fmt: skip
-    for r in found:
-        times = "".join(f"{s * 1e6:8.1f}us" for s in r.board_s)
-        print(f"{r.form:<20}{r.float_top1:8.2f}{r.top1:8.2f}{r.weight_bytes:10,}{r.clocks:9,.0f}"
-              f"{times}  {', '.join(r.engines)}")  # fmt: skip
+    print(trained_table(found, BOARDS))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,50 @@ class Form:
         return vars(self) | plain | {"eie": [load.as_dict() for load in self.eie]}
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A form of a network that was trained: top-1 in percent, in float and as int8 program, bytes,
+    clocks of an image, seconds on boards.
+    """
+
+    form: str
+    float_top1: float
+    top1: float
+    weight_bytes: int
+    clocks: float
+    board_s: tuple[float, ...]
+    engines: tuple[str, ...]
+
+    @staticmethod
+    def of(
+        form: str, program: Program, top1: tuple[float, float], clocks: float, boards: Sequence[str]
+    ) -> Trained:
+        """What is known of a program, with what was measured: top-1 (float, int8) and clocks."""
+        from weft.estimate import estimate
+
+        products = [layer for layer in program.layers if layer.macs]
+        return Trained(
+            form,
+            *top1,
+            sum(layer.weight_bytes for layer in products),
+            clocks,
+            tuple(estimate(program, 1, load_board(name)).wall_s or 0.0 for name in boards),
+            tuple(layer.engine for layer in products),
+        )
+
+
+def trained_table(found: Sequence[Trained], boards: Sequence[str]) -> str:
+    """A line per form under a heading."""
+    width = max((len(r.form) for r in found), default=0) + 4
+    names = "".join(f"{board:>10}" for board in boards)
+    lines = [f"{'form':<{width}}{'float':>8}{'int8':>8}{'bytes':>10}{'clocks':>9}{names}  engines"]
+    for r in found:
+        times = "".join(f"{s * 1e6:8.1f}us" for s in r.board_s)
+        tops, sizes = f"{r.float_top1:8.2f}{r.top1:8.2f}", f"{r.weight_bytes:10,}{r.clocks:9,.0f}"
+        lines.append(f"{r.form:<{width}}{tops}{sizes}{times}  {', '.join(r.engines)}")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A float network, the inputs that calibrate and judge it, and how it is pruned."""

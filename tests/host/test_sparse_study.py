@@ -12,8 +12,9 @@ from weft import cli
 from weft.compiler import load_model
 from weft.config import load_overlay
 from weft.demo import MODELS, load_data
-from weft.sparse_study import Task, study
+from weft.sparse_study import Task, Trained, program_of, study, trained_table
 
+BOARDS = ("KV260", "ZCU104")
 FORMS = ("2:4", "csc:0.9", "bitmask:0.5", "snap:0.9")
 
 
@@ -103,3 +104,18 @@ def test_mistakes_are_one_message(files, capsys, options, code, text):
     printed = capsys.readouterr().err
     assert text in printed
     assert "Traceback" not in printed
+
+
+def test_trained_forms_side_by_side(task, forms):
+    dense = Trained.of(
+        "dense", program_of(task, "dense", task.graph), (97.5, 97.25), 1234.4, BOARDS
+    )
+    assert dense.weight_bytes == forms[0].weight_bytes
+    assert dense.board_s == tuple(forms[0].board_s[name] for name in BOARDS)
+    assert set(dense.engines) == {"systolic"}
+    heading, line = trained_table([dense], BOARDS).splitlines()
+    assert heading.split() == ["form", "float", "int8", "bytes", "clocks", *BOARDS, "engines"]
+    times = [f"{s * 1e6:.1f}us" for s in dense.board_s]
+    numbers = ["97.50", "97.25", f"{dense.weight_bytes:,}", "1,234"]
+    assert line.split("  systolic")[0].split() == ["dense", *numbers, *times]
+    assert line.endswith(", ".join(dense.engines))
