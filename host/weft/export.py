@@ -41,8 +41,9 @@ def geometry(values: Mapping[str, str], unit: str = "") -> Overlay:
     """
     from weft.unit_vectors import EXPORTS
 
-    if unit in EXPORTS:
-        values = {**EXPORTS[unit].settings, **values}
+    exported = EXPORTS.get(unit)
+    if exported is not None:
+        values = {**exported.settings, **values}
     known = {f.name: f.type for f in fields(Overlay) if f.type == "int" or f.name == "multiplier"}
     changed: dict[str, int | str] = {}
     for name, value in values.items():
@@ -54,7 +55,7 @@ def geometry(values: Mapping[str, str], unit: str = "") -> Overlay:
     if "rows" in changed:
         rows = int(changed["rows"])
         changed = {"cols": rows, "bus_bytes": min(rows, SMALL.bus_bytes), **changed}
-    parts = EXPORTS[unit].parts if unit in EXPORTS else {}
+    parts = {"engines": exported.engines, **exported.parts} if exported is not None else {}
     return replace(SMALL, **parts, **changed).verify()  # type: ignore[arg-type]
 
 

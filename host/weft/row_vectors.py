@@ -1,4 +1,4 @@
-"""Inputs of Norm and Rotate for their test benches, and what the golden models make of them."""
+"""Inputs of Norm, Rotate and Attend for their test benches, and what golden makes of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.state import State
-from weft.unit_words import Run, Words, clock_words, fields, need, words
-from weft.units import normalize, requant, rotate
+from weft.unit_words import Run, Words, clock_words, fields, need, random_codes, words
+from weft.units import activate, attention, normalize, requant, rotate
 
 UNITS = ("requant", "vector", "lookup")
 NORM_PARTS = {"units": (*UNITS, "norm"), "norm": ("pwl", "ibert")}
 ROTATE_PARTS = {"units": (*UNITS, "rotate")}
+ATTENTION_PARTS = {"units": (*UNITS, "attention"), "softmax": ("pwl", "dlc")}
+# Groups of two words of the operand buffer for engine matvec.
+ATTENTION_SETTINGS = {"stream_rows": "2", "weight_ports": "2"}
+ATTENTION_SETTINGS |= {"wide_words": "64", "operand_words": "64"}
 _ROWS, _BLOCKS = 5, 2
 _WORDS = _ROWS * _BLOCKS
 _AT = {"source_col": 1, "source_block": _ROWS, "target_col": 1, "target_block": _ROWS}
@@ -66,6 +70,60 @@ def turn(overlay: Overlay, rng: Generator) -> list[Run]:
         clocks = rotate.clocks(f, overlay, 1, {}).vector
         runs.append((given, _results(state, clocks, codes, count + _WORDS)))
     return runs
+
+
+def attend(overlay: Overlay, rng: Generator) -> list[Run]:
+    """A masked head on the array and on engine matvec, by each method; as probabilities, too."""
+    queries, tiles, width = 3, 2, 2  # of keys, of channels: in words
+    keys, length = tiles * overlay.lanes, queries * width
+    need(
+        "attention", overlay, operand_words=2 * width * keys, wide_words=queries * tiles,
+        buffer_words=2 * length, parameter_blocks=2,
+    )  # fmt: skip
+    runs = []
+    for case in range(4 * len(overlay.softmax)):
+        state, _ = _state(overlay, rng, 1)
+        state.buffer[:length] = random_codes(rng, length, overlay.lanes)
+        state.operands[: 2 * width * keys] = random_codes(rng, 2 * width * keys, overlay.lanes)
+        for block, scale in enumerate((0.1, 2.0**-16)):
+            q, s = requant.encode(np.full(overlay.lanes, scale), "single_round")
+            none = np.zeros(overlay.lanes, np.int32)
+            state.parameters[block] = requant.pack_parameters(none, q, s, q, s, overlay.lanes)
+        tables = words(2, state.parameters[:2], length, state.buffer[:length])
+        given = [tables, words(2 * width * keys, state.operands[: 2 * width * keys], 2)]
+        counted = dict.fromkeys(("matrix", "weight_shift", "drain", "vector"), 0)
+        for f, a in _head(queries, tiles, width, overlay.lanes, case):
+            given.append(words(isa.ATTEND.encode(**f), isa.ACTIVATE.encode(**a)))
+            attention.golden(state, f, 1)
+            activate.golden(state, a, 1)
+            taken = attention.clocks(f, overlay, 1, {})
+            counted = {name: count + getattr(taken, name) for name, count in counted.items()}
+        given.append(words(2 * length))
+        results = clock_words(*counted.values()), words(state.buffer[: 2 * length])
+        runs.append((np.concatenate(given), np.concatenate(results)))
+    return runs
+
+
+def _head(
+    queries: int, tiles: int, width: int, lanes: int, case: int
+) -> list[tuple[dict[str, int], dict[str, int]]]:
+    """Attend and Activate of a head's scores and of its results; what `case` varies."""
+    method, on_matvec, shares = case // 4, case & 1, case >> 1 & 1
+    keys = tiles * lanes
+    both = {"source_block": queries, "source_col": 1, "rows": queries, "operand_block": keys}
+    both |= {"overlap": 1, "matvec": on_matvec}
+    to = {"target_block": queries, "target_col": 1}
+    scores = fields(isa.ATTEND, **both, blocks=width, tiles=tiles, transposed=1)
+    more = {"space": isa.WIDE, "maximum": 1, "keys": keys - 1, "left": -keys, "right": lanes}
+    values = {"scores": 1, "method": method, "most": 127, "normalized": shares}
+    done = {"normalize": 1 - shares, "parameter": 1, "low": -128, "high": 127}
+    return [
+        (scores, fields(isa.ACTIVATE, **to, **more)),
+        (
+            fields(isa.ATTEND, **both, **values, blocks=tiles, tiles=width, operand=width * keys),
+            fields(isa.ACTIVATE, **to, **done, target=queries * width),
+        ),
+    ]
 
 
 def _state(overlay: Overlay, rng: Generator, count: int) -> tuple[State, NDArray[np.int16]]:

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.port_vectors import MEMORY_ROWS, SHIFT_KINDS, cells, decode, memory
-from weft.row_vectors import NORM_PARTS, ROTATE_PARTS, norm, turn
+from weft.row_vectors import (
+    ATTENTION_PARTS,
+    ATTENTION_SETTINGS,
+    NORM_PARTS,
+    ROTATE_PARTS,
+    attend,
+    norm,
+    turn,
+)
 from weft.sparse_vectors import eie
 from weft.state import State, Sums
 from weft.unit_words import ExportUnit, Run, Words, clock_words, fields, need, random_codes, words
@@ -303,6 +311,14 @@ EXPORTS: dict[str, ExportUnit] = {
             eie,
             settings={"eie_pes": "8", "eie_entries": "256", "eie_pointers": "66"},
             engines=("systolic", "eie"),
+        ),
+        ExportUnit(
+            "attention",
+            "Attention of a head: scores, exponentials, results",
+            attend,
+            settings=ATTENTION_SETTINGS,
+            engines=("systolic", "matvec"),
+            parts=ATTENTION_PARTS,
         ),
         ExportUnit(
             "norm",

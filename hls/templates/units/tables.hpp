@@ -36,6 +36,14 @@ words:
   }
 }
 
+inline void take_operand_words(Port &from, int count, Memories &m) {
+words:
+  for (int i = 0; i < count; ++i) {
+    WEFT_TRIPCOUNT(kOperandWords)
+    m.operands.write(i, take_codes(from));
+  }
+}
+
 /// Words of the wide buffer, an int16 to a word of the stream.
 inline void take_wide(Port &from, int count, Memories &m) {
 words:
