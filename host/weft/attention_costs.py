@@ -45,6 +45,7 @@ def attention(g: Any) -> Amounts:
     each = powers[0] + 2 * COMPARE + 2 * ADDER  # below the maximum, as a code, added to the sum
     each += 3 * COMPARE + ADDER  # mask and maximum
     each += SHIFTER + SATURATE  # division, rounded
+    each += MULTIPLEXER  # sums that leave: finished ones, or those that stayed
     return (
         lanes * (group * bank_lut + each) + 3 * rotation + grouped(g) + table_lut,
         lanes * STAGES * 48,
