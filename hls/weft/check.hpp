@@ -93,14 +93,20 @@ class Checker {
   }
   Status read_weights(const ReadWeights &f) {
     if (!sized(f)) return kBadField;
-    if (Int<64>(f.memory) + Int<64>(f.memory_rows) > Int<64>(limits_.weight_rows))
-      return kBadMemory;
+    Int<64> end = Int<64>(f.memory) + Int<64>(f.memory_rows);
+    if (f.cached != 0) end += (Int<64>(f.runs) - 1) * Int<64>(f.memory_step);
+    if (end > Int<64>(f.cached != 0 ? limits_.memory_rows : limits_.weight_rows)) return kBadMemory;
     return stream_.add(Int<64>(f.rows), f.matvec != 0) ? kDone : kBadStream;
   }
   Status set_table(const SetTable &f) {
     const int words = method_words(f);
     if (words != 0 && (int(f.count) != words || f.index != 0)) return kBadField;
     if (words != 0) return stream_.take(method_rows(f), false) ? kDone : kBadStream;
+    if (f.target == kOperandsTable) {
+      const Status status = legal_operands(f);
+      if (status != kDone) return status;
+      return stream_.take(Int<64>(f.count) * Int<64>(f.runs), true) ? kDone : kBadStream;
+    }
     const int wide = kHasWide ? kWideWords : 0;
     const int size = f.target == kParametersTable ? kParameterBlocks
                      : f.target == kTapsTable     ? kTapWords

@@ -56,14 +56,13 @@ class Step:
 class Machine:
     """An overlay, the format of weights, and ways to bring keys and values faster than it does.
 
-    `load_ports`: ports that keys and values come through; `ahead`: the next head's come while the
-    present one is attended to; `streamed`: they pass the matrix-vector engine as weights do;
-    `table_ports`: ports that fill tables. Overlays have none of this yet.
+    `ahead`: the next head's come while the present one is attended to; `streamed`: they pass the
+    matrix-vector engine as weights do; `table_ports`: ports that fill tables. Overlays have none of
+    this yet.
     """
 
     overlay: Overlay
     weights: Format
-    load_ports: int = 1
     ahead: bool = False
     streamed: bool = False
     table_ports: int = 1
@@ -252,24 +251,34 @@ def attend(
     if machine.streamed and machine.takes(m * d.group):
         yield _streamed(machine, d, m * d.group, keys, rows, count, macs)
         return
-    load = Clocks()
-    if past:
-        f = {"chunks": blocks, "words": past, "space": isa.OPERAND}
-        load = times(transfer.clocks(f, o, 1, {}), 2)
+    ports = o.weight_ports if o.cached and past < keys else 1
+    load, reads = _load(machine, past, blocks, o.cached and past < keys)
     calls = [min(o.accumulator_rows, m - i) for i in range(0, m, o.accumulator_rows)]
     busy = times(total([_attends(machine, n, keys, blocks) for n in calls]), d.group)
-    load = replace(load, transfer=int(ceil_div(load.transfer, machine.load_ports)))
     clocks = times(total([load, busy]), d.kv_heads)
     if machine.ahead:  # all heads but the first arrive while the one before is attended to
-        waits = max(0, load.transfer - busy.total)
+        waits = max(0, load.transfer + load.table - busy.total)
         clocks = total([load, times(replace(busy, transfer=waits), d.kv_heads - 1), busy])
     spared = 2 * (d.kv_heads - 1) if past == keys and not machine.ahead else 0
     clocks = replace(clocks, issue=clocks.issue - spared * ISSUE_CLOCKS)
     yield Step(
-        "attention", ATTENTION, clocks, d.kv_heads * (2 + 4 * d.group * len(calls)) - spared,
-        {CACHE: 2 * rows * d.kv_heads}, ports=machine.load_ports, run=max(1, past * o.lanes),
+        "attention", ATTENTION, clocks, d.kv_heads * (reads + 4 * d.group * len(calls)) - spared,
+        {CACHE: 2 * rows * d.kv_heads}, ports=ports, run=max(1, past * o.lanes),
         times=count, macs=macs,
     )  # fmt: skip
+
+
+def _load(machine: Machine, past: int, blocks: int, streams: bool) -> tuple[Clocks, int]:
+    """Keys and values of `past` tokens into the operand buffer: clocks, and instructions."""
+    o = machine.overlay
+    if not past:
+        return Clocks(), 2
+    if not streams:
+        f = {"chunks": blocks, "words": past, "space": isa.OPERAND}
+        return times(transfer.clocks(f, o, 1, {}), 2), 2
+    count = int(ceil_div(past, o.run_rows)) * o.run_rows
+    f = {"target": transfer.OPERANDS, "count": count, "runs": blocks}
+    return times(transfer.clocks(f, o, 1, {}), 2), 4  # a ReadWeights before each
 
 
 def _attends(machine: Machine, rows: int, keys: int, blocks: int) -> Clocks:
