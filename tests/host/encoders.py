@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import weft
 from weft.config import Overlay
+from weft.device.golden import Golden
 from weft.graph import Graph, Node, Tensor
 from weft.lower import lower
 from weft.nonlinear import method
 from weft.passes.quantize import quantize
 from weft.program import Program
+from weft.runtime import Session
 from weft.units import requant
 from weft.units.fixed import normalized, rounded
 
@@ -140,6 +143,26 @@ def samples(graph: Graph, seed: int = 1, count: int = 8) -> dict[str, NDArray[np
         name: rng.normal(size=(count, *graph[name].shape[1:])).astype(np.float32)
         for name in graph.inputs
     }
+
+
+def few(graph: Graph) -> dict[str, NDArray[np.float32]]:
+    """Inputs that did not calibrate it, FEW samples."""
+    return samples(graph, seed=2, count=FEW)
+
+
+def run(program: Program, feeds: dict[str, Any]) -> Any:
+    """The golden model's output."""
+    with Session(program, Golden()) as session:
+        return next(iter(session.run(feeds).values()))
+
+
+def check_simulation(graph: Graph, program: Program) -> None:
+    """The simulation equals golden in every layer, and takes the clocks that are estimated."""
+    feeds = few(graph)
+    assert weft.check(program, feeds, "csim").first_difference is None
+    with weft.open(program, "csim") as session:
+        _, took = session.run(feeds, detail=True)
+    assert took.cycles == FEW * weft.estimate(program).cycles
 
 
 def compiled(graph: Graph, overlay: Overlay) -> tuple[Graph, Program]:

@@ -14,21 +14,20 @@ from encoders import (
     Net,
     attention_codes,
     attention_net,
+    check_simulation,
     compiled,
+    few,
     linear_codes,
-    samples,
+    run,
 )
 
-import weft
 from weft import isa, ops
 from weft.config import Overlay
-from weft.device.golden import Golden
 from weft.errors import CapacityError
 from weft.graph import Graph
 from weft.lower import lower, preflight
 from weft.passes.quantize import simulate
-from weft.program import AcceleratorSegment, HostSegment, Program
-from weft.runtime import Session
+from weft.program import AcceleratorSegment, HostSegment
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -62,15 +61,6 @@ def expected(graph: Graph, feeds: dict[str, Any]) -> Any:
     return np.stack(found)
 
 
-def few(graph: Graph) -> dict[str, Any]:
-    return samples(graph, seed=2, count=FEW)
-
-
-def run(program: Program, feeds: dict[str, Any]) -> Any:
-    with Session(program, Golden()) as session:
-        return next(iter(session.run(feeds).values()))
-
-
 @every_overlay
 @every_case
 def test_codes_equal_plain_integers(overlay: Overlay, case: dict[str, Any]) -> None:
@@ -86,11 +76,7 @@ def test_simulation_equals_golden_in_every_layer_and_clock(
     overlay: Overlay, case: dict[str, Any]
 ) -> None:
     graph, program = compiled(attention_net(**case), overlay)
-    feeds = few(graph)
-    assert weft.check(program, feeds, "csim").first_difference is None
-    with weft.open(program, "csim") as session:
-        _, took = session.run(feeds, detail=True)
-    assert took.cycles == FEW * weft.estimate(program).cycles
+    check_simulation(graph, program)
 
 
 @every_case

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from encoders import FEW, LANES16, LANES32, Net, compiled, cut, encoder, samples
+from encoders import LANES16, LANES32, Net, check_simulation, compiled, cut, encoder, few, run
 
 import weft
 from weft import isa, ops
@@ -16,12 +16,11 @@ from weft.config import Overlay
 from weft.demo import MODELS, load_data
 from weft.device.golden import Golden
 from weft.frontend import transformers_folder
-from weft.graph import Graph
 from weft.inspection import inspect
 from weft.lower import lower, preflight
 from weft.passes.fuse import fuse
 from weft.passes.quantize import quantize, simulate
-from weft.program import AcceleratorSegment, HostSegment, Program
+from weft.program import AcceleratorSegment, HostSegment
 from weft.runtime import Session
 
 FOLDERS = Path(__file__).resolve().parents[1] / "data" / "transformers"
@@ -44,15 +43,6 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda o: o.name)
 
 
-def few(graph: Graph) -> dict[str, Any]:
-    return samples(graph, seed=2, count=FEW)
-
-
-def run(program: Program, feeds: dict[str, Any]) -> Any:
-    with Session(program, Golden()) as session:
-        return next(iter(session.run(feeds).values()))
-
-
 @every_overlay
 @every_case
 def test_one_segment_holds_the_layers(overlay: Overlay, case: dict[str, Any]) -> None:
@@ -66,11 +56,7 @@ def test_simulation_equals_golden_in_every_layer_and_clock(
     overlay: Overlay, case: dict[str, Any]
 ) -> None:
     graph, program = compiled(encoder(**case), overlay)
-    feeds = few(graph)
-    assert weft.check(program, feeds, "csim").first_difference is None
-    with weft.open(program, "csim") as session:
-        _, took = session.run(feeds, detail=True)
-    assert took.cycles == FEW * weft.estimate(program).cycles
+    check_simulation(graph, program)
 
 
 @every_overlay

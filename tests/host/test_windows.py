@@ -18,9 +18,11 @@ from encoders import (
     LANES32,
     Net,
     attention_codes,
+    check_simulation,
     compiled,
+    few,
     linear_codes,
-    samples,
+    run,
 )
 
 import weft
@@ -31,7 +33,7 @@ from weft.errors import ShapeError
 from weft.frontend.swin import masks_of
 from weft.graph import Graph, Node, Tensor
 from weft.ops import describe_outputs
-from weft.program import AcceleratorSegment, HostSegment, Program
+from weft.program import AcceleratorSegment, HostSegment
 from weft.runtime import Session
 from weft.window_ops import map_of, window_order
 
@@ -60,15 +62,6 @@ def windowed(windows: int = 6, tokens: int = 9, channels: int = 32, **options: A
     heads = options.pop("heads", 2)
     mixed = net.attention(x, x, heads, 32, windows=windows, **options)
     return net.graph(net.linear(mixed, channels))
-
-
-def few(graph: Graph) -> dict[str, Any]:
-    return samples(graph, seed=2, count=FEW)
-
-
-def run(program: Program, feeds: Any) -> Any:
-    with Session(program, Golden()) as session:
-        return next(iter(session.run(feeds).values()))
 
 
 def in_windows(graph: Graph, node: Node, operands: list[Any]) -> Any:
@@ -121,11 +114,7 @@ def test_simulation_equals_golden_in_every_layer_and_clock(
     overlay: Overlay, case: dict[str, Any]
 ) -> None:
     graph, program = compiled(windowed(**case), overlay)
-    feeds = few(graph)
-    assert weft.check(program, feeds, "csim").first_difference is None
-    with weft.open(program, "csim") as session:
-        _, took = session.run(feeds, detail=True)
-    assert took.cycles == FEW * weft.estimate(program).cycles
+    check_simulation(graph, program)
 
 
 def test_macs_are_those_within_windows() -> None:

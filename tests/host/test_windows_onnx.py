@@ -1,6 +1,7 @@
 """Swin as ONNX: windows and merged patches are found in what the exporter writes out.
 
-The reference is onnxruntime. tests/record_swin_onnx.py wrote the files.
+The reference is onnxruntime. tests/record_swin_onnx.py wrote the files, by both of
+PyTorch's exporters.
 """
 
 from __future__ import annotations
@@ -111,3 +112,17 @@ def test_other_moves_stay_what_they_are(how):
     (found,) = evaluate(graph, {"x": x}).values()
     np.testing.assert_allclose(found, run_onnx(model, {"x": x})[0], rtol=1e-5, atol=1e-5)
     assert not {node.op for node in graph} & {"PatchMerge"}
+
+
+@pytest.mark.parametrize("step", [1, -1], ids=["in order", "backwards"])
+def test_a_gather_of_all_in_order_is_no_move(step):
+    """As torch.export writes as_strided: by indices into the flat tensor."""
+    net = Net(1, 24, 8)
+    flat = net.op("Reshape", "x", net.const([-1], np.int64))
+    every = np.arange(192)[::step].reshape(1, 24, 8)
+    y = net.op("Gather", flat, net.const(every, np.int64), axis=0)
+    model, x = net.model(net.op("MatMul", y, net.weights(8, 4))), images((1, 24, 8))
+    graph = fuse(load_onnx(model))
+    assert [n.op for n in graph] == (["Linear"] if step == 1 else ["Reshape", "Gather", "Linear"])
+    (found,) = evaluate(graph, {"x": x}).values()
+    np.testing.assert_allclose(found, run_onnx(model, {"x": x})[0], rtol=1e-4, atol=1e-5)

@@ -44,6 +44,21 @@ def unit_transpose(edit: Edit, node: Node) -> bool:
     return True
 
 
+def whole_gather(edit: Edit, node: Node) -> bool:
+    """A Gather of all there is, in order, is a Reshape: as_strided as torch.export writes it."""
+    if node.op != "Gather" or "opset" in node.attrs:
+        return False
+    x, y = edit.tensors[node.inputs[0]], edit.tensors[node.outputs[0]]
+    index = edit.tensors[node.inputs[1]].data
+    every = np.arange(x.shape[node.attrs["axis"]])
+    if index is None or not np.array_equal(index.reshape(-1), every):
+        return False
+    if x.data is not None or x.quant is not None or y.quant is not None:
+        return False
+    edit.put(node, Node("Reshape", node.name, (x.name,), node.outputs, {"shape": y.shape}))
+    return True
+
+
 def pure_moves(edit: Edit, node: Node) -> bool:
     """Moves forth and back that leave the elements in order are one Reshape."""
     if node.op not in ("Transpose", "Reshape") or "opset" in node.attrs:

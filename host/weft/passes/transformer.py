@@ -7,7 +7,14 @@ from collections.abc import Callable
 from weft.graph import Graph, Node
 from weft.passes.attention import bare_inputs, join_attention
 from weft.passes.edit import Edit
-from weft.passes.linears import narrow_linear, pure_moves, straight_linear, unit_transpose, zero_row
+from weft.passes.linears import (
+    narrow_linear,
+    pure_moves,
+    straight_linear,
+    unit_transpose,
+    whole_gather,
+    zero_row,
+)
 from weft.passes.norms import fold_affine, join_norm
 from weft.passes.windows import early_windows, join_windows
 
@@ -18,6 +25,7 @@ RULES: tuple[Callable[[Edit, Node], bool], ...] = (
     join_windows,
     early_windows,
     unit_transpose,
+    whole_gather,
     pure_moves,
     straight_linear,
     bare_inputs,
