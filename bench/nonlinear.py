@@ -23,9 +23,9 @@ from .row import Row, absent, at_most, interleaved
 ROWS, SCORES, ELEMENTS, LANES = 512, 197, 768, 32
 LIMIT_NS = 3.0
 SHOWN = {
-    "softmax": ("lut", "pwl", "nnlut", "ibert", "shift", "softermax", "dlc"),
+    "softmax": ("lut", "pwl", "pwl2", "nnlut", "ibert", "shift", "softermax", "dlc", "cordic"),
     "layernorm": ("pwl", "ibert", "dlc"),
-    "gelu": ("lut", "pwl", "nnlut", "ibert", "dlc"),
+    "gelu": ("lut", "pwl", "pwl2", "nnlut", "ibert", "dlc", "cordic"),
 }
 
 SOURCE = r"""

@@ -1,12 +1,15 @@
-"""Writes tests/data/masked_bert: a tiny BERT with a mask, as PyTorch's two exporters write it.
+"""Writes tests/data/masked_bert: tiny BERTs with a mask, as PyTorch's two exporters write them.
 
-    python tests/record_masked_bert.py
+    python tests/record_masked_bert.py [MODEL ...]
 
 needs torch, transformers, onnx and onnxscript. Inputs are `input_ids` and `attention_mask` [1, 9].
+Without names, all models are written: BERT by both implementations of attention, and its kin of one
+layer, of which RoBERTa and MPNet count positions from the ids.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +17,40 @@ import onnx
 import torch
 import transformers as t
 
-from record_transformers import TEXT, randomize
+from record_transformers import DISTIL, TEXT, randomize
 
 FOLDER = Path(__file__).resolve().parent / "data" / "masked_bert"
-SIZES = {**TEXT, "hidden_size": 16, "intermediate_size": 24}
+WIDTHS = {"hidden_size": 16, "intermediate_size": 24}
+SIZES = {**TEXT, **WIDTHS}
+KIN = {**SIZES, "num_hidden_layers": 1}
 TOKENS = 9
 EXPORTERS = {"script": False, "dynamo": True}
 
 
-class Masked(torch.nn.Module):
-    """BERT with two inputs, and the last hidden states."""
+def models() -> dict[str, torch.nn.Module]:
+    """The encoders, by the first part of their files' names."""
 
-    def __init__(self, attention: str) -> None:
-        super().__init__()
+    def bert(attention: str) -> torch.nn.Module:
         config = t.BertConfig(**SIZES, attn_implementation=attention)
-        self.bert = t.BertModel(config, add_pooling_layer=False)
+        return t.BertModel(config, add_pooling_layer=False)
+
+    distil = {**DISTIL, "dim": 16, "hidden_dim": 24, "n_layers": 1}
+    roberta = t.RobertaConfig(**KIN, type_vocab_size=1)
+    return {
+        "eager": bert("eager"),
+        "sdpa": bert("sdpa"),
+        "distilbert": t.DistilBertModel(t.DistilBertConfig(**distil)),
+        "mpnet": t.MPNetModel(t.MPNetConfig(**KIN), add_pooling_layer=False),
+        "roberta": t.RobertaModel(roberta, add_pooling_layer=False),
+    }
+
+
+class Masked(torch.nn.Module):
+    """An encoder with two inputs, and its last hidden states."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.bert = encoder
 
     def forward(self, input_ids: Any, attention_mask: Any) -> Any:
         """[1, TOKENS, hidden]."""
@@ -36,15 +58,16 @@ class Masked(torch.nn.Module):
 
 
 def main() -> None:
-    """Both implementations of attention by both exporters."""
+    """The models that are named, or all, by both exporters."""
     FOLDER.mkdir(exist_ok=True)
     ids = torch.arange(4, 4 + TOKENS)[None]
     mask = (torch.arange(TOKENS) < TOKENS - 3).long()[None]
-    for attention in ("eager", "sdpa"):
-        module = Masked(attention).eval()
+    made = models()
+    for name in sys.argv[1:] or made:
+        module = Masked(made[name]).eval()
         randomize(module)
         for exporter, dynamo in EXPORTERS.items():
-            path = str(FOLDER / f"{attention}_{exporter}.onnx")
+            path = str(FOLDER / f"{name}_{exporter}.onnx")
             torch.onnx.export(
                 module,
                 (ids, mask),

@@ -290,3 +290,31 @@ def test_numbers_of_tokens_are_the_hosts_where_tokens_are_fixed() -> None:
     assert any("number of keys per sample" in getattr(s, "reason", "") for s in program.segments)
     with Session(program, Golden()) as session:
         assert session.run(feeds)
+
+
+def counted(axis: int = 1, *, number: bool = True, out: bool = False, **attrs: Any) -> Graph:
+    """Attention over rows of a table, which token ids say by what is counted of them."""
+    net = Net()
+    ids = net.input("ids", 16, dtype="int64")
+    more = net.constant(np.array(3) if number else np.arange(16)[None])
+    total = net.node("CumSum", [ids, net.constant(np.array(axis))], (1, 16), opset=18, **attrs)
+    places = net.node("Add", [total, more], (1, 16))
+    x = net.node("Gather", [net.constant(np.ones((40, 32), np.float32)), places], (1, 16, 32))
+    y = net.attention(net.node("Add", [x, x], (1, 16, 32)), x, 2, 16)
+    return net.graph(y, total) if out else net.graph(y)
+
+
+def test_what_is_counted_of_the_tokens_before_counts_tokens() -> None:
+    graph = counted()
+    assert token_axes(graph)[graph.outputs[0]] == "ids"
+    assert token_axes(counted(exclusive=1))
+    assert token_axes(counted(-1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"reverse": 1}, {"axis": 0}, {"number": False}, {"out": True}],
+    ids=["of those behind", "of samples", "a constant per place", "an output, too"],
+)
+def test_other_numbers_fix_the_tokens(options: dict[str, Any]) -> None:
+    assert token_axes(counted(**options)) == {}

@@ -2,6 +2,9 @@
 /// parameters are loaded. Golden model: host/weft/units/fixed.py.
 #pragma once
 #include "types.hpp"
+#ifndef WEFT_AP_INT
+#include "sim/rounding.hpp"
+#endif
 
 namespace weft {
 
@@ -35,9 +38,21 @@ template <int kBits> inline Int<32> saturated(Int<64> x) {
   return Int<32>(above > high ? high : above);
 }
 
+/// (x·y + z) / 2^shift, ties up, moved inside kBits bits. The product and the sum have at most 52.
+template <int kBits, typename X, typename Y>
+inline Int<32> rounded_product(X x, Y y, Int<32> z, int shift) {
+  WEFT_INLINE
+#ifdef WEFT_AP_INT
+  return saturated<kBits>(rounded_wide(Int<64>(Int<64>(x) * Int<64>(y) + Int<64>(z)), shift));
+#else
+  return sim::rounded_product<kBits>(x, y, z, shift);
+#endif
+}
+
 /// Bit number of the highest one; 0 for x = 0. A priority encoder, about 64 LUTs; once per row.
 inline int leading_one(UInt<64> x) {
   WEFT_INLINE
+#ifdef WEFT_AP_INT
   int lead = 0;
 bits:
   for (int bit = 1; bit < 64; ++bit) {
@@ -45,6 +60,9 @@ bits:
     if (((x >> bit) & 1) == 1) lead = bit;
   }
   return lead;
+#else
+  return 63 - __builtin_clzll(x | 1);
+#endif
 }
 
 /// A mantissa of 16 bits beside its power of two: value = mantissa · 2^exponent.

@@ -50,8 +50,7 @@ template <int kLanes> struct Affine {
 
 inline Int<16> affine(Int<32> z, Int<16> gamma, Int<32> beta, int shift) {
   WEFT_INLINE
-  const Int<64> y = Int<64>(Int<64>(Int<18>(z)) * Int<64>(gamma)) + Int<64>(beta);
-  return Int<16>(saturated<16>(rounded_wide(y, shift)));
+  return Int<16>(rounded_product<16>(Int<18>(z), gamma, beta, shift));
 }
 
 /// A word of normalized elements, each with its gamma and beta.
@@ -95,8 +94,7 @@ template <typename Rsqrt, bool kCentered> struct RootNorm {
   Int<32> normal(Int<16> x, const Row &row) const {
     WEFT_INLINE
     const Int<32> d = Int<32>(Int<32>(x * Int<14>(row.elements)) - row.offset);
-    const Int<64> z = Int<64>(d) * Int<64>(row.factor);
-    return saturated<18>(rounded_wide(z, 15 - kNormFraction + row.exponent));
+    return rounded_product<18>(d, row.factor, 0, 15 - kNormFraction + row.exponent);
   }
   template <int kLanes>
   Vec<Int<16>, kLanes> output(const Inputs<kLanes> &x, const Row &row, const Affine<kLanes> &by,
@@ -112,7 +110,7 @@ template <typename Rsqrt, bool kCentered> struct RootNorm {
 struct INorm {
   struct Row {
     Int<32> mean, root;  // root: sqrt(n) with 8 fraction bits
-    Int<64> factor;      // up to 2^31
+    UInt<32> factor;     // up to 2^31
   };
   template <typename Source> void load(Source &) {}
 
@@ -127,15 +125,20 @@ struct INorm {
     // A row of equal elements has no deviation: x − mean is 0, and so is y.
     const Int<64> divisor = deviation == 0 ? Int<64>(1) : Int<64>(deviation);
     const Int<32> root = Int<32>(isqrt(UInt<64>(n) << 16));
-    return {Int<32>(mean), root, Int<64>((Int<64>(1) << 31) / divisor)};
+    return {Int<32>(mean), root, UInt<32>((Int<64>(1) << 31) / divisor)};
   }
+  /// (x − mean)·f >> 1 as (x − mean)·(f >> 1), and half of x − mean more where f is odd: factors of
+  /// 17 and 31 bits. No element is further from the mean than the deviation, so 32 bits hold it.
   Int<32> raw(Int<16> x, const Row &row) const {
     WEFT_INLINE
-    return Int<32>(Int<64>(Int<64>(Int<32>(x) - row.mean) * row.factor) >> 1);
+    const Int<17> d = Int<17>(Int<32>(x) - row.mean);
+    const Int<32> half = Int<32>(row.factor >> 1);
+    const Int<32> rest = (row.factor & 1) == 1 ? Int<32>(d >> 1) : Int<32>(0);
+    return Int<32>(Int<64>(Int<64>(d) * Int<64>(half)) + Int<64>(rest));
   }
   Int<32> normal(Int<16> x, const Row &row) const {
     WEFT_INLINE
-    return saturated<18>(rounded_wide(Int<64>(raw(x, row) >> 12) * Int<64>(row.root), 16));
+    return rounded_product<18>(Int<32>(raw(x, row) >> 12), row.root, 0, 16);
   }
   template <int kLanes>
   Vec<Int<16>, kLanes> output(const Inputs<kLanes> &x, const Row &row, const Affine<kLanes> &by,

@@ -48,7 +48,7 @@ struct IntegerRoot {
     const auto by_root = root.finish(seen_sums(sums, true), elements, epsilon);
     const INorm::Row row = layer.finish(sums, elements, epsilon);
     if (rms) return {by_root.offset, by_root.factor, Int<16>(by_root.exponent)};
-    return {row.mean, Int<32>(UInt<32>(row.factor)), Int<16>(row.root)};  // factor: up to 2^31
+    return {row.mean, Int<32>(row.factor), Int<16>(row.root)};  // factor: up to 2^31
   }
 };
 
@@ -56,12 +56,11 @@ struct IntegerRoot {
 inline Int<32> root_normal(Int<16> x, const NormRow &row, int elements) {
   WEFT_INLINE
   const Int<32> d = Int<32>(Int<32>(x * Int<14>(elements)) - row.offset);
-  const Int<64> z = Int<64>(d) * Int<64>(row.factor);
-  return saturated<18>(rounded_wide(z, 15 - kNormFraction + int(row.exponent)));
+  return rounded_product<18>(d, row.factor, 0, 15 - kNormFraction + int(row.exponent));
 }
 inline Int<32> integer_normal(Int<16> x, const NormRow &row) {
   WEFT_INLINE
-  const INorm::Row same = {row.offset, Int<32>(row.exponent), Int<64>(UInt<32>(row.factor))};
+  const INorm::Row same = {row.offset, Int<32>(row.exponent), UInt<32>(row.factor)};
   return INorm().normal(x, same);
 }
 

@@ -6,29 +6,29 @@
 /// 1 DSP (18×18), ShiftSegments a shifter of 18 places instead, 90 LUTs.
 #pragma once
 #include "units/table.hpp"
+#ifdef WEFT_AP_INT
+#define WEFT_LINES(statement)
+#else
+#include "sim/lines.hpp"  // what native integers do in place of index and multiplexers
+#define WEFT_LINES(statement) statement
+#endif
 
 namespace weft {
 
 /// Which segment holds x: start[i] <= x < start[i + 1]; what lies outside the domain is moved
 /// inside.
 template <int kSegments> struct Breakpoints {
-  static_assert(kSegments % 4 == 0, "comparators come in fours");
   Int<18> start[kSegments], last;
 
   Int<32> inside(Int<32> x) const { return clamped(x, Int<32>(start[0]), Int<32>(last)); }
-  /// As many as begin at or left of x, less one. A comparator each; in fours, as a simulating CPU's
-  /// compiler unrolls only short loops, and vectorises the lanes only around unrolled ones.
+  /// As many as begin at or left of x, less one: a comparator each but for the first.
   int find(Int<32> x) const {
     WEFT_INLINE
-    int found = -1;
-  fours:
-    for (int i = 0; i < kSegments; i += 4) {
+    int found = 0;
+  comparators:
+    for (int i = 1; i < kSegments; ++i) {
       WEFT_UNROLL
-    comparators:
-      for (int j = 0; j < 4; ++j) {
-        WEFT_UNROLL
-        found += x >= Int<32>(start[i + j]) ? 1 : 0;
-      }
+      found += x >= Int<32>(start[i]) ? 1 : 0;
     }
     return found;
   }
@@ -39,6 +39,7 @@ template <int kSegments> struct Segments {
   OutputLimits limits;
   Int<32> value[kSegments];  // at the start, kGuard more fraction bits, half a step included
   Int<18> slope[kSegments];
+  WEFT_LINES(sim::Lines<kSegments> lines;)
 
   template <typename Source> void load(Source &from) {
     limits.load(from);
@@ -48,14 +49,23 @@ template <int kSegments> struct Segments {
       at.start[i] = Int<18>(from.next());
       value[i] = from.next();
       slope[i] = Int<18>(from.next());
+      WEFT_LINES(lines.set(i, at.start[i], value[i], slope[i]);)
     }
   }
   Int<32> operator()(Int<32> x) const {
     WEFT_INLINE
     const Int<32> inside = at.inside(x);
+    return limits.of(Int<32>(line(inside) >> kGuard));
+  }
+  Int<32> line(Int<32> inside) const {
+    WEFT_INLINE
+#ifdef WEFT_AP_INT
     const int i = at.find(inside);
     const Int<18> right = Int<18>(inside - Int<32>(at.start[i]));
-    return limits.of(Int<32>(Int<32>(value[i] + Int<32>(slope[i] * right)) >> kGuard));
+    return Int<32>(value[i] + Int<32>(slope[i] * right));
+#else
+    return lines.of(inside);
+#endif
   }
 };
 
@@ -67,6 +77,7 @@ template <int kSegments> struct ShiftSegments {
   Int<32> value[kSegments];
   Int<8> shift[kSegments];
   Int<2> sign[kSegments];
+  WEFT_LINES(sim::Lines<kSegments> lines;)
 
   template <typename Source> void load(Source &from) {
     limits.load(from);
@@ -77,17 +88,26 @@ template <int kSegments> struct ShiftSegments {
       value[i] = from.next();
       shift[i] = Int<8>(from.next());
       sign[i] = Int<2>(from.next());
+      WEFT_LINES(const int slope = shift[i] == kFlat ? 0 : 1 << shift[i];)
+      WEFT_LINES(lines.set(i, at.start[i], value[i], sign[i] < 0 ? -slope : slope);)
     }
   }
   Int<32> operator()(Int<32> x) const {
     WEFT_INLINE
     const Int<32> inside = at.inside(x);
+    return limits.of(Int<32>(line(inside) >> kGuard));
+  }
+  Int<32> line(Int<32> inside) const {
+    WEFT_INLINE
+#ifdef WEFT_AP_INT
     const int i = at.find(inside);
     const bool flat = int(shift[i]) == kFlat;
     const Int<32> right = flat ? Int<32>(0) : Int<32>(inside - Int<32>(at.start[i]));
     const Int<32> rise = Int<32>(right << (flat ? 0 : int(shift[i])));
-    const Int<32> y = sign[i] < 0 ? Int<32>(value[i] - rise) : Int<32>(value[i] + rise);
-    return limits.of(Int<32>(y >> kGuard));
+    return sign[i] < 0 ? Int<32>(value[i] - rise) : Int<32>(value[i] + rise);
+#else
+    return lines.of(inside);
+#endif
   }
 };
 

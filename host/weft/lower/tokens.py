@@ -16,7 +16,8 @@ def token_axes(graph: Graph) -> dict[str, str]:
     """For every tensor whose dimension 1 counts the tokens of an input: the name of that input.
 
     Inputs of shape [1, S, D] count tokens as long as every operator works on each token by itself,
-    or is attention. Inputs that are added up, or attended together, count the same ones.
+    or is attention. Inputs that are added up, or attended together, count the same ones. So do
+    token ids [1, S], and what is counted of them: positions that leave out padding.
     """
     found = {
         name: name
@@ -45,10 +46,39 @@ def token_axes(graph: Graph) -> dict[str, str]:
 
 
 def _embedded(graph: Graph, name: str) -> bool:
-    """Whether an input [1, S] says rows of constant tables, and nothing else."""
-    tensor, readers = graph[name], graph.consumers().get(name, [])
-    numbers = len(tensor.shape) == 2 and tensor.shape[0] == 1 and tensor.shape[1] > 1
-    return numbers and bool(readers) and all(_looks_up(graph, n, name) for n in readers)
+    """Whether numbers [1, S], or others made of them token by token, say rows of constant tables,
+    and nothing else.
+    """
+    shape, readers = graph[name].shape, graph.consumers().get(name, [])
+    numbers = len(shape) == 2 and shape[0] == 1 and shape[1] > 1
+    return (
+        numbers
+        and bool(readers)
+        and all(
+            _looks_up(graph, n, name) or (_numbers(graph, n) and _embedded(graph, n.outputs[0]))
+            for n in readers
+        )
+    )
+
+
+def _numbers(graph: Graph, node: Node) -> bool:
+    """Whether a node makes numbers [1, S] of others, each of those at its place and before it."""
+    if len(graph[node.outputs[0]].shape) != 2 or node.outputs[0] in graph.outputs:
+        return False
+    constant = [graph[n] for n in node.inputs if n and graph[n].data is not None]
+    if node.op == "GatherElements":  # a row of a table, one entry per token
+        table, rows = (graph[n] for n in node.inputs)
+        fits = table.data is not None and table.shape[0] == 1 and rows.data is None
+        return fits and node.attrs.get("axis", 0) == TOKEN_AXIS
+    if node.op == "CumSum":
+        axis = [int(t.data.reshape(())) % 2 for t in constant if t.data is not None]
+        return axis == [TOKEN_AXIS] and not node.attrs.get("reverse", 0)
+    spec = ops.OPS.get(node.op)
+    return (
+        spec is not None
+        and spec.category in ("elementwise", "binary")
+        and all(t.size == 1 for t in constant)
+    )
 
 
 def _looks_up(graph: Graph, node: Node, name: str) -> bool:
@@ -87,6 +117,8 @@ def _step(graph: Graph, node: Node, names: list[str]) -> tuple[list[list[str]], 
         return ([keys] if keys else []), x if x in names else ""
     if len(names) == 1 and _looks_up(graph, node, names[0]):
         return [], names[0]
+    if len(graph[x].shape) == 2 and _numbers(graph, node):
+        return [names], names[0] if set(moving) == set(names) else None
     if node.op == "Slice":
         return [], "" if _first_token(graph, node) else None
     shape = graph[node.outputs[0]].shape

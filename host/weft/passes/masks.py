@@ -21,6 +21,7 @@ MASKED = -1e4  # a bias below this says: not seen
 LOWEST = float(np.finfo(np.float32).min) / 4  # so that a score added to it stays finite
 HIDDEN = -1e3  # what is added to a score that shall not count, at most
 MOST_NODES = 64  # between an input and a mask
+PRODUCTS = ("MatMul", "Linear", "Attention")  # no mask has them, but the first layer's scores do
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def _mask(edit: Edit, name: str, keeps: bool | None) -> Mask | None:
         node = edit.producer(seen)
         if node is None:
             sources |= set() if edit.tensors[seen].data is not None else {seen}
+        elif node.op in PRODUCTS:
+            return None
         elif id(node) not in nodes:
             nodes[id(node)] = node
             waiting += [n for n in node.inputs if n]
