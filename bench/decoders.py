@@ -116,8 +116,6 @@ def faster_rows() -> list[Row]:
         "tables through all weight ports": {"table_ports": 4},
         "next head's keys and values loaded meanwhile": {"ahead": True},
         "the same, and tables": {"ahead": True, "table_ports": 4},
-        "keys and values streamed through matvec": {"streamed": True},
-        "streamed, and tables": {"streamed": True, "table_ports": 4},
     }
     made = []
     for what, change in changes.items():

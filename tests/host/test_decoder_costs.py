@@ -273,9 +273,7 @@ def test_attention_takes_the_clocks_of_its_instructions():
     assert step.read == {"keys and values": 2 * 511 * 256}
     assert (table.clocks.table, table.times) == (14, 2)
     _, ahead = steps.attend(replace(machine, ahead=True), d, 1, 511, 512, 1, 0)
-    _, fast = steps.attend(replace(machine, streamed=True), d, 1, 511, 512, 1, 0)
-    assert step.clocks.total > ahead.clocks.total > fast.clocks.total
-    assert fast.clocks.total >= step.read["keys and values"] / 64
+    assert step.clocks.total > ahead.clocks.total > step.read["keys and values"] / 64
 
 
 def test_work_is_counted_once_whatever_the_chunks():
