@@ -115,9 +115,7 @@ def faster_rows() -> list[Row]:
     changes = {
         "tables through all weight ports": {"table_ports": 4},
         "next head's keys and values loaded meanwhile": {"ahead": True},
-        "the same, through all weight ports": {"ahead": True, "load_ports": 4, "table_ports": 4},
-        "keys and values streamed through matvec": {"streamed": True},
-        "the same, and tables": {"streamed": True, "table_ports": 4},
+        "the same, and tables": {"ahead": True, "table_ports": 4},
     }
     made = []
     for what, change in changes.items():

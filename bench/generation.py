@@ -6,7 +6,7 @@ import weft
 from weft.device import open_device
 from weft.estimate import instructions
 from weft.isa import WORDS
-from weft.memory_trace import LOADS, WEIGHTS, traced
+from weft.memory_trace import CACHE, LOADS, WEIGHTS, traced
 from weft.text.perplexity import perplexity
 from weft.text.rate import step_rate
 
@@ -65,7 +65,7 @@ def _traced(name: str, program: weft.Program) -> list[Row]:
     about = f"stories260K, {name}, behind {CONTEXT} tokens on {OVERLAY}: traced"
     made = [Row(f"{about} bytes (peer: foreseen)", trace.bytes, foreseen, "B", f"= {foreseen}",
                 trace.bytes == foreseen)]  # fmt: skip
-    for kind, what in ((WEIGHTS, "weights"), (LOADS, "loads")):
+    for kind, what in ((WEIGHTS, "weights"), (CACHE, "cache"), (LOADS, "loads")):
         bursts = trace.bursts(kind)
         mean = float((bursts**2).sum() / bursts.sum())  # of the burst that a byte comes in
         made.append(Row(f"{about} bursts of {what}, mean by bytes", mean, None, "beats"))

@@ -17,6 +17,7 @@ constexpr int kSimulationTimeout = 101;
 
 // All weight ports lead to one memory.
 #define WEFT_SAME_WEIGHTS(p) , reinterpret_cast<const Beat *>(weights)
+#define WEFT_SAME_MEMORY(p, bundle, packed) , reinterpret_cast<const Beat *>(memory)
 
 // Everything else is hidden: the libraries of several overlays live in one process.
 #define WEFT_EXPORT __attribute__((visibility("default")))
@@ -61,7 +62,7 @@ WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights
     weft_kernel(reinterpret_cast<const Int<32> *>(program), reinterpret_cast<const Beat *>(weights),
                 reinterpret_cast<const Beat *>(memory), reinterpret_cast<Beat *>(memory), code,
                 first, segments, batch, tokens, position, origin, source, memory_rows, weight_rows,
-                words WEFT_EACH_PORT(WEFT_SAME_WEIGHTS));
+                words WEFT_EACH_PORT(WEFT_SAME_WEIGHTS) WEFT_EACH_CACHE(WEFT_SAME_MEMORY));
   } catch (const sim::Timeout &error) {
     message = error.what();
     return kSimulationTimeout;

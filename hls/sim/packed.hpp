@@ -15,11 +15,12 @@ using EightRows = std::int16_t[kEight][kCols];
 
 /// What is on its way in the weight stream: ReadWeights whose rows nobody has asked for.
 struct Waiting {
-  const Beat *memory = nullptr;
+  const Beat *memory = nullptr, *cache = nullptr;
   std::deque<Command> reads;
 
-  const std::int8_t *rows(const ReadWeights &f) const {
-    return reinterpret_cast<const std::int8_t *>(memory) + std::ptrdiff_t(f.memory) * kRows;
+  const std::int8_t *rows(const ReadWeights &f) const { return row_of(memory, UInt<32>(f.memory)); }
+  const std::int8_t *row_of(const Beat *from, UInt<32> row) const {
+    return reinterpret_cast<const std::int8_t *>(from) + std::ptrdiff_t(row) * kRows;
   }
   Command next() {
     const Command words = reads.front();
@@ -100,10 +101,12 @@ class EightReader {
 };
 
 /// As the hardware has it, for what is not in eights: positions, small arrays, tables.
-inline void decode_slowly(const Command &words, const Beat *memory, WeightStream &tiles) {
+inline void decode_slowly(const Command &words, const Beat *memory, const Beat *cache,
+                          WeightStream &tiles) {
 #define WEFT_SLOW_CHANNEL(p) static thread_local Stream<PackedRows> packed_##p("packed", 0);
 #define WEFT_BEGIN(p) packed_##p.begin();
 #define WEFT_SAME(p) , memory
+#define WEFT_SAME_CACHE(p, bundle, packed) , cache
   static thread_local Stream<Command> to_weights("weights", 0), to_decode("decode", 0);
   static thread_local Stream<PackedRows> packed("packed", 0);
   WEFT_EACH_PORT(WEFT_SLOW_CHANNEL)
@@ -113,8 +116,26 @@ inline void decode_slowly(const Command &words, const Beat *memory, WeightStream
   end[0] = kBarrier;
   to_weights.write(words), to_weights.write(end);
   to_decode.write(words), to_decode.write(end);
-  weft::weights(to_weights, memory, packed WEFT_EACH_PORT(WEFT_SAME) WEFT_EACH_PORT(WEFT_PACKED));
+  static_cast<void>(cache);
+  weft::weights(to_weights, memory WEFT_EACH_CACHE(WEFT_SAME_CACHE),
+                packed WEFT_EACH_PORT(WEFT_SAME) WEFT_EACH_PORT(WEFT_PACKED));
   weft::decode(to_decode, tiles, packed WEFT_EACH_PORT(WEFT_PACKED));
+}
+
+/// Keys or values of earlier tokens, run by run.
+inline void read_cache(const ReadWeights &f, const Waiting &all, WeightStream &tiles) {
+  StreamRow element = widened(filled(0));
+  UInt<32> first = f.memory;
+  for (UInt<32> run = 0; run < f.runs; ++run, first += f.memory_step) {
+    sim::run().cache(std::int64_t(first), std::int64_t(f.memory_rows));
+    const std::int8_t *from = all.row_of(all.cache, first);
+    for (UInt<32> row = 0; row < run_rows(f); ++row, from += kRows) {
+      const int place = int(row & UInt<32>(kStreamRows - 1));
+      for (int c = 0; c < kCols; ++c)
+        weft::row_of(element, place)[c] = Operand(row < f.memory_rows ? from[c] : 0);
+      if (place == kStreamRows - 1) tiles.write(element);
+    }
+  }
 }
 
 /// The rows of the next ReadWeights; false where there is none.
@@ -123,6 +144,10 @@ inline bool decode_next(WeightStream &tiles) {
   if (all.reads.empty()) return false;
   const Command words = all.next();
   const ReadWeights f = ReadWeights::decode(words);
+  if (reads_cache(f)) {
+    read_cache(f, all, tiles);
+    return true;
+  }
   if (f.format == 0 && f.matvec == 0) {
     const std::int8_t *from = all.rows(f);
     for (UInt<32> row = 0; row < f.rows; ++row, from += kRows) {
@@ -133,7 +158,7 @@ inline bool decode_next(WeightStream &tiles) {
     return true;
   }
   if (!in_eights(f)) {
-    decode_slowly(words, all.memory, tiles);
+    decode_slowly(words, all.memory, all.cache, tiles);
     return true;
   }
   EightReader reader(f, all.rows(f));
@@ -153,7 +178,14 @@ inline bool decode_next(WeightStream &tiles) {
 
 /// The processes of weights: they keep what is asked for until somebody takes it.
 template <typename... Ports>
-inline void weights(Stream<Command> &commands, const Beat *memory, Ports &&...) {
+inline void weights(Stream<Command> &commands, const Beat *memory, const Beat *cache, Ports &&...) {
+  while (commands.read()[0] != kBarrier) continue;
+  waiting().memory = memory;
+  waiting().cache = cache;
+}
+template <typename... Ports>
+inline void weights(Stream<Command> &commands, const Beat *memory, Stream<PackedRows> &,
+                    Ports &&...) {
   while (commands.read()[0] != kBarrier) continue;
   waiting().memory = memory;
 }

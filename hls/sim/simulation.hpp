@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -79,12 +80,18 @@ struct Run {
   bool limited = false;
   Clock::time_point deadline;
   Ranges reads, writes;            // of activation memory in this segment
+  Ranges cached;                   // rows of it that came through the weight ports
   std::int64_t decode_clocks = 0;  // of the decoder in this run, memory never keeping it waiting
   Trace trace;
 
   void load(std::int64_t row, std::int64_t rows) {
     reads.add(row, rows);
     trace.begin(kLoadPort, reads.instruction, row);
+  }
+  /// Ports of weights run ahead of everything: no instruction of the segment may write these rows.
+  void cache(std::int64_t row, std::int64_t rows) {
+    cached.instruction = std::numeric_limits<int>::max();
+    cached.add(row, rows);
   }
   void store(std::int64_t row, std::int64_t rows) {
     writes.add(row, rows);
@@ -94,12 +101,14 @@ struct Run {
   void begin_segment() {
     reads.all.clear();
     writes.all.clear();
+    cached.all.clear();
   }
   /// Loads run ahead of stores: what an instruction writes none behind it may read. What was read
   /// before has arrived, since `compute` takes one instruction after another.
   void end_segment() const {
     Edges edges;
     edges.add(reads, false);
+    edges.add(cached, false);
     edges.add(writes, true);
     std::sort(edges.all.begin(), edges.all.end());
     std::int64_t first = -1;

@@ -9,12 +9,15 @@
 
 #define WEFT_PORT_PARAMETER(p) , const weft::Beat *weight_port_##p
 #define WEFT_PORT(p) , weight_memory
+#define WEFT_CACHE_PORT_PARAMETER(p, bundle, packed) , const weft::Beat *cache_port_##p
+#define WEFT_CACHE_PORT(p, bundle, packed) , loads
 
 extern "C" void weft_kernel(
     const weft::Int<32> *program, const weft::Beat *weights, const weft::Beat *loads,
     weft::Beat *stores, int code, int first, int segments, int batch, int tokens, int position,
     int origin, int source, unsigned memory_rows, unsigned weight_rows,
-    weft::Int<32> report[weft::kReportWords] WEFT_EACH_PORT(WEFT_PORT_PARAMETER));
+    weft::Int<32> report[weft::kReportWords] WEFT_EACH_PORT(WEFT_PORT_PARAMETER)
+        WEFT_EACH_CACHE(WEFT_CACHE_PORT_PARAMETER));
 
 namespace {
 
@@ -41,7 +44,7 @@ void fill(weft::Beat *memory, const signed char *bytes, int count) {
 void run(int first, int segments) {
   weft_kernel(program, weight_memory, loads, stores, vectors::kCode, first, segments,
               vectors::kBatch, 0, 0, 0, 0, vectors::kMemoryRows, vectors::kWeightRows,
-              report WEFT_EACH_PORT(WEFT_PORT));
+              report WEFT_EACH_PORT(WEFT_PORT) WEFT_EACH_CACHE(WEFT_CACHE_PORT));
 }
 
 void check_segment(int segment) {

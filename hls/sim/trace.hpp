@@ -12,8 +12,9 @@ struct Access {
   std::int64_t first, rows;
 };
 
-/// Ports of activation memory, and the first of the weights; its others follow.
-enum Port { kLoadPort, kStorePort, kWeightPort };
+/// Ports of activation memory, and the first of the weights; its others follow. What these bring of
+/// the cache is counted from kCachePort on.
+enum Port { kLoadPort, kStorePort, kWeightPort, kCachePort = 16 };
 
 /// Kept only where somebody asked for it, and where processes take turns: not in the exact form.
 struct Trace {

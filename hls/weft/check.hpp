@@ -2,17 +2,13 @@
 /// process ever sees an address outside its memory or waits for data that does not come.
 #pragma once
 #include "check_attend.hpp"
+#include "check_engine.hpp"
 #include "check_norm.hpp"
 #include "check_rotate.hpp"
 #include "check_stream.hpp"
 #include "status.hpp"
-#include "units/bf16.hpp"
-#include "units/eie_pe.hpp"
-#include "units/gather.hpp"
 #include "units/matvec.hpp"
-#include "units/nm.hpp"
 #include "units/set_table.hpp"
-#include "units/snap_plan.hpp"
 #include "units/vector.hpp"
 
 namespace weft {
@@ -93,14 +89,20 @@ class Checker {
   }
   Status read_weights(const ReadWeights &f) {
     if (!sized(f)) return kBadField;
-    if (Int<64>(f.memory) + Int<64>(f.memory_rows) > Int<64>(limits_.weight_rows))
-      return kBadMemory;
+    Int<64> end = Int<64>(f.memory) + Int<64>(f.memory_rows);
+    if (f.cached != 0) end += (Int<64>(f.runs) - 1) * Int<64>(f.memory_step);
+    if (end > Int<64>(f.cached != 0 ? limits_.memory_rows : limits_.weight_rows)) return kBadMemory;
     return stream_.add(Int<64>(f.rows), f.matvec != 0) ? kDone : kBadStream;
   }
   Status set_table(const SetTable &f) {
     const int words = method_words(f);
     if (words != 0 && (int(f.count) != words || f.index != 0)) return kBadField;
     if (words != 0) return stream_.take(method_rows(f), false) ? kDone : kBadStream;
+    if (f.target == kOperandsTable) {
+      const Status status = legal_operands(f);
+      if (status != kDone) return status;
+      return stream_.take(Int<64>(f.count) * Int<64>(f.runs), true) ? kDone : kBadStream;
+    }
     const int wide = kHasWide ? kWideWords : 0;
     const int size = f.target == kParametersTable ? kParameterBlocks
                      : f.target == kTapsTable     ? kTapWords
@@ -132,47 +134,12 @@ class Checker {
     repeat_ = repeat;
     pending_ = true;
   }
-  static int weight_rows(const MatMul &f) {
-    const int e = int(f.engine);
-    const bool whole =
-        e == kSystolicEngine || e == kBf16Engine || e == kNmEngine || e == kMatvecEngine;
-    return whole ? 1 : precision_of(f).weight_rows();
-  }
-  /// Whether the gather engine takes the rows and reads its words from different banks.
-  bool legal_gather(const MatMul &f) const {
-    const Int<64> rows = Int<64>(limits_.batch) * Int<64>(f.out_h) * Int<64>(f.out_w);
-    return rows <= kGatherRows && f.words == kGatherWindow && f.activation_bits == 8 &&
-           f.codes <= (kBookCodes | kAllThere) && (f.blocks == 1 || (f.source_block & 1) != 0);
-  }
-  /// Whether an engine of compressed weights is there and takes the window.
-  bool legal_compressed(const MatMul &f) const {
-    const bool point = f.kernel_h == 1 && f.kernel_w == 1;
-    const bool there = (f.engine == kEieEngine && kHasEie && point && legal_eie(f)) ||
-                       (f.engine == kSnapEngine && kHasSnap && SnapPlan::legal(f)) ||
-                       (f.engine == kGatherEngine && kHasGather && point && legal_gather(f));
-    return there && f.first != 0 && f.last != 0 && f.shift == 0;
-  }
-  static Pattern pattern_of(const MatMul &f) {
-    Pattern pattern;
-    pattern.begin(f);
-    return pattern;
-  }
-  /// Whether the engine is there and takes the precision, the pace and the place of the words.
-  bool legal_engine(const MatMul &f) const {
-    if (is_compressed(f)) return legal_compressed(f);
-    if (f.rows != 0 || !legal_precision(f) || int(f.pace) < weight_rows(f)) return false;
-    if (is_matvec(f)) return legal_matvec(f);
-    if (f.engine == kNmEngine && !pattern_of(f).legal()) return false;
-    // A tile's weights must not overtake the sums, which take kFloatLatency clocks per row.
-    if (f.engine == kBf16Engine && (int(f.pace) < kFloatLatency - 1 || f.shift != 0)) return false;
-    return f.words == 1 || f.blocks == 1 || (f.source_block & 1) != 0;
-  }
   Status matmul(const MatMul &f) {
     const Status status = window(f, first_);
     if (status != kDone) return status;
     second_ = first_;
     if (f.tiles == 0 || (f.last == 0 && f.tiles != 1)) return kBadField;
-    if (!legal_engine(f)) return kBadField;
+    if (!legal_engine(f, limits_.batch)) return kBadField;
     const Int<64> rows = Int<64>(limits_.batch) * Int<64>(f.out_h) * Int<64>(f.out_w);
     if (rows > (is_matvec(f) ? kMatvecRows : kAccumulatorRows)) return kBadRows;
     if (is_compressed(f) && rows * Int<64>(f.tiles) > kAccumulatorRows) return kBadRows;

@@ -1,5 +1,6 @@
 /// What is in the weight stream between the ReadWeights that bring it and those who take it.
 #pragma once
+#include "status.hpp"
 #include "units/groups.hpp"
 
 namespace weft {
@@ -12,6 +13,11 @@ inline bool sized(const ReadWeights &f) {
   if (f.rows == 0 || !decodes(int(f.format))) return false;
   const bool whole = (f.rows & UInt<32>(kStreamRows - 1)) == 0;
   if (f.matvec != 0 && (!kHasMatvec || !whole || f.index != 0)) return false;
+  if (f.cached != 0) {
+    if (!kHasCached || f.format != 0 || f.matvec == 0 || f.runs == 0) return false;
+    const Int<64> filled = (Int<64>(f.memory_rows) + kRunRows - 1) / kRunRows * kRunRows;
+    return f.memory_rows != 0 && filled * Int<64>(f.runs) == Int<64>(f.rows);  // below 2^57
+  }
   if (f.format == 0) return f.memory_rows == f.rows && f.index == 0;
   const Int<64> runs = Int<64>(f.blocks) * Int<64>(f.runs);  // at most 2^40
   if (runs * (kRows + int(f.index)) != Int<64>(f.rows)) return false;
@@ -23,6 +29,16 @@ inline bool sized(const ReadWeights &f) {
   PackedShape shape;
   shape.begin(f);
   return shape.memory_rows(f) == Int<64>(f.memory_rows);
+}
+
+/// Whether a SetTable of keys or values, of which several words are written in a clock, fits.
+inline Status legal_operands(const SetTable &f) {
+  const Int<64> words = Int<64>(f.count) * Int<64>(f.runs);
+  if (!kHasCached || words == 0 || words > kOperandWords) return kBadField;
+  if (int(f.count) % kStreamRows != 0) return kBadField;
+  if (int(f.index) % kOperandGroup != 0 || int(f.step) % kOperandGroup != 0) return kBadField;
+  const Int<64> end = Int<64>(f.index) + (Int<64>(f.runs) - 1) * Int<64>(f.step) + Int<64>(f.count);
+  return end > kOperandWords ? kBadTable : kDone;
 }
 
 /// Rows of the stream, and whose they are: of engine matvec kStreamRows are one element.

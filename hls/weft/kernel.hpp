@@ -232,7 +232,8 @@ compute:
 
 inline void run_segment(const Int<32> *program, const Beat *weight_memory, const Beat *loads,
                         Beat *stores, int code, int segment, bool fresh, Limits limits,
-                        Int<32> report[kReportWords] WEFT_EACH_PORT(WEFT_MEMORY_PARAMETER)) {
+                        Int<32> report[kReportWords] WEFT_EACH_PORT(WEFT_MEMORY_PARAMETER)
+                            WEFT_EACH_CACHE(WEFT_CACHE_PARAMETER)) {
   WEFT_FUNCTION
   WEFT_HLS(DATAFLOW)
   WEFT_CHANNEL(Command, to_load, kCommandDepth)
@@ -251,7 +252,7 @@ inline void run_segment(const Int<32> *program, const Beat *weight_memory, const
   WEFT_PROCESS(
       fetch(program, code, segment, limits, to_load, to_weights, to_decode, to_compute, to_store));
   WEFT_PROCESS(load(to_load, loads, limits.batch, loaded));
-  WEFT_PROCESS(WEFT_WEIGHTS(to_weights, weight_memory,
+  WEFT_PROCESS(WEFT_WEIGHTS(to_weights, weight_memory WEFT_EACH_CACHE(WEFT_CACHE),
                             packed WEFT_EACH_PORT(WEFT_MEMORY) WEFT_EACH_PORT(WEFT_PACKED)));
   WEFT_PROCESS(WEFT_DECODE(to_decode, tiles, packed WEFT_EACH_PORT(WEFT_PACKED)));
   WEFT_PROCESS(compute(to_compute, loaded, tiles, limits.batch, segment, fresh, stored, report));

@@ -45,6 +45,7 @@ def attention(g: Any) -> Amounts:
     each = powers[0] + 2 * COMPARE + 2 * ADDER  # below the maximum, as a code, added to the sum
     each += 3 * COMPARE + ADDER  # mask and maximum
     each += SHIFTER + SATURATE  # division, rounded
+    each += MULTIPLEXER  # sums that leave: finished ones, or those that stayed
     return (
         lanes * (group * bank_lut + each) + 3 * rotation + grouped(g) + table_lut,
         lanes * STAGES * 48,
@@ -54,14 +55,15 @@ def attention(g: Any) -> Amounts:
 
 
 def grouped(g: Any) -> Any:
-    """LUTs of an operand buffer that gives several words in a clock: which of a bank's memories one
-    word comes from, and of each word of a group where its first lane is.
+    """LUTs of an operand buffer that gives and takes several words in a clock: which of a bank's
+    memories one word comes from, of each word of a group where its first lane is, and as much of
+    those that the weight ports bring, which are written in place of others.
     """
     lanes, group = np.asarray(g.cols), getattr(g, "operand_group", 1)
     if group == 1:
         return 0 * lanes
     choice, turns = (np.ceil(np.log2(n) / 2) for n in (group, np.maximum(lanes // group, 1)))
-    return 8 * lanes * (choice + group * turns)
+    return 8 * lanes * (choice + group * (2 * turns + 0.5))
 
 
 def wide(g: Any, board: Board) -> tuple[Any, Any, Any, Any, Any]:

@@ -117,8 +117,17 @@ class Overlay:
         """Words of the operand buffer that engine matvec reads in a clock: as many as the weight
         ports bring, and as it has rows for.
         """
-        both = "matvec" in self.engines and "attention" in self.units
-        return min(self.stream_rows, self.weight_ports) if both else 1
+        return min(self.stream_rows, self.weight_ports) if self.cached else 1
+
+    @property
+    def cached(self) -> bool:
+        """Whether keys and values of earlier tokens come through the weight ports."""
+        return "matvec" in self.engines and "attention" in self.units
+
+    @property
+    def run_rows(self) -> int:
+        """What the rows of a run of these are filled up to: elements of the stream, packets."""
+        return max(self.stream_rows, self.weight_ports)
 
     @property
     def beats(self) -> int:

@@ -232,7 +232,9 @@ def _rows(kind: isa.Instruction, fields: Fields, batch: int) -> int:
     """Memory rows that an instruction moves."""
     if kind in (isa.READ_HOST, isa.WRITE_HOST):
         return transfer.rows_moved(fields, batch)
-    return fields["memory_rows"] if kind is isa.READ_WEIGHTS else 0
+    if kind is not isa.READ_WEIGHTS:
+        return 0
+    return fields["memory_rows"] * (fields["runs"] if fields["cached"] else 1)
 
 
 def _place(layer: LayerEstimate, board: Board) -> None:

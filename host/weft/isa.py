@@ -78,26 +78,34 @@ READ_WEIGHTS = Instruction(
     (
         *_unsigned(
             MEMORY,
-            memory="first row in weight memory",
+            memory="first row in weight memory; of the cache in activation memory",
             rows="rows that enter the stream",
-            memory_rows="rows of memory that they are decoded from",
+            memory_rows="rows of memory that they are decoded from; of the cache of each run",
         ),
         *_unsigned(6, format="number of the format; 0: int8, row for row"),
         *_unsigned(4, group="log2 of the input channels that share a record; 0: none"),
         *_unsigned(1, zeros="records hold a row of zero points, too"),
         *_unsigned(COUNT, blocks="tiles of a run: the channel blocks seen through one tap"),
-        *_unsigned(STRIDE, runs="number of runs: taps × column tiles"),
+        *_unsigned(STRIDE, runs="number of runs: taps × column tiles; of the cache channel blocks"),
         *_unsigned(8, index="rows of positions in front of each tile, which pass as they are"),
         *_unsigned(1, matvec="1: for engine matvec, stream_rows rows at once"),
+        *_unsigned(1, cached="1: int8 rows of activation memory, each run filled up with zeros"),
+        *_unsigned(MEMORY, memory_step="of the cache: rows from run to run"),
     ),
 )
 SET_TABLE = Instruction(
     "SetTable",
     4,
-    "weight stream → parameter, tap or lookup table, or the wide buffer",
+    "weight stream → parameter, tap or lookup table, or the wide or operand buffer",
     (
-        *_unsigned(3, target="0 parameters, 1 taps, 2 lookup, 3 softmax, 4 norm, 5 wide buffer"),
+        *_unsigned(
+            3,
+            target="0 parameters, 1 taps, 2 lookup, 3 softmax, 4 norm, 5 wide buffer, "
+            "6 operand buffer",
+        ),
         *_unsigned(COUNT, index="first block, entry or word", count="blocks, entries or words"),
+        *_unsigned(COUNT, runs="of the operand buffer: runs of `count` words"),
+        *_unsigned(STRIDE, step="words from run to run"),
     ),
 )
 MAT_MUL = Instruction(
@@ -322,7 +330,7 @@ FLOAT_CODE, BF16_LOW, BF16_HIGH = 8, 9, 10  # and of sums that are float32
 ENGINES = ("systolic", "fusion", "shift", "binary", "bf16", "nm", "eie", "snap", "gather", "matvec")
 COMPRESSED = ("eie", "snap", "gather")  # those with a stream of their own instead of tiles
 TERMS = ("int", "uint", "flint", "uflint", "pot", "e2m1", "olive")  # what the shift engine decodes
-TABLES = ("parameters", "taps", "lookup", "softmax", "norm", "wide")
+TABLES = ("parameters", "taps", "lookup", "softmax", "norm", "wide", "operands")
 SPACES = ("unified", "operand", "wide")  # on-chip buffers of activations
 UNIFIED, OPERAND, WIDE = range(len(SPACES))
 PARAMETER_ROWS = 14  # weight-stream rows per parameter block: byte planes, see units/requant.py

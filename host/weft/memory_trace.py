@@ -14,8 +14,9 @@ from weft.adjust import Registers
 from weft.device.base import RunResult
 from weft.device.csim import Csim
 
-LOADS, STORES, WEIGHTS = range(3)  # ports; those of the weights behind the first follow
-PORTS = ("loads", "stores", "weights")
+LOADS, STORES, WEIGHTS, CACHE = range(4)  # what came; CACHE: of activations, by weight ports
+KINDS = ("loads", "stores", "weights", "cache")
+FIRST_CACHE = 16  # number of the first weight port where it brings these; 2 where it does weights
 LONGEST_BURST = 64  # beats: max_read_burst_length in hls/weft/top.cpp
 ACCESS = np.dtype(
     [("port", "i4"), ("instruction", "i4"), ("first", "i8"), ("rows", "i8")]
@@ -36,8 +37,10 @@ class Trace:
     result: RunResult
 
     def of(self, kind: int) -> NDArray[np.void]:
-        """Accesses of LOADS, STORES or (all ports of) WEIGHTS."""
-        found: NDArray[np.void] = self.accesses[np.minimum(self.accesses["port"], WEIGHTS) == kind]
+        """Accesses of LOADS, STORES or (all ports of) WEIGHTS or CACHE."""
+        ports = self.accesses["port"]
+        kinds = np.where(ports < FIRST_CACHE, np.minimum(ports, WEIGHTS), CACHE)
+        found: NDArray[np.void] = self.accesses[kinds == kind]
         return found
 
     def nbytes(self, kind: int) -> int:
@@ -47,7 +50,7 @@ class Trace:
     @property
     def bytes(self) -> int:
         """All bytes; instructions are not in it."""
-        return sum(self.nbytes(kind) for kind in range(len(PORTS)))
+        return sum(self.nbytes(kind) for kind in range(len(KINDS)))
 
     def bursts(self, kind: int) -> NDArray[np.int64]:
         """Lengths of bursts in beats: an access, cut where a burst can be no longer."""

@@ -22,6 +22,7 @@ from weft.vendor import routed, targets
 
 _PORT = re.compile(r"INTERFACE mode = m_axi port = (\w+) bundle = (\w+)[^#]* depth = (\d+)")
 _FURTHER = re.compile(r"port = (\w+)##p bundle = (\w+)##p[^#]* depth = (\d+)")
+_CACHED = re.compile(r"port = (\w+)##p bundle = memory_bundle[^#]* depth = (\d+)")
 _TOP = re.compile(r'extern "C" void (\w+)\(')
 _INCLUDE = re.compile(r'^\s*#include "([^"]+)"', re.MULTILINE)
 
@@ -80,7 +81,7 @@ def plan(overlay: Overlay | str, board: Board | str, *, force: bool = False) -> 
     board = load_board(board) if isinstance(board, str) else board
     if not force:
         resources.check(overlay, board)
-    found = kernel(overlay.weight_ports)
+    found = kernel(overlay.weight_ports, overlay.cached)
     facts = _facts(overlay, board, found)
     files = {**_sources(overlay, found), **_scripts(board.family, facts)}
     return BuildPlan(
@@ -94,7 +95,7 @@ def plan(overlay: Overlay | str, board: Board | str, *, force: bool = False) -> 
 
 
 @cache
-def kernel(weight_ports: int = 1) -> Kernel:
+def kernel(weight_ports: int = 1, cached: bool = False) -> Kernel:
     """The kernel's source: top.cpp and all that it includes, simulation left out."""
     root = data_root() / "hls" / "weft"
     sources = _reached(["top.cpp"])
@@ -103,6 +104,9 @@ def kernel(weight_ports: int = 1) -> Kernel:
     top, ports = _TOP.search(text), _PORT.findall(text)
     for number in range(1, weight_ports):
         ports += [(f"{name}{number}", f"{of}{number}", d) for name, of, d in _FURTHER.findall(text)]
+    of_weights = [bundle for name, bundle, _ in ports if name.startswith("weight")]
+    for number, bundle in enumerate(of_weights if cached else ()):
+        ports += [(f"{name}{number}", bundle, d) for name, d in _CACHED.findall(text)]
     if not top or not ports:
         raise BuildError(f"{root / 'top.cpp'}: no top function, or no m_axi port with a depth")
     bundles = list(dict.fromkeys(bundle for _, bundle, _ in ports))

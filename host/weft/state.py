@@ -124,6 +124,7 @@ class State:
         self.scores, self.staying = 0, None
         self.late = np.zeros(len(self.memory), np.bool_)  # rows that are read once they are written
         self.written = np.zeros(len(self.memory), np.bool_)
+        self.cached = np.zeros(len(self.memory), np.bool_)  # that came through the weight ports
 
     def feed(self, rows: NDArray[Any], matvec: bool = False) -> None:
         """Puts rows into the weight stream, one by one or as engine matvec takes them."""
@@ -167,7 +168,8 @@ class State:
         if self.stream:
             rows = sum(len(block) for block, _ in self.stream)
             raise FaultError(9, f"{rows} rows are never used")
-        late = np.flatnonzero(self.late)
+        # Weight ports run ahead of everything: what they read nothing may write.
+        late = np.flatnonzero(self.late | self.cached & self.written)
         if len(late):
             raise DeviceError(
                 f"memory rows {late[0]}..{late[-1]} are read in the segment that has written them"

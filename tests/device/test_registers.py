@@ -64,6 +64,21 @@ def test_handoff_holds_kernel_clock_and_interrupt(family, interrupt, tmp_path):
     assert built_mhz(path) == pytest.approx(100.0, rel=0.01)
 
 
+@pytest.mark.parametrize("ports", [1, 4])
+def test_ports_that_read_the_cache_have_a_pointer_each_behind_all(ports, tmp_path):
+    text = (data_root() / "hls" / "weft" / "top.cpp").read_text()
+    assert "const weft::Beat *cache_port_##p" in text
+    before, after = arguments(ports), arguments(ports, True)
+    assert after[: len(before)] == before
+    more = [(a.name, a.kind, a.to) for a in after[len(before) :]]
+    assert more == [(f"cache_port_{p}", "pointer", "memory") for p in range(ports)]
+    assert {a.to for a in before[len(ARGUMENTS) :]} <= {"weights"}
+    path = tmp_path / "a.hwh"
+    path.write_text(hardware_handoff("a", "zynqmp", 300.0, weight_ports=ports, cached=True))
+    registers = {r.get("NAME") for r in ET.parse(path).iter("REGISTER")}
+    assert {f"cache_port_{p}_{word}" for p in range(ports) for word in (1, 2)} <= registers
+
+
 @pytest.mark.parametrize("ports", [1, 2, 4])
 def test_further_weight_ports_are_pointers_behind_the_other_arguments(ports, tmp_path):
     text = (data_root() / "hls" / "weft" / "top.cpp").read_text()

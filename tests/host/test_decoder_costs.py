@@ -268,14 +268,12 @@ def test_attention_takes_the_clocks_of_its_instructions():
     fields = {"rows": 1, "overlap": 1, "normalized": 0, "matvec": 1}
     scores = attention.clocks({**fields, "tiles": 32, "blocks": 4}, machine.overlay, 1, {})
     values = attention.clocks({**fields, "tiles": 4, "blocks": 32}, machine.overlay, 1, {})
-    load = 2 * (8 + 511 * 4)
+    load = 2 * (8 + 512 * 4 // 4)  # four words of keys or values a clock, filled up to whole eights
     assert step.clocks.total == 4 * (8 * (scores.total + values.total + 2 * 8) + load)
     assert step.read == {"keys and values": 2 * 511 * 256}
     assert (table.clocks.table, table.times) == (14, 2)
     _, ahead = steps.attend(replace(machine, ahead=True), d, 1, 511, 512, 1, 0)
-    _, fast = steps.attend(replace(machine, streamed=True), d, 1, 511, 512, 1, 0)
-    assert step.clocks.total > ahead.clocks.total > fast.clocks.total
-    assert fast.clocks.total >= step.read["keys and values"] / 64
+    assert step.clocks.total > ahead.clocks.total > step.read["keys and values"] / 64
 
 
 def test_work_is_counted_once_whatever_the_chunks():

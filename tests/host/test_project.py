@@ -147,11 +147,33 @@ def test_weight_ports_each_have_a_memory_port_as_far_as_there_are_any(board, cou
     assert sorted(b for g in groups for b in g.bundles) == sorted(p.bundle for p in ports)
 
 
-def test_a_kernel_with_four_weight_ports_compiles_and_passes(tmp_path):
+@pytest.mark.parametrize("board", ["KV260", "Alveo-U250"])
+def test_weight_ports_that_read_the_cache_have_a_second_pointer(board):
+    facts, before = load_board(board), project.kernel(4).ports
+    ports = project.kernel(4, True).ports
+    assert [p.bundle for p in ports] == [p.bundle for p in before]
+    more = {p.bundle: p.arguments[-1] for p in ports if p not in before}
+    assert more == {
+        "gmem1": "cache_port_0", **{f"gmem_port_{p}": f"cache_port_{p}" for p in (1, 2, 3)}
+    }  # fmt: skip
+    if facts.family == "alveo":  # they read from either bank
+        assert {bank for b, bank in targets.banks(facts, ports) if b in more} == {"DDR[0:1]"}
+        assert dict(targets.banks(facts, before))["gmem1"] == "DDR[0]"
+    else:
+        slaves = [[(g.slave, g.bundles) for g in targets.groups(facts, p)] for p in (before, ports)]
+        assert slaves[0] == slaves[1]
+
+
+@pytest.mark.parametrize("units", [(), ("attention",)], ids=str)
+def test_a_kernel_with_four_weight_ports_compiles_and_passes(units, tmp_path):
     """The bench gives all ports the same memory; the scripts connect each of them."""
+    tiny = load_overlay("tiny")
+    words = {"wide_words": 64, "operand_words": 64} if units else {}
     overlay = dataclasses.replace(
-        load_overlay("tiny"), engines=("systolic", "matvec"), stream_rows=4, weight_ports=4
-    )
+        tiny, engines=("systolic", "matvec"), stream_rows=4, weight_ports=4,
+        units=(*tiny.units, *units), **words,
+    )  # fmt: skip
+    assert overlay.cached == bool(units)
     plan = project.plan(overlay, "KV260")
     script = plan.files["vivado/block_design.tcl"].decode()
     for bundle in ("gmem1", *(f"gmem_port_{p}" for p in range(1, 4))):

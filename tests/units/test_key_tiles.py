@@ -17,6 +17,10 @@ from weft.state import FaultError
 DEEP = replace(SMALL, name="8x8ad", operand_words=128, wide_words=64)  # keys, not their scores
 WHOLE = replace(DEEP, name="8x8adw", wide_words=512)
 
+NANO_GROUPED = replace(
+    NANO, name="nanog", engines=("systolic", "matvec"), stream_rows=2, weight_ports=2
+)
+
 
 def changed(words, **fields):
     """An instruction with some fields changed."""
@@ -136,10 +140,15 @@ def test_tiles_equal_the_whole_row_on_every_form(o, seed):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_the_exact_form_goes_on_alike():
+@pytest.mark.parametrize("o", [NANO, NANO_GROUPED], ids=lambda o: o.name)
+def test_the_exact_form_goes_on_alike(o):
     rng = np.random.default_rng(1)
-    q, k, v = heads(rng, NANO, 5, 11, 1)
-    code, content, _ = tiled_code(NANO, q, k, v, 0.2, [1, 2, 3])
+    q, k, v = heads(rng, o, 5, 11, 1)
+    code, content, _ = tiled_code(o, q, k, v, 0.2, [1, 2, 3])
+    if "matvec" in o.engines:  # every other Attend
+        attends = [i for i, w in enumerate(code.words) if w[0] == isa.ATTEND.opcode]
+        for i in attends[::2]:
+            code.words[i] = changed(code.words[i], matvec=1)
     kernel.check(code, content, forms=("exact", "functional"))
 
 

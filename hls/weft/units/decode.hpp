@@ -169,32 +169,41 @@ steps:
     open = written < f.rows;
   }
 }
-/// Rows that are no tiles, and int8, pass as they are.
+/// Rows that are no tiles, and int8, pass as they are; of the cache run by run.
 inline void pass_rows(const ReadWeights &f, WeightStream &tiles,
                       Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
   WEFT_INLINE
   constexpr int kAtOnce = kStreamRows < kWeightPorts ? kStreamRows : kWeightPorts;
   PackedFeed feed;
   WEFT_HLS(ARRAY_PARTITION variable = feed.window type = complete dim = 0)
-  feed.begin(f.memory_rows);
   const int count = f.matvec != 0 ? kAtOnce : 1, rows = f.matvec != 0 ? kStreamRows : 1;
+  const UInt<32> runs = reads_cache(f) ? UInt<32>(f.runs) : UInt<32>(1);
+  const UInt<32> each = reads_cache(f) ? run_rows(f) : f.rows;
   StreamRow group = widened(filled(0));
   int gathered = 0;
-plain:
-  for (UInt<32> row = 0; row < f.rows; row += UInt<32>(count)) {
-    WEFT_PIPELINE
+runs:
+  for (UInt<32> run = 0; run < runs; ++run) {
     WEFT_TRIPCOUNT(kTileDepth)
-    WEFT_SIM(++sim::run().decode_clocks);
-    const Packet packet = feed.next(count, packed WEFT_EACH_PORT(WEFT_PACKED));
-  gather:
-    for (int i = 0; i < kAtOnce; ++i) {
-      WEFT_UNROLL
-      row_of(group, (gathered + i) & (kStreamRows - 1)) = widened(packet.row[i]);
-    }
-    gathered += count;
-    if (gathered == rows) {
-      tiles.write(group);
-      gathered = 0;
+    if (reads_cache(f))
+      feed.begin_run(f);
+    else
+      feed.begin(f.memory_rows);
+  plain:
+    for (UInt<32> row = 0; row < each; row += UInt<32>(count)) {
+      WEFT_PIPELINE
+      WEFT_TRIPCOUNT(kTileDepth)
+      WEFT_SIM(++sim::run().decode_clocks);
+      const Packet packet = feed.next(count, packed WEFT_EACH_PORT(WEFT_PACKED));
+    gather:
+      for (int i = 0; i < kAtOnce; ++i) {
+        WEFT_UNROLL
+        row_of(group, (gathered + i) & (kStreamRows - 1)) = widened(packet.row[i]);
+      }
+      gathered += count;
+      if (gathered == rows) {
+        tiles.write(group);
+        gathered = 0;
+      }
     }
   }
 }

@@ -5,6 +5,9 @@
 /// row p · kBurstRows on, and what is less than a span comes through the first one. A port gathers
 /// packets of kWeightPorts rows; the decoder takes one packet of one port per clock while the
 /// others fill their FIFOs.
+///
+/// Keys and values of earlier tokens come the same way, out of activation memory, in runs. What is
+/// less than a span of a run, which is often much of it, comes packet by packet through all ports.
 #pragma once
 #include "units/transfer.hpp"
 
@@ -32,6 +35,12 @@ using PackedRows = std::conditional_t<kWeightPorts == 1, Word, Packet>;
 #define WEFT_TRACE_BURST(p)                                                      \
   WEFT_SIM(sim::run().trace.begin(sim::kWeightPort + p, int(words[kNumberWord]), \
                                   std::int64_t(f.memory) + std::int64_t(row) + p * kBurstRows));
+
+// And those for the cache, behind every port.
+#define WEFT_CACHE_PARAMETER(p, bundle, packed) , const Beat *cache_##p
+#define WEFT_CACHE(p, bundle, packed) , cache_##p
+constexpr int kTurnRows = kWeightPorts * kWeightPorts;  // a packet of each port
+constexpr int kRunRows = kStreamRows > kWeightPorts ? kStreamRows : kWeightPorts;
 
 inline Word &packet_row(Word &only, int) { return only; }
 inline Word &packet_row(Packet &packet, int i) { return packet.row[i]; }
@@ -66,8 +75,67 @@ packets:
     packed.write(read_packet(memory, UInt<32>(row + i * kWeightPorts), kWeightPorts));
 }
 
+/// Whether a ReadWeights brings keys or values of earlier tokens.
+inline bool reads_cache(const ReadWeights &f) { return kHasCached && f.cached != 0; }
+
+/// Rows of the stream that a run of the cache becomes: whole elements, and whole packets.
+inline UInt<32> run_rows(const ReadWeights &f) {
+  return UInt<32>((f.memory_rows + UInt<32>(kRunRows - 1)) & ~UInt<32>(kRunRows - 1));
+}
+
+/// A packet of a run that begins at memory row `first`, from its row `row` on: behind the `there`
+/// rows that there are, zeros.
+inline PackedRows read_filled(const Beat *cache, UInt<32> first, UInt<32> row, UInt<32> there) {
+  WEFT_INLINE
+  PackedRows packet;
+rows:
+  for (int i = 0; i < kWeightPorts; ++i) {
+    const UInt<32> at = row + UInt<32>(i);
+    packet_row(packet, i) = at < there ? read_row(cache, UInt<32>(first + at)) : filled(0);
+  }
+  return packet;
+}
+
+/// Reads a run of the cache: spans of bursts over all ports at once, then a packet of each port.
+inline void read_run(const Command &words, const ReadWeights &f,
+                     UInt<32> first WEFT_EACH_CACHE(WEFT_CACHE_PARAMETER),
+                     Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
+  WEFT_INLINE
+  const UInt<32> there = f.memory_rows, rows = run_rows(f), spans = span_rows(there);
+  static_cast<void>(words), static_cast<void>(first), static_cast<void>(packed);
+#define WEFT_UNUSED_PORT(p) static_cast<void>(packed_##p);
+  WEFT_EACH_PORT(WEFT_UNUSED_PORT)  // of overlays that have no cache
+  WEFT_SIM(sim::run().cache(std::int64_t(first), std::int64_t(there)));
+#define WEFT_TRACE_CACHE(p, at)                                                 \
+  WEFT_SIM(sim::run().trace.begin(sim::kCachePort + p, int(words[kNumberWord]), \
+                                  std::int64_t(first) + std::int64_t(at)));
+#define WEFT_CACHE_BURST(p, bundle, packed)           \
+  WEFT_TRACE_CACHE(p, row + UInt<32>(p * kBurstRows)) \
+  read_burst(cache_##p, UInt<32>(first + row + p * kBurstRows), packed);
+#define WEFT_CACHE_TURN(p, bundle, packed)                                                \
+  if (row + UInt<32>(p * kWeightPorts) < rows) {                                          \
+    if (kWeightPorts > 1 || row == 0) {                                                   \
+      WEFT_TRACE_CACHE(p, row + UInt<32>(p * kWeightPorts))                               \
+    }                                                                                     \
+    packed.write(read_filled(cache_##p, first, UInt<32>(row + p * kWeightPorts), there)); \
+  }
+run_spans:
+  for (UInt<32> row = 0; row < spans; row += kSpanRows) {
+    WEFT_PIPELINE_EVERY(kBurstClocks)
+    WEFT_TRIPCOUNT(kTileDepth)
+    WEFT_EACH_CACHE(WEFT_CACHE_BURST)
+  }
+turns:
+  for (UInt<32> row = spans; row < rows; row += kTurnRows) {
+    WEFT_PIPELINE_EVERY(kPacketClocks)
+    WEFT_TRIPCOUNT(kTileDepth)
+    WEFT_EACH_CACHE(WEFT_CACHE_TURN)
+  }
+}
+
 /// Reads packed rows: spans of bursts over all ports at once, the rest through the first one.
-inline void weights(Stream<Command> &commands, const Beat *memory,
+inline void weights(Stream<Command> &commands,
+                    const Beat *memory WEFT_EACH_CACHE(WEFT_CACHE_PARAMETER),
                     Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_MEMORY_PARAMETER)
                         WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
   WEFT_FUNCTION
@@ -77,7 +145,15 @@ weights:
     const Command words = commands.read();
     open = words[0] != kBarrier;
     const ReadWeights f = ReadWeights::decode(words);
-    const UInt<32> rows = open ? f.memory_rows : UInt<32>(0);
+    const UInt<32> runs = open && reads_cache(f) ? UInt<32>(f.runs) : UInt<32>(0);
+    UInt<32> first = f.memory;
+  cache:
+    for (UInt<32> run = 0; run < runs; ++run) {
+      WEFT_TRIPCOUNT(kTileDepth)
+      read_run(words, f, first WEFT_EACH_CACHE(WEFT_CACHE), packed WEFT_EACH_PORT(WEFT_PACKED));
+      first += f.memory_step;
+    }
+    const UInt<32> rows = open && !reads_cache(f) ? f.memory_rows : UInt<32>(0);
     const UInt<32> spans = span_rows(rows);
   spans:
     for (UInt<32> row = 0; row < spans; row += kSpanRows) {
@@ -119,11 +195,19 @@ struct PackedFeed {
   int held;           // rows of the window that are there
   UInt<32> left, at;  // rows that have not come yet, packets that have
   UInt<32> spans;     // packets in whole spans
+  bool turns;         // the others come through all ports
 
   void begin(UInt<32> rows) {
     held = 0;
     left = rows, at = 0;
     spans = UInt<32>(span_rows(rows) / kWeightPorts);
+    turns = false;
+  }
+  /// A run of the cache.
+  void begin_run(const ReadWeights &f) {
+    begin(f.memory_rows);
+    left = run_rows(f);
+    turns = true;
   }
   /// The next `n` rows.
   Packet next(int n, Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
@@ -157,7 +241,9 @@ struct PackedFeed {
   /// One more packet, behind the rows that are held.
   void fill(Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
     WEFT_INLINE
-    const PackedRows packet = packet_of(port_of(at, spans), packed WEFT_EACH_PORT(WEFT_PACKED));
+    const bool turn = kHasCached && turns && at >= spans;
+    const int port = turn ? int(at & UInt<32>(kWeightPorts - 1)) : port_of(at, spans);
+    const PackedRows packet = packet_of(port, packed WEFT_EACH_PORT(WEFT_PACKED));
   append:
     for (int i = 0; i < kWeightPorts; ++i) {
       WEFT_UNROLL

@@ -74,11 +74,53 @@ inline int rows_per_entry(const SetTable &f) {
   return f.target == kParametersTable ? kParameterRows : f.target == kWideTable ? 2 : 1;
 }
 
-/// SetTable: weight stream → parameters, taps, lookup or the wide buffer.
+// Keys and values leave an element of the stream kOperandGroup words a clock; they come as fast as
+// the ports bring them.
+constexpr int kElementGroups = kStreamRows / kOperandGroup;
+constexpr int kElementBeats = kStreamRows * kBeats / kWeightPorts;
+constexpr int kElementClocks = kElementBeats > kElementGroups ? kElementBeats : kElementGroups;
+
+/// A part of an element into the operand buffer.
+inline void write_part(const StreamRow &element, int part, int address, OperandBuffer &operands) {
+  WEFT_INLINE
+  Word words[kOperandGroup];
+  WEFT_HLS(ARRAY_PARTITION variable = words type = complete)
+words:
+  for (int w = 0; w < kOperandGroup; ++w) {
+    WEFT_UNROLL
+    words[w] = narrowed(row_of(element, part * kOperandGroup + w));
+  }
+  operands.write_group(address, words);
+}
+
+/// SetTable of keys or values: runs of words into the operand buffer.
+inline void set_operands(const SetTable &f, WeightStream &weights, Memories &m,
+                         Counters &counters) {
+  WEFT_FUNCTION
+  const int run_groups = int(f.count) / kOperandGroup, groups = run_groups * int(f.runs);
+  int first = int(f.index), address = first, in_run = 0, part = 0;
+  StreamRow element = widened(filled(0));
+operands:
+  for (int i = 0; i < groups; ++i) {
+    WEFT_PIPELINE
+    WEFT_TRIPCOUNT(kOperandWords)
+    if (part == 0) element = weights.read();
+    write_part(element, part, address, m.operands);
+    part = part == kElementGroups - 1 ? 0 : part + 1;
+    const bool ends = in_run == run_groups - 1;
+    if (ends) first += int(f.step);
+    address = ends ? first : address + kOperandGroup;
+    in_run = ends ? 0 : in_run + 1;
+  }
+  counters.table += Int<64>(groups / kElementGroups) * kElementClocks;
+}
+
+/// SetTable: weight stream → parameters, taps, lookup, the wide or the operand buffer.
 inline void set_table(const SetTable &f, WeightStream &weights, Memories &m, Counters &counters) {
   WEFT_FUNCTION
   if (kHasWide && (f.target == kSoftmaxTable || f.target == kNormTable))
     return set_methods(f, weights, m, counters);
+  if (kHasCached && f.target == kOperandsTable) return set_operands(f, weights, m, counters);
   const int planes = rows_per_entry(f);
   const int rows = int(f.count) * planes;
   int entry = int(f.index), plane = 0;

@@ -54,28 +54,21 @@ class Step:
 
 @dataclass(frozen=True)
 class Machine:
-    """An overlay, the format of weights, and ways to bring keys and values faster than it does.
+    """An overlay, the format of weights, and ways to be faster than it is: no overlay has them yet.
 
-    `load_ports`: ports that keys and values come through; `ahead`: the next head's come while the
-    present one is attended to; `streamed`: they pass the matrix-vector engine as weights do;
-    `table_ports`: ports that fill tables. Overlays have none of this yet.
+    `ahead`: the next head's keys and values come while the present one is attended to;
+    `table_ports`: ports that fill tables.
     """
 
     overlay: Overlay
     weights: Format
-    load_ports: int = 1
     ahead: bool = False
-    streamed: bool = False
     table_ports: int = 1
 
     def table(self, target: int, count: int) -> Clocks:
         """Clocks of a SetTable."""
         found = transfer.clocks({"target": target, "count": count}, self.overlay, 1, {})
         return replace(found, table=int(ceil_div(found.table, self.table_ports)))
-
-    def takes(self, m: int) -> bool:
-        """Whether the matrix-vector engine is there and takes so many rows."""
-        return m <= matvec.ROWS and "matvec" in self.overlay.engines
 
     def blocks(self, channels: int) -> int:
         """Words that hold so many channels."""
@@ -249,27 +242,34 @@ def attend(
     blocks, o = machine.head_blocks(d), machine.overlay
     rows = past * blocks * o.lanes
     yield from tables(machine, "attention: requantization", 1, 2 * count)
-    if machine.streamed and machine.takes(m * d.group):
-        yield _streamed(machine, d, m * d.group, keys, rows, count, macs)
-        return
-    load = Clocks()
-    if past:
-        f = {"chunks": blocks, "words": past, "space": isa.OPERAND}
-        load = times(transfer.clocks(f, o, 1, {}), 2)
+    ports = o.weight_ports if o.cached and past < keys else 1
+    load, reads = _load(machine, past, blocks, o.cached and past < keys)
     calls = [min(o.accumulator_rows, m - i) for i in range(0, m, o.accumulator_rows)]
     busy = times(total([_attends(machine, n, keys, blocks) for n in calls]), d.group)
-    load = replace(load, transfer=int(ceil_div(load.transfer, machine.load_ports)))
     clocks = times(total([load, busy]), d.kv_heads)
     if machine.ahead:  # all heads but the first arrive while the one before is attended to
-        waits = max(0, load.transfer - busy.total)
+        waits = max(0, load.transfer + load.table - busy.total)
         clocks = total([load, times(replace(busy, transfer=waits), d.kv_heads - 1), busy])
     spared = 2 * (d.kv_heads - 1) if past == keys and not machine.ahead else 0
     clocks = replace(clocks, issue=clocks.issue - spared * ISSUE_CLOCKS)
     yield Step(
-        "attention", ATTENTION, clocks, d.kv_heads * (2 + 4 * d.group * len(calls)) - spared,
-        {CACHE: 2 * rows * d.kv_heads}, ports=machine.load_ports, run=max(1, past * o.lanes),
+        "attention", ATTENTION, clocks, d.kv_heads * (reads + 4 * d.group * len(calls)) - spared,
+        {CACHE: 2 * rows * d.kv_heads}, ports=ports, run=max(1, past * o.lanes),
         times=count, macs=macs,
     )  # fmt: skip
+
+
+def _load(machine: Machine, past: int, blocks: int, streams: bool) -> tuple[Clocks, int]:
+    """Keys and values of `past` tokens into the operand buffer: clocks, and instructions."""
+    o = machine.overlay
+    if not past:
+        return Clocks(), 2
+    if not streams:
+        f = {"chunks": blocks, "words": past, "space": isa.OPERAND}
+        return times(transfer.clocks(f, o, 1, {}), 2), 2
+    count = int(ceil_div(past, o.run_rows)) * o.run_rows
+    f = {"target": transfer.OPERANDS, "count": count, "runs": blocks}
+    return times(transfer.clocks(f, o, 1, {}), 2), 4  # a ReadWeights before each
 
 
 def _attends(machine: Machine, rows: int, keys: int, blocks: int) -> Clocks:
@@ -281,19 +281,3 @@ def _attends(machine: Machine, rows: int, keys: int, blocks: int) -> Clocks:
     for columns, folds in ((key_blocks, blocks), (blocks, key_blocks)):
         taken.append(attention.clocks({**fields, "tiles": columns, "blocks": folds}, o, 1, {}))
     return total(taken)
-
-
-def _streamed(
-    machine: Machine, d: Decoder, m: int, keys: int, rows: int, count: int, macs: int
-) -> Step:
-    """Keys and values on their way through the matrix-vector engine, a byte each."""
-    o = machine.overlay
-    tile_rows = machine.blocks(keys) * machine.head_blocks(d) * o.lanes
-    f = {"tiles": 1, "blocks": tile_rows // o.lanes, "out_h": m, "out_w": 1, "last": 0}
-    f |= {"activation_bits": 8, "engine": matvec.NUMBER, **matvec.arrival(tile_rows, tile_rows, o)}
-    one = total([matvec.clocks(f, o, 1), Clocks(issue=ISSUE_CLOCKS)])
-    return Step(
-        "attention", ATTENTION, times(one, 2 * d.kv_heads), 6 * d.kv_heads,
-        {CACHE: 2 * rows * d.kv_heads}, ports=o.weight_ports, run=keys * o.lanes, times=count,
-        macs=macs,
-    )  # fmt: skip

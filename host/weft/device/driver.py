@@ -214,7 +214,7 @@ def offsets(registers: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, 
     at = {name: int(facts["address_offset"]) for name, facts in registers.items()}
     found: dict[str, tuple[int, ...]] = {}
     needed = (_CONTROL, _ENABLE, _SOURCES, _PENDING, *(a.name for a in ARGUMENTS))
-    for name in dict.fromkeys((*needed, *(a.name for a in arguments(MOST_PORTS)))):
+    for name in dict.fromkeys((*needed, *(a.name for a in arguments(MOST_PORTS, True)))):
         spellings = (name, f"{name}_r", f"Memory_{name}", f"Memory_{name}_r")
         for known in spellings:
             if f"{known}_1" in at and f"{known}_2" in at:

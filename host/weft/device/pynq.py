@@ -115,8 +115,9 @@ class Pynq:
             "memory_rows": program.memory_rows,
             "weight_rows": len(weights),
         }
-        ports = arguments(program.overlay.weight_ports)[len(ARGUMENTS) :]
-        self._arguments |= dict.fromkeys((port.name for port in ports), at["weights"])
+        o = program.overlay
+        ports = arguments(o.weight_ports, o.cached)[len(ARGUMENTS) :]
+        self._arguments |= {port.name: at[port.to] for port in ports}
         self._program = program
 
     def write(self, row: int, data: Rows) -> None:

@@ -23,11 +23,15 @@ START, DONE, IDLE, READY = 1, 2, 4, 8
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of the top function: a "pointer", a 32-bit "scalar", or a "memory" of words."""
+    """An argument of the top function: a "pointer", a 32-bit "scalar", or a "memory" of words.
+
+    `to` is which of the program's memories a pointer behind the others leads to.
+    """
 
     name: str
     kind: str
     words: int = 1
+    to: str = ""
 
 
 ARGUMENTS = (
@@ -49,12 +53,19 @@ ARGUMENTS = (
 )
 
 
-def arguments(weight_ports: int = 1) -> tuple[Argument, ...]:
+def arguments(weight_ports: int = 1, cached: bool = False) -> tuple[Argument, ...]:
     """Arguments of a kernel whose weights come through so many ports: a pointer for each further.
 
-    They point to the same memory as `weights`.
+    They point to the same memory as `weights`. Where the ports bring keys and values, too
+    (`Overlay.cached`), each has a pointer to that of `loads`.
     """
-    return (*ARGUMENTS, *(Argument(f"weight_port_{p}", "pointer") for p in range(1, weight_ports)))
+
+    def further(name: str, first: int, to: str) -> list[Argument]:
+        numbers = range(first, weight_ports)
+        return [Argument(f"{name}_port_{p}", "pointer", to=to) for p in numbers]
+
+    caches = further("cache", 0, "memory") if cached else []
+    return (*ARGUMENTS, *further("weight", 1, "weights"), *caches)
 
 
 # Words of the report, as hls/weft/kernel.hpp numbers them.
@@ -195,6 +206,7 @@ def hardware_handoff(
     vlnv: str = VLNV,
     interrupt: bool = True,
     weight_ports: int = 1,
+    cached: bool = False,
 ) -> str:
     """The .hwh of a design that holds the kernel: what PYNQ reads, and no more.
 
@@ -206,7 +218,7 @@ def hardware_handoff(
     ET.SubElement(system, "EXTERNALPORTS")
     ET.SubElement(system, "EXTERNALINTERFACES")
     modules = ET.SubElement(system, "MODULES")
-    registers = register_map(arguments(weight_ports))
+    registers = register_map(arguments(weight_ports, cached))
     width = max(r.offset + r.bits // 8 - 1 for r in registers).bit_length()
     kernel = _module(modules, KERNEL, vlnv, {"C_S_AXI_CONTROL_ADDR_WIDTH": str(width)})
     _registers(kernel, registers)

@@ -24,7 +24,7 @@ from weft.units import exponential, requant, root, systolic
 from weft.units.table import Lut
 from weft.units.table_ops import TableSoftmax
 
-PARAMETERS, _, LOOKUP, SOFTMAX, NORM, _ = range(len(isa.TABLES))
+PARAMETERS, _, LOOKUP, SOFTMAX, NORM, _, _ = range(len(isa.TABLES))
 OPERAND, WIDE = isa.OPERAND, isa.WIDE
 ONE = 1 << 30  # multiplier of 2^(shift − 1)
 ENTRIES = 64  # of a table: four fit the lookup

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from weft import isa
+from weft.config import Overlay
 from weft.lower.few_rows import attend
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
@@ -138,6 +139,9 @@ def _recall(emitter: Emitter, cache: Cache, head: int, blocks: int, places: Plac
     """Tokens of the cache into the operand buffer."""
     place, step = places[cache.place], places[cache.place].rows * emitter.context.slots
     memory = emitter.regions[cache.name] + head * blocks * step
+    if _streams(emitter.context.overlay, place):
+        _stream(emitter, place, memory, blocks, step)
+        return
     emitter.put(
         isa.READ_HOST.encode(
             memory=memory,
@@ -150,6 +154,46 @@ def _recall(emitter: Emitter, cache: Cache, head: int, blocks: int, places: Plac
         ),
         (follow("words", POSITION, drop=True), follow("memory", ORIGIN, memory)),
     )
+
+
+def _streams(overlay: Overlay, place: Place) -> bool:
+    """Whether keys or values may come through the weight ports, several words a clock."""
+    group, unit = overlay.operand_group, overlay.run_rows
+    fits = -(-place.rows // unit) * unit <= place.block
+    return overlay.cached and not (place.at(0) | place.block) % group and fits
+
+
+def _stream(emitter: Emitter, place: Place, memory: int, blocks: int, step: int) -> None:
+    """The same through the weight ports: a run per channel block, filled up with zeros."""
+    unit = emitter.context.overlay.run_rows
+    emitter.flush()
+    emitter.put(
+        isa.READ_WEIGHTS.encode(
+            memory=memory,
+            rows=unit * blocks,
+            memory_rows=1,
+            runs=blocks,
+            matvec=1,
+            cached=1,
+            memory_step=step,
+        ),
+        (
+            follow("memory_rows", POSITION, drop=True),
+            follow("rows", POSITION, unit=unit, scale=unit * blocks),
+            follow("memory", ORIGIN, memory),
+        ),
+    )
+    emitter.put(
+        isa.SET_TABLE.encode(
+            target=isa.TABLES.index("operands"),
+            index=place.at(0),
+            count=unit,
+            runs=blocks,
+            step=place.block,
+        ),
+        (follow("count", POSITION, unit=unit, scale=unit, drop=True),),
+    )
+    emitter.flush()
 
 
 def _append(

@@ -45,7 +45,7 @@ from weft.lower.wide_rows import merge, norm
 from weft.pack import split
 from weft.program import Layer, Rule
 
-PARAMETERS, TAPS, LOOKUP, _, _, WIDE_TABLE = range(len(isa.TABLES))
+PARAMETERS, TAPS, LOOKUP, _, _, WIDE_TABLE, _ = range(len(isa.TABLES))
 LARGEST_COUNT = (1 << isa.COUNT) - 1
 
 

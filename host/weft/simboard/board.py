@@ -223,6 +223,7 @@ def write_bitstream(
         facts.clock_mhz,
         interrupt=interrupt,
         weight_ports=overlay.weight_ports,
+        cached=overlay.cached,
     )
     # A remote pynq keeps what it read of a .hwh for as long as the .bit beside it is the same.
     digest = hashlib.sha256(handoff.encode()).hexdigest()

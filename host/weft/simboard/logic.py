@@ -27,7 +27,7 @@ from weft.device.registers import (
 from weft.simboard.memory import BusError, Memory
 
 _MOST_PORTS = OVERLAY_LIMITS["weight_ports"][1]
-_AT = {r.name: r.offset for r in register_map(arguments(_MOST_PORTS))}
+_AT = {r.name: r.offset for r in register_map(arguments(_MOST_PORTS, True))}
 _CTRL, _GIE, _IER, _ISR = (_AT[name] for name in ("CTRL", "GIER", "IP_IER", "IP_ISR"))
 _REPORT = _AT["Memory_results"]
 _INLINE_S = 1e-3
@@ -170,9 +170,11 @@ class Kernel:
         loads = self._pointer("loads")
         if loads != self._pointer("stores"):
             raise BusError("loads and stores are different memories: the simulation has one")
-        ports = arguments(self._overlay.weight_ports)[len(ARGUMENTS) :]
-        if {self._pointer(p.name) for p in ports} - {self._pointer("weights")}:
-            raise BusError("weight ports at different memories: the simulation has one")
+        o = self._overlay
+        at = {"weights": self._pointer("weights"), "memory": loads}
+        for port in arguments(o.weight_ports, o.cached)[len(ARGUMENTS) :]:
+            if self._pointer(port.name) != at[port.to]:
+                raise BusError(f"{port.name} is at another memory: the simulation has one of each")
         stray = 1 << 40 if "stray" in self._faults else 0
         table = self._words(self._pointer("program") + stray, 2 * (first + segments))
         last = table.reshape(-1, 2)[first:]

@@ -35,15 +35,30 @@ def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
 def golden(state: State, f: Fields, batch: int) -> None:
     """ReadWeights: decoded rows enter the weight stream."""
     fmt = _checked(state, f)
-    end = f["memory"] + f["memory_rows"]
-    if end > len(state.weights):
-        raise FaultError(8, f"weight row {end - 1} of {len(state.weights)}")
+    runs = f["runs"] - 1 if f["cached"] else 0
+    end = f["memory"] + runs * f["memory_step"] + f["memory_rows"]
+    name, there = ("memory", state.memory) if f["cached"] else ("weight", state.weights)
+    if end > len(there):
+        raise FaultError(8, f"{name} row {end - 1} of {len(there)}")
     state.queued += 1
     if state.queued > QUEUE:
         raise FaultError(9, f"more than {QUEUE} ReadWeights ahead of their use")
+    if f["cached"]:
+        state.feed(_cached(state, f), True)
+        return
     rows = state.weights[f["memory"] : end]
     decoded = rows if fmt.name == "int8" else _decoded(rows, f, fmt, state.overlay)
     state.feed(decoded, bool(f["matvec"]))
+
+
+def _cached(state: State, f: Fields) -> NDArray[np.int8]:
+    """Runs of rows of activation memory, each filled up with rows of zeros."""
+    run = np.arange(f["runs"])[:, None] * f["memory_step"]
+    at = f["memory"] + run + np.arange(f["memory_rows"])
+    state.cached[at] = True
+    empty = f["rows"] // f["runs"] - f["memory_rows"]
+    filled = np.pad(state.memory[at], ((0, 0), (0, empty), (0, 0)))
+    return filled.reshape(f["rows"], -1)
 
 
 def _checked(state: State, f: Fields) -> Format:
@@ -51,7 +66,7 @@ def _checked(state: State, f: Fields) -> Format:
     fmt = BY_NUMBER.get(f["format"])
     if fmt is None or (f["format"] and fmt.name not in state.overlay.formats):
         raise FaultError(2, f"format = {f['format']}: overlay {state.overlay.name!r} has none such")
-    if f["rows"] == 0 or f["memory_rows"] != memory_rows(f, fmt, state.overlay):
+    if f["rows"] == 0 or f["memory_rows"] != (memory_rows(f, fmt, state.overlay) or None):
         raise FaultError(2, f"rows = {f['rows']}, memory_rows = {f['memory_rows']}")
     if f["matvec"]:
         o = state.overlay
@@ -62,6 +77,10 @@ def _checked(state: State, f: Fields) -> Format:
 
 def memory_rows(f: Fields, fmt: Format, overlay: Overlay) -> int:
     """Rows of memory that the decoder reads; 0 if the fields contradict one another."""
+    if f["cached"]:
+        legal = overlay.cached and f["matvec"] and not f["format"]
+        filled = -(-f["memory_rows"] // overlay.run_rows) * overlay.run_rows
+        return f["memory_rows"] if legal and f["runs"] * filled == f["rows"] else 0
     if f["format"] == 0:
         return f["rows"] if not f["index"] else 0
     group = 1 << f["group"] if f["group"] else 0

@@ -11,7 +11,7 @@ from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
 from weft.units import requant, root
 from weft.units.exponential import TABLE_WORDS, TableExponential
 
-PARAMETERS, TAPS, LOOKUP, SOFTMAX, NORM, WIDE = range(len(isa.TABLES))
+PARAMETERS, TAPS, LOOKUP, SOFTMAX, NORM, WIDE, OPERANDS = range(len(isa.TABLES))
 _ROW_UNITS = {
     SOFTMAX: ("attention", "softmax", TABLE_WORDS),
     NORM: ("norm", "norm", root.TABLE_WORDS),
@@ -23,6 +23,8 @@ def table_rows(f: Fields, lanes: int) -> int:
     """Weight-stream rows that a SetTable takes."""
     if f["target"] in (SOFTMAX, NORM):
         return -(-f["count"] * 4 // lanes)
+    if f["target"] == OPERANDS:
+        return f["count"] * f["runs"]
     return f["count"] * _ROWS.get(f["target"], 1)
 
 
@@ -32,14 +34,28 @@ def rows_moved(f: Fields, batch: int) -> int:
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
-    """A row takes `beats` clocks."""
+    """A row takes `beats` clocks; of keys and values as many come at once as there are ports."""
     if "chunks" in f:
         return Clocks(ISSUE_CLOCKS, transfer=rows_moved(f, batch) * overlay.beats)
+    if f["target"] == OPERANDS:
+        elements = table_rows(f, overlay.lanes) // overlay.stream_rows
+        return Clocks(ISSUE_CLOCKS, table=elements * element_clocks(overlay))
     return Clocks(ISSUE_CLOCKS, table=table_rows(f, overlay.lanes) * overlay.beats)
+
+
+def element_clocks(overlay: Overlay) -> int:
+    """Clocks of an element of the stream on its way to the operand buffer: as long as the ports
+    take to bring it, or its words to be written.
+    """
+    arriving = overlay.stream_rows * overlay.beats // overlay.weight_ports
+    return max(arriving, overlay.stream_rows // overlay.operand_group)
 
 
 def golden(state: State, f: Fields, batch: int) -> None:
     """SetTable."""
+    if f["target"] == OPERANDS:
+        _set_operands(state, f)
+        return
     if f["target"] in (SOFTMAX, NORM):
         _set_methods(state, f)
         return
@@ -59,6 +75,23 @@ def golden(state: State, f: Fields, batch: int) -> None:
     if f["target"] == PARAMETERS:
         rows = requant.legal_shifts(rows)
     table[f["index"] : end] = rows
+
+
+def _set_operands(state: State, f: Fields) -> None:
+    """Keys or values: runs of words of the operand buffer."""
+    o, (count, runs) = state.overlay, (f["count"], f["runs"])
+    whole = not count % o.stream_rows and not (f["index"] | f["step"]) % o.operand_group
+    if not o.cached or not 0 < count * runs <= len(state.operands) or not whole:
+        raise FaultError(2, f"target = {OPERANDS}, " + ", ".join(
+            f"{name} = {f[name]}" for name in ("index", "count", "runs", "step")
+        ))  # fmt: skip
+    end = f["index"] + (runs - 1) * f["step"] + count
+    if end > len(state.operands):
+        raise FaultError(5, f"operands entry {end - 1} of {len(state.operands)}")
+    rows = state.take(count * runs, True).astype(np.int8)
+    for run, words in enumerate(rows.reshape(runs, count, -1)):
+        first = f["index"] + run * f["step"]
+        state.operands[first : first + count] = words
 
 
 def _set_methods(state: State, f: Fields) -> None:

@@ -159,7 +159,14 @@ def _zynqmp(numbers: Sequence[int], clock: str) -> ProcessingSystem:
 
 
 def banks(board: Board, ports: Sequence[Port]) -> list[tuple[str, str]]:
-    """Memory bank of each bundle on an Alveo card: activations in one, the rest in another."""
+    """Memory banks of each bundle on an Alveo card: activations in one, the rest in another.
+
+    Weight ports that bring keys and values reach both.
+    """
     kind = "HBM" if board.memory.startswith("HBM") else "DDR"
-    activations = {"loads", "stores"}
-    return [(p.bundle, f"{kind}[{int(bool(activations & set(p.arguments)))}]") for p in ports]
+    found = []
+    for port in ports:
+        caches = any(name.startswith("cache_port_") for name in port.arguments)
+        bank = "0:1" if caches else str(int(bool(set(_BUSY) & set(port.arguments))))
+        found.append((port.bundle, f"{kind}[{bank}]"))
+    return found
