@@ -82,6 +82,8 @@ class State:
     softmax_table: Any = field(init=False)  # a TableExponential, once it is loaded
     norm_table: Any = None  # a TableRoot, once it is loaded
     scores: int = field(init=False)  # rows whose maxima are known
+    magnitudes: NDArray[np.int64] = field(init=False)  # of the rows of the last Norm with ranges,
+    ranged: int = field(init=False)  # of which there are so many
     read: NDArray[np.bool_] = field(init=False)  # rows of memory, in this segment
     written: NDArray[np.bool_] = field(init=False)
 
@@ -96,6 +98,7 @@ class State:
         self.operands = np.zeros((o.words_of("operand"), o.lanes), np.int8)
         self.row_maximum = np.zeros(o.accumulator_rows, np.int64)
         self.row_sum = np.zeros(o.accumulator_rows, np.int64)
+        self.magnitudes = np.zeros(o.accumulator_rows, np.int64)
         self.softmax_table = None
         self.begin()
 
@@ -107,7 +110,7 @@ class State:
         """Start of a segment: nothing waits, whatever the one before left behind."""
         self.stream, self.sums = [], None
         self.pending, self.queued, self.open_rows = False, 0, 0
-        self.scores = 0
+        self.scores = self.ranged = 0
         self.late = np.zeros(len(self.memory), np.bool_)  # rows that are read once they are written
         self.written = np.zeros(len(self.memory), np.bool_)
 
