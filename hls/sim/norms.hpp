@@ -77,7 +77,7 @@ inline void norm_rows(const Norm &f, Memories &m) {
 }
 
 inline void normalize(const Norm &f, Memories &m, Counters &counters) {
-  if (NormMethods::kind(int(f.method), f.rms != 0) != kRootKind)
+  if (f.ranges != 0 || NormMethods::kind(int(f.method), f.rms != 0) != kRootKind)
     return weft::normalize(f, m, counters);
   const int words = int(f.rows) * int(f.blocks);
   norm_statistics(f, words, m);

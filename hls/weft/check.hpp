@@ -28,6 +28,7 @@ class Checker {
   bool attends_;                // the sums that wait are those of an Attend,
   bool scored_, divides_;       // of scores, whose exponentials are still to be divided
   StayingSums staying_;         // sums that an Attend left for one that goes on
+  Magnitudes magnitudes_;       // that a Norm has left
 
  public:
   void begin(const Limits &limits) {
@@ -39,6 +40,7 @@ class Checker {
     scores_ = 0;
     attends_ = scored_ = divides_ = false;
     staying_.clear();
+    magnitudes_.begin();
     input_ = kUnifiedSpace;
   }
 
@@ -67,7 +69,8 @@ class Checker {
     if (opcode == kVector) return Vector::legal(words) ? vector(Vector::decode(words)) : kBadField;
     if (opcode == kAttend) return Attend::legal(words) ? attend(Attend::decode(words)) : kBadField;
     if (opcode == kNorm)
-      return Norm::legal(words) ? check_norm(Norm::decode(words), limits_.batch) : kBadField;
+      return Norm::legal(words) ? magnitudes_.checked(Norm::decode(words), limits_.batch)
+                                : kBadField;
     if (opcode == kRotate)
       return Rotate::legal(words) ? check_rotate(Rotate::decode(words), limits_.batch) : kBadField;
     return stream_.rows == 0 ? kDone : kBadStream;
@@ -232,7 +235,8 @@ class Checker {
     if (f.residual != 0 && (!legal_residual(f) || scored_)) return false;
     if (f.maximum != 0 && (!wide || !attends_ || scored_)) return false;
     if (f.maximum == 0 && (f.running != 0 || f.discard != 0)) return false;
-    return f.normalize == 0 || divides_;
+    if (f.normalize == kByMagnitude) return kHasRanges && !attends_ && f.mode < kFloatCode;
+    return f.normalize == 0 || (f.normalize == kBySum && divides_);
   }
   /// Whether an output lies on what is still read.
   bool overlaps(const Activate &f, const Steps &steps, const Range &target,
@@ -250,6 +254,8 @@ class Checker {
     if (f.pack != 0 && kParts == 1) return kBadField;
     if (!legal_output(f)) return kBadField;
     if (f.running != 0 && scores_ != out_w_) return kBadOrder;
+    if (f.normalize == kByMagnitude && !magnitudes_.of(limits_.batch, out_h_, out_w_))
+      return kBadOrder;
     const Steps steps = {Int<64>(limits_.batch - 1), Int<64>(blocks_ - 1), Int<64>(out_h_ - 1),
                          Int<64>(out_w_ - 1)};
     const Range target = target_range(f, steps), added = residual_range(f, steps);

@@ -141,6 +141,9 @@ struct RowTable {
 /// Rows of a norm between its two passes.
 constexpr int kNormRows = kHasNorm ? kAccumulatorRows : 1;
 
+/// Rows whose magnitude is known, from a Norm to the products that read its codes.
+constexpr int kRangeRows = kHasRanges ? kAccumulatorRows : 1;
+
 /// One read and one write port each is all that the II=1 loops need:
 /// - `buffer` is read by the window walk and written by the epilogue;
 /// - `partial` is read and written by the accumulators, one row per clock;
@@ -162,6 +165,7 @@ struct Memories {
   SoftmaxMethods softmax;
   NormMethods norms;
   NormRow norm_rows[kNormRows];
+  Int<16> magnitudes[kRangeRows];
 };
 
 // Words that are read whole become one wide RAM (RESHAPE packs the lanes of a row side by side);

@@ -78,6 +78,7 @@ def compile(
     equalize: bool = False,
     smooth: float | None = None,
     correct_bias: bool = False,
+    row_ranges: bool = False,
     sparsity: str | None = None,
     criterion: str = "magnitude",
     permute: bool = False,
@@ -141,6 +142,7 @@ def compile(
         "equalize": equalize,
         "smooth": smooth,
         "correct_bias": correct_bias,
+        "row_ranges": row_ranges,
     }
     pair = encoder_decoders.is_pair(model)
     if source is not None and not pair:
@@ -201,10 +203,10 @@ def _quantized(
         progress = partial(_samples, tell)
         return quantize(graph, data, progress=progress, **options)
     formats = options["weights"], options["activations"]
-    if options["plan"] is not None or formats != ("int8", "int8"):
+    if options["plan"] is not None or options["row_ranges"] or formats != ("int8", "int8"):
         raise UsageError(
-            f"model {graph.name!r} is quantized already and keeps its formats: number formats and "
-            "plans are for float models"
+            f"model {graph.name!r} is quantized already and keeps its formats: number formats, "
+            "plans and ranges per row are for float models"
         )
     return graph
 

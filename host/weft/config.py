@@ -56,7 +56,7 @@ OVERLAY_LIMITS = {
 }
 INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
-UNITS = ("requant", "vector", "lookup", "attention", "norm", "rotate")
+UNITS = ("requant", "vector", "lookup", "attention", "norm", "rotate", "ranges")
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,11 @@ class Overlay:
                         f"overlay {self.name!r}: unit {unit} needs {memory} of at least "
                         f"{self.rows}, not {getattr(self, memory)}"
                     )
+        if "ranges" in self.units and "norm" not in self.units:
+            raise OverlayError(
+                f"overlay {self.name!r}: unit ranges makes them of what unit norm gives, which is "
+                f"none of {', '.join(self.units)}"
+            )
         if "attention" in self.units and "systolic" not in self.engines:
             raise OverlayError(
                 f"overlay {self.name!r}: unit attention runs on engine systolic, which is none of "

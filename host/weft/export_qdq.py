@@ -133,6 +133,11 @@ class _Writer:
         if quant is None:
             return
         output = name if name in self.graph.outputs and value != name else ""
+        if quant.rows:
+            raise UnsupportedError(
+                f"tensor {name!r} has ranges per row, which standard ONNX has no form for: leave "
+                "row_ranges out"
+            )
         if quant.format == REAL:
             half = self.node("Cast", [value], to=int(self.onnx.TensorProto.BFLOAT16))
             self.real[name] = self.node("Cast", [half], output, to=int(self.onnx.TensorProto.FLOAT))

@@ -32,6 +32,7 @@ class Quant:
     `format` names how they are stored (`weft.formats`). Formats with a scale of their own per
     group of input channels keep its bytes in `groups`, uint8 [N, *taps, groups], asymmetric ones
     their zero points in `zeros`, int8 of that shape; `codebook` holds the int16 values of one.
+    With `rows` each row of an activation has a range of its own (`weft.passes.row_ranges`).
     """
 
     scale: NDArray[np.float32]
@@ -41,6 +42,7 @@ class Quant:
     groups: Array | None = None
     zeros: Array | None = None
     codebook: Array | None = None
+    rows: bool = False
 
     def quantize(self, x: Array) -> Array:
         """Nearest codes of `x` (ties to even, saturating); for per-tensor quantization.

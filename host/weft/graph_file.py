@@ -104,6 +104,7 @@ def _tensor_entry(tensor: Tensor, index: int, blobs: dict[str, Array]) -> dict[s
             "zero_point": int(quant.zero_point),
             "axis": quant.axis,
             "format": quant.format,
+            "rows": quant.rows,
         }
         blobs[f"{index}.scale"] = np.asarray(quant.scale, np.float32, order="C")
         for name in _ARRAYS:
@@ -125,7 +126,8 @@ def _tensor(entry: dict[str, Any], blobs: dict[str, Array]) -> Tensor:
         parse(found["format"])
         axis = None if found["axis"] is None else int(found["axis"])
         arrays = {name: blobs[found[name]] for name in _ARRAYS if name in found}
-        quant = Quant(scale, int(found["zero_point"]), axis, found["format"], **arrays)
+        rows = bool(found.get("rows", False))
+        quant = Quant(scale, int(found["zero_point"]), axis, found["format"], **arrays, rows=rows)
     shape = tuple(int(d) for d in entry["shape"])
     return Tensor(str(entry["name"]), shape, np.dtype(entry["dtype"]).name, data, quant)
 

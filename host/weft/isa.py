@@ -175,7 +175,7 @@ ACTIVATE = Instruction(
         ),
         *_signed(MEMORY, residual_multiplier="of that word or product, as in the parameters"),
         *_signed(8, residual_shift="of that word or product"),
-        *_unsigned(1, normalize="1: divide by the row sums of Attend"),
+        *_unsigned(2, normalize="1: divide by the row sums of Attend; 2: times magnitudes of Norm"),
         *_unsigned(1, maximum="1: scores; mask them, and keep the maximum of each row"),
         *_unsigned(COUNT, keys="columns that are not masked"),
         *_signed(COUNT, left="least column - row that is not masked", right="the largest one"),
@@ -263,6 +263,7 @@ NORM = Instruction(
         *_signed(8, zero_point="added after scaling", low="lower clamp", high="upper clamp"),
         *_unsigned(MEMORY, epsilon_low="what is added to n² · variance: its low 32 bits"),
         *_unsigned(MEMORY, epsilon_high="its high 32 bits"),
+        *_unsigned(1, ranges="1: codes fill int8 in each row, whose magnitude is kept"),
     ),
 )
 ADJUST = Instruction(
@@ -336,6 +337,7 @@ UNIFIED, OPERAND, WIDE = range(len(SPACES))
 PARAMETER_ROWS = 14  # weight-stream rows per parameter block: byte planes, see units/requant.py
 LOOKUP_ENTRIES = 256
 ADDED, FACTOR = 1, 2  # Activate.residual
+BY_SUM, BY_MAGNITUDE = 1, 2  # Activate.normalize
 
 
 def decode(words: Words) -> tuple[Instruction, dict[str, int]]:
@@ -386,6 +388,8 @@ def template_values() -> Mapping[str, Any]:
         "registers": REGISTERS,
         "added": ADDED,
         "factor": FACTOR,
+        "by_sum": BY_SUM,
+        "by_magnitude": BY_MAGNITUDE,
     }
 
 

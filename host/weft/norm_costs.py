@@ -25,6 +25,9 @@ POWER_DSPS, POWER_LUTS = 4 + 4, 2 * 65 + 64 + 2 * SHIFTER  # n·squares − sum�
 DIVIDER = 64 * 65  # LUTs of a pipelined 64-bit divider: a subtraction per bit
 ROOT_STEPS = 8  # of Newton, a divider each
 TABLE_DSPS, TABLE_LUTS = 4 + 4 + 8, 3 * 65 + SHIFTER + 128  # mean, power about it; 128 entries
+RANGE_BITS, RANGE_DIVIDER = 16, 31 * 17  # of a magnitude; LUTs of 127 over it, 31 by 16 bits
+RANGE_LUTS = 17 + 2 * 18 + SHIFTER + SATURATE  # size, the larger one, limits; shift of a code
+SUM_LUTS, SUM_DSPS = SHIFTER + SATURATE, 2  # a sum of 32 bits times a magnitude
 Amounts = tuple[Any, Any, Any, Any]  # LUT, FF, DSP, BRAM36
 
 
@@ -55,3 +58,15 @@ def norm(g: Any) -> Amounts:
         lanes * (LANE_DSPS + lane_dsp) + once_dsp,
         table_bram,
     )
+
+
+def ranges(g: Any) -> Amounts:
+    """Ranges per row: magnitudes, the quotient, a product per lane for the codes; behind the array
+    the multiplier of attention's sums serves, where there is one (hls/weft/units/ranges.hpp).
+    """
+    lanes = np.asarray(g.cols)
+    table_lut, table_bram = storage.ram(g.accumulator_rows, RANGE_BITS)
+    own = "attention" not in g.units
+    lane_lut, lane_dsp = RANGE_LUTS + own * SUM_LUTS, 1 + own * SUM_DSPS
+    once = RANGE_DIVIDER + 64
+    return lanes * lane_lut + once + table_lut, lanes * 3 * 32, lanes * lane_dsp, table_bram

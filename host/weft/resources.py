@@ -220,6 +220,8 @@ def row_units(g: Geometry, board: Board) -> dict[str, Resources]:
         made["attention"] = attention_costs.attention(g)
     if "norm" in there:
         made["norm"] = norm_costs.norm(g)
+    if "ranges" in getattr(g, "units", ()):
+        made["ranges"] = norm_costs.ranges(g)
     if "rotate" in there:
         made["rotate"] = attention_costs.rotate(g)
     return {name: Resources(*amounts).routed() for name, amounts in made.items()}

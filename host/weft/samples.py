@@ -46,6 +46,10 @@ def rounded(tensor: Tensor, value: Array, to_codes: bool) -> Array:
     quant = tensor.quant
     if quant is None:
         return value
+    if quant.rows:
+        from weft.passes.row_ranges import rounded_rows
+
+        return rounded_rows(value, quant, to_codes)
     if to_codes:
         return quant.dequantize(quant.quantize(value))
     if quant.format == "bf16":

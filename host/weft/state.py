@@ -96,6 +96,8 @@ class State:
     norm_table: Any = None  # a TableRoot, once it is loaded
     scores: int = field(init=False)  # rows whose maxima are known
     staying: StayingSums | None = None  # sums that an Attend left for one that goes on
+    magnitudes: NDArray[np.int64] = field(init=False)  # of the rows of the last Norm with ranges,
+    ranged: int = field(init=False)  # of which there are so many
     read: NDArray[np.bool_] = field(init=False)  # rows of memory, in this segment
     written: NDArray[np.bool_] = field(init=False)
 
@@ -110,6 +112,7 @@ class State:
         self.operands = np.zeros((o.words_of("operand"), o.lanes), np.int8)
         self.row_maximum = np.zeros(o.accumulator_rows, np.int64)
         self.row_sum = np.zeros(o.accumulator_rows, np.int64)
+        self.magnitudes = np.zeros(o.accumulator_rows, np.int64)
         self.softmax_table = None
         self.begin()
 
@@ -121,7 +124,8 @@ class State:
         """Start of a segment: nothing waits, whatever the one before left behind."""
         self.stream, self.sums = [], None
         self.pending, self.queued, self.open_rows = False, 0, 0
-        self.scores, self.staying = 0, None
+        self.scores = self.ranged = 0
+        self.staying = None
         self.late = np.zeros(len(self.memory), np.bool_)  # rows that are read once they are written
         self.written = np.zeros(len(self.memory), np.bool_)
         self.cached = np.zeros(len(self.memory), np.bool_)  # that came through the weight ports

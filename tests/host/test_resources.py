@@ -171,6 +171,17 @@ def test_norms_cost_by_method_and_lane():
     assert half["lut"] < by[("pwl",)]["lut"]
 
 
+def test_ranges_cost_a_product_per_lane_and_their_own_multiplier_without_attention():
+    encoder, board = load_overlay("encoder"), load_board("ZCU104")
+    without = resources.row_units(encoder, board)
+    there = resources.row_units(replace(encoder, units=(*encoder.units, "ranges")), board)
+    ranges = there.pop("ranges").as_dict()
+    assert there == without  # an overlay without the unit keeps its size
+    assert (ranges["dsp"], ranges["bram36"]) == (32, 0.5)  # 512 magnitudes of 16 bits
+    alone = replace(encoder, units=("requant", "vector", "lookup", "norm", "ranges"))
+    assert resources.row_units(alone, board)["ranges"].as_dict()["dsp"] == 32 * (1 + 2)
+
+
 def test_attention_costs_by_method_and_lane():
     encoder, board = load_overlay("encoder"), load_board("ZCU104")
     found = resources.row_units(encoder, board)

@@ -1,10 +1,12 @@
 /// Norm: LayerNorm or RMSNorm of rows of the wide buffer. One pass takes the statistics of all
 /// rows and makes each row's offset and factor behind its last word; a second one writes codes to
 /// the unified buffer and, where the normalized row is a residual itself, int16 in place of the
-/// input. A word per clock in both, so that 2·rows·blocks clocks are all. Golden model:
+/// input. A word per clock in both, so that 2·rows·blocks clocks are all. With `ranges` a pass
+/// between them finds each row's magnitude, which its codes then are parts of. Golden model:
 /// host/weft/units/normalize.py.
 #pragma once
 #include "units/activate.hpp"
+#include "units/ranges.hpp"
 
 namespace weft {
 
@@ -114,8 +116,21 @@ lanes:
   return y;
 }
 
-/// Codes of a normalized word; a table's are codes already.
-inline Word norm_codes(const WideWord &y, const ParameterWord &p, const Norm &f, bool scales) {
+/// A normalized word in the scale of its codes; a table's is in it already.
+inline SumWord norm_scaled(const WideWord &y, const ParameterWord &p, bool scales) {
+  WEFT_INLINE
+  SumWord whole;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    const Int<32> x = Int<32>(y[c]);
+    const Int<32> scaled = single_round(x, p.negative_multiplier[c], p.negative_shift[c]);
+    whole[c] = scales ? scaled : x;
+  }
+  return whole;
+}
+
+inline Word norm_codes(const SumWord &scaled, const Norm &f) {
   WEFT_INLINE
   const Int<32> zero = Int<32>(f.zero_point);
   const Int<32> least = Int<32>(Int<32>(f.low) - zero), most = Int<32>(Int<32>(f.high) - zero);
@@ -123,18 +138,66 @@ inline Word norm_codes(const WideWord &y, const ParameterWord &p, const Norm &f,
 lanes:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    const Int<32> x = Int<32>(y[c]);
-    const Int<32> scaled = single_round(x, p.negative_multiplier[c], p.negative_shift[c]);
-    const Int<32> v = scales ? scaled : x;
-    const Int<32> above = v < least ? least : v;
+    const Int<32> above = scaled[c] < least ? least : scaled[c];
     whole[c] = Int<32>((above > most ? most : above) + zero);
   }
   return low_bytes(whole);
 }
 
+/// What a word becomes: y, as int16, and that in the scale of its codes.
+struct Normalized {
+  WideWord y;
+  SumWord scaled;
+};
+
+/// One instance serves both passes that need it: the multipliers of a lane are in it.
+WEFT_SHARED Normalized normal_word(const Norm &f, const WideWord &x, const ParameterWord &p,
+                                   const NormRow &row, int left) {
+  WEFT_FUNCTION
+  const int kind = NormMethods::kind(int(f.method), f.rms != 0), elements = int(f.elements);
+  const bool table = kHasTableNorm && kind == kTableKind;
+  Normalized n;
+  if (table) {
+    n.y = table_lanes(row, x, p, left);
+  } else if (kHasIntegerNorm && kind == kIntegerKind) {
+    n.y = affine_lanes(IntegerLane{row}, x, p, left);
+  } else {
+    n.y = affine_lanes(RootLane{row, elements}, x, p, left);
+  }
+  n.scaled = norm_scaled(n.y, p, !table);
+  return n;
+}
+
+/// Elements of a row from the present word on.
+inline int left_of(const Norm &f, const NormWalk &at) { return int(f.elements) - at.block * kCols; }
+
+/// The word that a walk has come to.
+inline Normalized normal_word_at(const Norm &f, const NormWalk &at, const Memories &m) {
+  WEFT_INLINE
+  return normal_word(f, value_of(m.wide[at.source]), m.parameters.read(int(f.parameter) + at.block),
+                     m.norm_rows[at.row], left_of(f, at));
+}
+
+/// The magnitude of every row.
+inline void norm_ranges(const Norm &f, int words, Memories &m) {
+  WEFT_INLINE
+  NormWalk at;
+  at.begin(f);
+  Int<16> largest = 0;
+ranges:
+  for (int i = 0; i < words; ++i) {
+    WEFT_PIPELINE
+    WEFT_TRIPCOUNT(kWideWords)
+    const SumWord x = range_values(normal_word_at(f, at, m).scaled);
+    largest = magnitude(at.block == 0 ? Int<16>(0) : largest, x, left_of(f, at));
+    if (at.last_block()) m.magnitudes[at.row] = largest;
+    at.next();
+  }
+}
+
 inline void norm_output(const Norm &f, int words, Memories &m) {
   WEFT_INLINE
-  const int kind = NormMethods::kind(int(f.method), f.rms != 0), elements = int(f.elements);
+  const bool ranged = kHasRanges && f.ranges != 0;
   NormWalk at;
   at.begin(f);
 output:
@@ -143,21 +206,11 @@ output:
     WEFT_TRIPCOUNT(kWideWords)
     WEFT_HLS(DEPENDENCE variable = m.wide type = inter dependent =
                  false)  // the check keeps words apart
-    const WideWord x = value_of(m.wide[at.source]);
-    const ParameterWord p = m.parameters.read(int(f.parameter) + at.block);
-    const NormRow row = m.norm_rows[at.row];
-    const int left = elements - at.block * kCols;
-    const bool table = kHasTableNorm && kind == kTableKind;
-    WideWord y;
-    if (table) {
-      y = table_lanes(row, x, p, left);
-    } else if (kHasIntegerNorm && kind == kIntegerKind) {
-      y = affine_lanes(IntegerLane{row}, x, p, left);
-    } else {
-      y = affine_lanes(RootLane{row, elements}, x, p, left);
-    }
-    m.buffer.write(at.target, norm_codes(y, p, f, !table));
-    if (f.keep != 0) put(m.wide[at.source], y);
+    const Normalized n = normal_word_at(f, at, m);
+    SumWord codes = n.scaled;
+    if (ranged) codes = range_codes(range_values(codes), range_of(m.magnitudes[at.row]));
+    m.buffer.write(at.target, norm_codes(codes, f));
+    if (f.keep != 0) put(m.wide[at.source], n.y);
     at.next();
   }
 }
@@ -165,10 +218,13 @@ output:
 /// Norm: wide buffer → unified buffer.
 inline void normalize(const Norm &f, Memories &m, Counters &counters) {
   WEFT_FUNCTION
+  WEFT_HLS(ALLOCATION function instances = normal_word limit = 1)
+  const bool ranged = kHasRanges && f.ranges != 0;
   const int words = int(f.rows) * int(f.blocks);
   norm_statistics(f, words, m);
+  if (ranged) norm_ranges(f, words, m);
   norm_output(f, words, m);
-  counters.vector += Int<64>(words) * 2;
+  counters.vector += Int<64>(words) * (ranged ? 3 : 2);
 }
 
 }  // namespace weft

@@ -87,19 +87,30 @@ lanes:
   return sum;
 }
 
-/// sums / total with kRowFraction fraction bits: one product with 1/w per lane, the total being
-/// w·2^k. A row without a key gives 0.
-inline SumWord normalized_sums(const SumWord &sums, Int<32> total, const SoftmaxMethods &by) {
+/// What the sums of a row are multiplied by: factor / 2^shift.
+struct RowFactor {
+  Int<32> factor;
+  int shift;  // −1 or more
+};
+
+/// 1 / total with kRowFraction fraction bits, the total being w·2^k: by 1/w. A row without a key
+/// gives 0.
+inline RowFactor sum_factor(Int<32> total, const SoftmaxMethods &by) {
   WEFT_INLINE
   const Normal n = normalized(UInt<64>(UInt<32>(total)));
   const Int<32> factor = total == 0 ? Int<32>(0) : by.reciprocal(n.mantissa);
-  const int shift = total == 0 ? 1 : 30 - kRowFraction + 2 + n.exponent;  // 1 to 32
+  return {factor, total == 0 ? -1 : 30 - kRowFraction + n.exponent};
+}
+
+/// One product per lane.
+inline SumWord factored_sums(const SumWord &sums, const RowFactor &by) {
+  WEFT_INLINE
   SumWord y;
 lanes:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    const Int<64> product = Int<64>(sums[c]) * Int<64>(factor);
-    y[c] = saturated<32>(rounded_wide(Int<64>(product * 4), shift));
+    const Int<64> product = Int<64>(sums[c]) * Int<64>(by.factor);
+    y[c] = saturated<32>(rounded_wide(Int<64>(product * 4), by.shift + 2));
   }
   return y;
 }

@@ -3,7 +3,7 @@
 /// host/weft/units/activate.py, wide.py.
 #pragma once
 #include "units/activate.hpp"
-#include "units/rows.hpp"
+#include "units/ranges.hpp"
 
 namespace weft {
 
@@ -99,15 +99,25 @@ lanes:
   return codes;
 }
 
+/// Sums over those of their row of exponentials, or times the magnitude of their row of codes.
+/// Rows of products lie along one axis (the check says so), and those of attention along x.
+inline SumWord sums_of_row(const Writer &out, const SumWord &sums, const Memories &m) {
+  WEFT_INLINE
+  const bool ranged = kHasRanges && out.f.normalize == kByMagnitude;
+  const bool divides = kHasAttention && out.f.normalize == kBySum;
+  if (!ranged && !divides) return sums;
+  const Int<32> total = divides ? m.rows.sum[RowTable::kByEpilogue][out.at.x] : Int<32>(0);
+  const Int<16> largest = ranged ? m.magnitudes[out.at.y + out.at.x] : Int<16>(0);
+  return factored_sums(sums, ranged ? range_factor(largest) : sum_factor(total, m.softmax));
+}
+
 /// One word of sums, requantized, to where it goes; `added` is the word that Activate.residual
 /// names.
 inline void write_word(const Writer &out, const SumWord &raw, const ParameterWord &p,
                        const WideWord &added, Memories &m) {
   WEFT_INLINE
   const Activate &f = out.f;
-  const bool divides = kHasAttention && f.normalize != 0;
-  const Int<32> total = divides ? m.rows.sum[RowTable::kByEpilogue][out.at.x] : Int<32>(0);
-  const SumWord sums = divides ? normalized_sums(raw, total, m.softmax) : raw;
+  const SumWord sums = sums_of_row(out, raw, m);
   SumWord whole;
   const Word codes = activate(sums, p, f, m.lookup, whole);
   WideWord word = {};

@@ -208,6 +208,7 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
 @click.option("--permute", is_flag=True, help="Order channels so that N:M loses less.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples of a device run.")
 @click.option("--symmetric", is_flag=True, help="Zero points of 0.")
+@click.option("--row-ranges", is_flag=True, help="Ranges per row behind norms, found on chip.")
 @click.option("--dynamic", is_flag=True, help="Take ranges without calibration data.")
 @shape_option
 @click.option(

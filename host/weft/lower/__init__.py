@@ -23,6 +23,7 @@ from weft.lower.lengths import windowed, without_lengths
 from weft.lower.pairs import keep
 from weft.lower.partition import Partition, Placement, partition
 from weft.lower.provisional import provisional
+from weft.lower.row_ranges import check_placed
 from weft.lower.schedule import (
     HostRun,
     Piece,
@@ -129,7 +130,10 @@ def _entries(parts: Sequence[Part], entries: Mapping[str, str]) -> dict[str, tup
 
 
 def _check_exact(found: Partition) -> None:
-    """Raises CapacityError for a node that is exact on the accelerator only, but not there."""
+    """Raises CapacityError for a node that is exact on the accelerator only, but not there, or has
+    ranges per row.
+    """
+    check_placed(found)
     for place in found.placements:
         if place.where == "host" and place.node.attrs.get("exact"):
             raise CapacityError(

@@ -17,6 +17,7 @@ from weft.lower.engines import packed_pad
 from weft.lower.epilogue import Scaling, epilogue, float_epilogue, scaling
 from weft.lower.geometry import Target, Value, Window
 from weft.lower.layout import kept, spatial_letters
+from weft.lower.row_ranges import bias_of, ranged, unit_of
 from weft.lower.sparse import Choice, choose, told
 from weft.lower.stage import Epilogue, HostOnlyError, MatrixOp, Op, Pass, Stage, VectorOp
 from weft.lower.unfold import unfold
@@ -211,6 +212,10 @@ def _values(ctx: Context, node: Node, x: Quant, y: Quant, channels: int) -> Scal
             unit = np.asarray(x.scale, np.float64) * np.asarray(w_scale, np.float64)
             bias = bias / unit if real else np.rint(bias / unit)
         bias = np.broadcast_to(bias.reshape(-1), (channels,))
+    if x.rows:
+        if real:
+            raise HostOnlyError("products of bf16 with ranges per row")
+        return scaling(node, unit_of(x), w_scale.reshape(-1), y, bias_of(x, bias))
     return scaling(node, x.scale, w_scale.reshape(-1), y, bias, real=real)
 
 
@@ -307,7 +312,8 @@ def _done(
     bias = kernel.values.bias
     if found is None or not found.skips:
         bias = bias - x.quant.zero_point * kernel.weights.sum(axis=(1, 2, 3))
-    return epilogue(node, Scaling(kernel.values.scale, bias), y, lanes)
+    done = epilogue(node, Scaling(kernel.values.scale, bias), y, lanes)
+    return ranged(x.quant, done, kernel.weights)
 
 
 def _depthwise(ctx: Context, node: Node, x: Value, y: Quant, kernel: _Kernel) -> VectorOp:

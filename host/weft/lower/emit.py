@@ -25,6 +25,7 @@ from weft.lower.gather import GatherWeights
 from weft.lower.geometry import WIDE, Place, Rect, Target
 from weft.lower.nm import NmWeights
 from weft.lower.registers import adjusts
+from weft.lower.row_ranges import check_order
 from weft.lower.rows import attention, layer_tokens
 from weft.lower.schedule import Piece
 from weft.lower.snap import SnapWeights
@@ -95,6 +96,7 @@ class Emitter:
                 self.layers[-1] = replace(self.layers[-1], engine=FEW_ROWS)
         self.put(isa.BARRIER.encode())
         self.flush()
+        check_order(self.context.graph, self.words)
         return np.stack(self.words), np.asarray(self.owners, np.int32)
 
     def put(self, words: Words, rules: Rules = ()) -> None:
@@ -315,6 +317,7 @@ class Emitter:
                 lookup=int(done.lookup is not None),
                 pack=done.pack,
                 space=place.space,
+                normalize=done.normalize,
                 **extra,
             ),
             ifs(rules),

@@ -16,6 +16,7 @@ from weft.lower.epilogue import scaling
 from weft.lower.geometry import UNIFIED, Target, Value, plain_window
 from weft.lower.layout import kept
 from weft.lower.stage import Epilogue, HostOnlyError, NormOp, Stage
+from weft.passes.row_ranges import step_of
 from weft.units import requant
 from weft.units.norm import MOST_ELEMENTS, NORM_FRACTION
 
@@ -37,7 +38,7 @@ def lower_norm(ctx: Context, node: Node) -> Stage:
     method = method_of("norm", ctx.overlay.norm)
     blocks = x.layout.blocks(ctx.lanes) // int(node.attrs.get("heads", 1))
     ops = tuple(
-        NormOp(x.root, window, elements, done, method, rms, epsilon, keep, at, Target(at))
+        NormOp(x.root, window, elements, done, method, rms, epsilon, keep, y.rows, at, Target(at))
         for at in range(0, x.layout.blocks(ctx.lanes), blocks)
     )
     stage = ctx.stage(node, y, x.layout if keep else replace(x.layout, bits=8), ops, engine="norm")
@@ -88,13 +89,17 @@ def parameters(
     ctx: Context, node: Node, y: Quant, elements: int, codes: Quant, factor: ArrayLike = 1.0
 ) -> Epilogue:
     """gamma, beta and shift of a norm, for int16 of `y`'s scale (or as fine as int8 wants it),
-    and the requantization of those, times a factor per channel, to `codes`.
+    and the requantization of those, times a factor per channel, to `codes` (of ranges per row to
+    the int16 that they are made of).
     """
     gamma = _constant(ctx, node, 1, elements, 1.0)
     beta = _constant(ctx, node, 2, elements, 0.0)
     low, high = limits(codes.format)
     scale = float(np.float32(y.scale))
-    if y is codes:  # nobody sees the int16: they are as fine as the range of the codes allows
+    if codes.rows:
+        codes = replace(codes, scale=np.asarray(step_of(codes), np.float32))
+        scale = float(codes.scale) if y.rows else scale
+    elif y is codes:  # nobody sees the int16: they are as fine as the range of the codes allows
         scale *= max(codes.zero_point - low, high - codes.zero_point) / 32767
     multiplier, bias, shift = _fixed(gamma / (scale * (1 << NORM_FRACTION)), beta / scale)
     values = scaling(node.with_attrs(requant="single_round"), scale, factor, codes)
@@ -160,6 +165,6 @@ def copy_of_norm(ctx: Context, node: Node, stages: Mapping[str, Stage]) -> tuple
     if ctx.maps[out].space != UNIFIED:
         raise HostOnlyError("keys or values that a norm makes")
     del ctx.maps[stage.target]
-    changed = replace(op, epilogue=done)
+    changed = replace(op, epilogue=done, ranges=codes.rows)
     nodes = (*stage.nodes, key_of(node))
     return replace(stage, target=out, ops=(changed,), nodes=nodes), stage.target

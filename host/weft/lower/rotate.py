@@ -30,6 +30,8 @@ def lower_rotate(ctx: Context, node: Node) -> Stage | None:
     if "rotate" not in ctx.overlay.units:
         raise HostOnlyError(f"overlay {ctx.overlay.name!r} has no unit rotate")
     x, out, y = ctx.value(node.inputs[0]), node.outputs[0], ctx.quant(node.outputs[0])
+    if y.rows:
+        raise HostOnlyError(f"{node.op} to ranges per row, which norms give")
     if y.zero_point or y.format != "int8":
         raise HostOnlyError(f"{node.op} to {y.format} with zero point {y.zero_point}")
     if kept(x.layout, len(x.layout.dims) - 1) not in (("c",), ()):

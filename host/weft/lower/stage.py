@@ -44,6 +44,7 @@ class Epilogue:
     step: int = 1
     lookup: Int8 | None = None
     pack: int = 0  # log2 of the codes that share a byte
+    normalize: int = 0  # what multiplies the sums of a row first, as in Activate
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class NormOp(RowOp):
 
     Parameter block: gamma, beta and the shift behind them, then the scale of the codes. With
     `keep` the normalized int16 take the place of the source, whose channel blocks from `block0` on
-    are meant. `epsilon` is added to n²·variance.
+    are meant. `epsilon` is added to n²·variance. With `ranges` the codes fill int8 in each row.
     """
 
     elements: int
@@ -197,6 +198,7 @@ class NormOp(RowOp):
     rms: bool
     epsilon: int
     keep: bool = False
+    ranges: bool = False
     block0: int = 0
     target: Target = HERE
 

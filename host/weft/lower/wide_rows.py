@@ -36,6 +36,7 @@ def norm(
                 method=op.method,
                 rms=int(op.rms),
                 keep=int(op.keep),
+                ranges=int(op.ranges),
                 target=target.at(op.target.block0, op.target.y0, op.target.x0 + first),
                 target_block=target.block,
                 target_col=1,

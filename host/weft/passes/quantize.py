@@ -25,6 +25,7 @@ from weft.passes.front import front_tokens
 from weft.passes.placement import FOLLOWS, accelerated, coded, quantized_roots
 from weft.passes.ranges import BATCH, Progress, check_data, feeds, ranges
 from weft.passes.roles import pools, saturated
+from weft.passes.row_ranges import check_one, row_tensors, symmetric_rows, with_rows
 from weft.passes.stream import reads_wide, stream, with_copies
 from weft.passes.weights import BIAS_LIMIT, encode, finite, format_for
 from weft.plan import Plan
@@ -72,6 +73,7 @@ def quantize(
     equalize: bool = False,
     smooth: float | None = None,
     correct_bias: bool = False,
+    row_ranges: bool = False,
     states: Mapping[str, str] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> Graph:
@@ -88,7 +90,8 @@ def quantize(
     `weight_method` how weights are rounded (`weft.quantization.methods`). A `plan` says it layer by
     layer, `keep_first_last` leaves the first and the last layer at int8. `equalize`, `smooth`
     (SmoothQuant's strength; 0.5 behind norms) and `correct_bias` apply the method of that name.
-    Tensors to which `states` gives one name get one scale.
+    Tensors to which `states` gives one name get one scale. With `row_ranges` what norms give to
+    Linear layers has a range per row, found while it runs (`weft.passes.row_ranges`).
 
     A channel whose bias or sums would not fit int32 gets a larger weight scale, and a depthwise
     convolution int8 weights where it can't take the format; the node's attribute "notes" says so.
@@ -109,7 +112,7 @@ def quantize(
     graph = graph if dynamic else front_tokens(graph)
     chosen = options.choices(graph)
     if dynamic:
-        return _dynamic(graph, chosen)
+        return _dynamic(graph, chosen, row_ranges)
     check_data(graph, data)
     graph = prepare(graph, data, options)
     wide = stream(graph)
@@ -117,6 +120,7 @@ def quantize(
     if wide:
         strength = STRENGTH if options.smooth is None else options.smooth
         graph = even_out(graph, feeds(graph, data), strength)
+    rows = row_tensors(graph) if row_ranges else frozenset()
     shared = pools(graph, quantized_roots(graph), states)
     roots = shared.roots
     formats = activation_formats(graph, roots, chosen)
@@ -125,7 +129,7 @@ def quantize(
     for root, limit in saturated(graph, roots).items():
         if root in found:
             found[root] = max(found[root][0], -limit), min(found[root][1], limit)
-    balanced = {roots[n] for node in graph for n in _balanced(node) if n in roots}
+    balanced = {roots[n] for n in rows.union(*map(_balanced, graph)) if n in roots}
     quants = {
         root: activation.affine(*bounds, formats[root], symmetric or root in balanced)
         for root, bounds in found.items()
@@ -133,7 +137,7 @@ def quantize(
     tensors = dict(graph.tensors)
     for name, root in roots.items():
         if root in quants:
-            tensors[name] = replace(tensors[name], quant=quants[root])
+            tensors[name] = replace(tensors[name], quant=with_rows(quants[root], name in rows))
     scaled = graph.replace(tensors=tensors)
     return _rewrite(scaled, requant, chosen, _seen(scaled, data, chosen, options), correct_bias)
 
@@ -194,19 +198,12 @@ def simulate(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
         names = tuple(dict.fromkeys(n for n in node.inputs if n and graph[n].data is None))
         part = {name: values[name] for name in names}
         if node.attrs.get("dynamic"):
-            part[node.inputs[0]] = _rounded_rows(part[node.inputs[0]])
+            part[node.inputs[0]] = symmetric_rows(part[node.inputs[0]])
         alone = graph.replace(
             nodes=(node,), inputs=names, outputs=tuple(filter(None, node.outputs))
         )
         values.update(ops.evaluate(alone, part))
     return {name: values[name] for name in graph.outputs}
-
-
-def _rounded_rows(x: Array) -> Array:
-    """`x` [..., K] as symmetric int8 with a scale per row keeps it."""
-    rows = np.asarray(x, np.float32).reshape(-1, x.shape[-1])
-    quant = int8.symmetric(rows, 0)
-    return quant.dequantize(int8.quantize(rows, quant)).reshape(x.shape)
 
 
 @dataclass
@@ -366,8 +363,9 @@ def _put_bias(name: str, node: Node, constants: _Constants, bias: Array, x: Quan
     return constants.put(name, node, codes, Quant(unit.astype(np.float32), axis=0))
 
 
-def _dynamic(graph: Graph, chosen: Mapping[str, Choice]) -> Graph:
+def _dynamic(graph: Graph, chosen: Mapping[str, Choice], row_ranges: bool) -> Graph:
     """Codes for the weights of Linear nodes only."""
+    check_one(row_ranges)
     constants = _Constants(dict(graph.tensors), graph.consumers())
     nodes = []
     for node in graph:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from weft import isa, pack
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Sums, Unit
-from weft.units import bf16, requant, rows, wide, window
+from weft.units import bf16, ranges, requant, rows, wide, window
 from weft.units.wide import biased
 
 _ASKED = ("space", "residual", "maximum", "normalize", "running", "discard")
@@ -32,7 +32,9 @@ def golden(state: State, f: Fields, batch: int) -> None:
     assert sums is not None
     state.pending = False
     blocks = sums.blocks
-    if f["normalize"]:
+    if f["normalize"] == isa.BY_MAGNITUDE:
+        blocks = ranges.scaled_sums(state, blocks.astype(np.int64)).astype(np.int32)
+    elif f["normalize"]:
         blocks = rows.normalized_sums(state, blocks.astype(np.int64)).astype(np.int32)
     if f["space"] == isa.WIDE or f["residual"]:
         wide.golden(state, f, batch, blocks, (sums.out_h, sums.out_w))
@@ -104,7 +106,7 @@ def _check(state: State, f: Fields, batch: int) -> None:
     if f["pack"] and state.overlay.parts == 1:
         raise FaultError(2, f"pack = {f['pack']} on an overlay whose words have no parts")
     if any(f[name] for name in _ASKED):
-        wide.check_output(state, f, sums)
+        wide.check_output(state, f, batch, sums)
     last = window.output_words(f, batch, sums.out_h, sums.out_w)[-1]
     last = int(last) + ((len(sums.blocks) - 1) >> f["pack"]) * f["target_block"]
     if last >= len(state.space(f["space"])):

@@ -1,7 +1,8 @@
 """Norm: LayerNorm or RMSNorm of rows of the wide buffer; golden model and clocks.
 
 Hardware: hls/weft/units/normalize.hpp. One pass takes the statistics, a second one writes: a word
-per clock in each. Lanes beyond the row's elements count in no statistics, and their z is 0.
+per clock in each. Lanes beyond the row's elements count in no statistics, and their z is 0. With
+`ranges` one more pass finds the magnitude of each row (weft.units.ranges).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from weft import isa
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
-from weft.units import requant, window
+from weft.units import ranges, requant, window
 from weft.units.fixed import Codes
 from weft.units.norm import MOST_ELEMENTS, affine
 from weft.units.root import TABLE_WORDS, TableRoot, methods
@@ -22,7 +23,8 @@ _MOST = (1 << 15) - 1
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """Clocks of one Norm."""
-    return Clocks(ISSUE_CLOCKS, vector=2 * f["rows"] * f["blocks"])
+    passes = 3 if f.get("ranges") else 2
+    return Clocks(ISSUE_CLOCKS, vector=passes * f["rows"] * f["blocks"])
 
 
 def golden(state: State, f: Fields, batch: int) -> None:
@@ -45,7 +47,12 @@ def golden(state: State, f: Fields, batch: int) -> None:
         z = _padded(method.normal(x, bool(f["rms"]), epsilon), len(bias))
         gamma = wide_weight.astype(np.int16)
         y = affine(z, gamma, wide_bias, np.maximum(shift.astype(np.int64), 1))
-        scaled = requant.requantize(y, q, s, "single_round")
+        scaled = requant.requantize(y, q, s, "single_round").astype(np.int64)
+    if f["ranges"]:
+        scaled = ranges.values(scaled)
+        magnitude = np.abs(scaled[:, : f["elements"]]).max(1)
+        state.magnitudes[: f["rows"]], state.ranged = magnitude, f["rows"]
+        scaled = ranges.codes(scaled, magnitude)
     code = np.clip(scaled + f["zero_point"], f["low"], f["high"]).astype(np.int8)
     target = f["target"] + row * f["target_col"] + block * f["target_block"]
     state.buffer[target] = code.reshape(f["rows"], f["blocks"], lanes)
@@ -75,6 +82,8 @@ def _check(state: State, f: Fields, batch: int) -> None:
         raise FaultError(
             2, f"batch {batch}, {f['rows']} × {f['blocks']} words, method {f['method']}"
         )
+    if f["ranges"] and "ranges" not in o.units:
+        raise FaultError(2, f"ranges, but overlay {o.name!r} has no unit ranges")
     n, padded = f["elements"], f["blocks"] * o.lanes
     if not (1 <= n <= MOST_ELEMENTS and padded - o.lanes < n <= padded):
         raise FaultError(2, f"{n} elements in {f['blocks']} words; at most {MOST_ELEMENTS}")

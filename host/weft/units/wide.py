@@ -73,7 +73,7 @@ def _residual_words(f: Fields, batch: int, size: tuple[int, int]) -> NDArray[np.
     return window.output_words({**same, "target": f["residual_base"]}, batch, *size)
 
 
-def check_output(state: State, f: Fields, sums: Sums) -> None:
+def check_output(state: State, f: Fields, batch: int, sums: Sums) -> None:
     """Raises FaultError where an output can't go to its space, or what is asked of it there."""
     is_wide = f["space"] == isa.WIDE
     if f["space"] and not len(state.space(f["space"])):
@@ -88,10 +88,24 @@ def check_output(state: State, f: Fields, sums: Sums) -> None:
         raise FaultError(2, "maximum, but these are no scores")
     if (f["running"] or f["discard"]) and not f["maximum"]:
         raise FaultError(2, f"running = {f['running']}, discard = {f['discard']} without maximum")
-    if f["normalize"] and not sums.divides:
-        raise FaultError(2, "normalize, but there are no sums of exponentials")
+    if f["normalize"] == isa.BY_MAGNITUDE:
+        _check_magnitudes(state, f, batch, sums)
+    elif f["normalize"] and not (f["normalize"] == isa.BY_SUM and sums.divides):
+        raise FaultError(2, f"normalize = {f['normalize']}, but no sums of exponentials")
     if f["running"] and state.scores != sums.out_w:
         raise FaultError(6, f"{sums.out_w} rows go on with the maxima of {state.scores}")
+
+
+def _check_magnitudes(state: State, f: Fields, batch: int, sums: Sums) -> None:
+    """Raises FaultError where sums are not those of the rows whose magnitudes are known."""
+    if "ranges" not in state.overlay.units or sums.attends or f["mode"] >= isa.FLOAT_CODE:
+        raise FaultError(2, f"normalize = {f['normalize']}, but no products of ranges per row")
+    line = batch == 1 and 1 in (sums.out_h, sums.out_w)
+    if not line or sums.out_h * sums.out_w != state.ranged:
+        raise FaultError(
+            6,
+            f"{batch} x {sums.out_h} x {sums.out_w} rows of sums, but magnitudes of {state.ranged}",
+        )
 
 
 def _check_joined(state: State, f: Fields, sums: Sums) -> None:
