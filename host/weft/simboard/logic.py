@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import build, isa
-from weft.config import OVERLAY_LIMITS, Overlay
+from weft.config import Overlay
 from weft.device.csim import REPORT_WORDS, TIMEOUT, load_library
 from weft.device.registers import (
     ARGUMENTS,
@@ -26,8 +26,7 @@ from weft.device.registers import (
 )
 from weft.simboard.memory import BusError, Memory
 
-_MOST_PORTS = OVERLAY_LIMITS["weight_ports"][1]
-_AT = {r.name: r.offset for r in register_map(arguments(_MOST_PORTS, True))}
+_AT = {r.name: r.offset for r in register_map()}  # in front of the further ports' pointers
 _CTRL, _GIE, _IER, _ISR = (_AT[name] for name in ("CTRL", "GIER", "IP_IER", "IP_ISR"))
 _REPORT = _AT["Memory_results"]
 _INLINE_S = 1e-3
@@ -53,6 +52,8 @@ class Kernel:
     ) -> None:
         self._library = load_library(build.library(overlay, "functional"))
         self._overlay, self._memory, self._worker = overlay, memory, worker
+        own = register_map(arguments(overlay.weight_ports, overlay.cached))
+        self._at = {r.name: r.offset for r in own}
         self._faults = faults
         self._values: dict[int, int] = {}
         self._report = np.zeros(REPORT_WORDS, np.int32)
@@ -108,7 +109,7 @@ class Kernel:
         self.raised(level and "interrupt" not in self._faults)
 
     def _pointer(self, name: str) -> int:
-        low, high = (self._values.get(_AT[f"{name}_{i}"], 0) for i in (1, 2))
+        low, high = (self._values.get(self._at[f"{name}_{i}"], 0) for i in (1, 2))
         return high << 32 | low
 
     def _run(self, limit_s: float = -1.0) -> bool:
