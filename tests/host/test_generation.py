@@ -76,6 +76,21 @@ def test_golden_and_csim_agree(programs, name):
         assert found[device][1] == found["golden"][1]
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama_gqa"])
+def test_ranges_per_row_are_those_of_each_token(programs, name):
+    """With a range per token behind norms, too, one by one is as many at once, on every device."""
+    program = programs(name, row_ranges=True)
+    assert any(t.quant is not None and t.quant.rows for t in program.graph().tensors.values())
+    ids = np.load(FOLDER / name / "expected.npz")["ids"][0][:9].tolist()
+    with weft.open_decoder(program, "csim") as session:
+        whole = session.logits(ids)
+        alone = np.concatenate([session.forward.run([t], i, 0) for i, t in enumerate(ids)])
+    with weft.open_decoder(program, "golden") as session:
+        expected = session.logits(ids)
+    np.testing.assert_array_equal(whole, expected)
+    np.testing.assert_array_equal(alone, expected)
+
+
 def scales_bound(graph, feeds, trials=32):
     """How far logits move where every activation and weight moves by up to a step of its codes.
 
