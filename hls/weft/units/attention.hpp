@@ -14,8 +14,9 @@ namespace weft {
 inline MatMul product_of(const Attend &f) {
   MatMul same = {};
   // ap_int's own constructors leave fields as they are.
-  same.source_sample = same.source_row = same.engine = same.codes = same.shift = same.rows = 0;
-  same.pad = same.pad_y = same.pad_x = 0;
+  same.source_sample = same.source_row = 0;
+  same.pad_y = same.pad_x = 0;
+  same.pad = 0, same.codes = 0, same.shift = 0, same.rows = 0;
   same.source = f.source;
   same.source_block = f.source_block;
   same.source_col = f.source_col;
