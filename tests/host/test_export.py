@@ -145,5 +145,6 @@ def test_command(tmp_path, capsys):
     assert "multiplier.cpp" in capsys.readouterr().out
     assert cli.run(["export-unit", "adder", "-o", out]) == 2
     assert (
-        "no unit 'adder'. Known: activate, attention, binary, decode, eie, fusion" in capsys.readouterr().err
+        "no unit 'adder'. Known: activate, attention, binary, decode, eie, fusion"
+        in capsys.readouterr().err
     )
