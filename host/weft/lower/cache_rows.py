@@ -13,7 +13,7 @@ from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
 from weft.lower.registers import ORIGIN, PLACE, POSITION, TOTAL, follow
 from weft.lower.rotate import SWAP
-from weft.lower.rows import LIMIT, divided, parameters, scored, weighted
+from weft.lower.rows import LIMIT, divided, kept_scores, parameters, recalled, scored, weighted
 from weft.lower.stage import Cache, CachedOp, RotateOp, Rotation
 from weft.pack import split
 from weft.program import Rule
@@ -122,7 +122,9 @@ def cached_attention(
             op.caches, (op.key, op.value), blocks.values(), strict=True
         ):
             _recall(emitter, cache, head, count, places)
-            _append(emitter, cache, places[source], head, count, tokens, places)
+            place = places[cache.place]
+            behind = follow("target", POSITION, place.at(0))
+            append(emitter, cache, places[source], place, head, place.rows, places, behind)
         for query in range(head * op.group, (head + 1) * op.group):
             for part in _parts(emitter, op, tokens, places[op.scratch].rows):
                 _scores(emitter, op, part, query, places)
@@ -143,15 +145,7 @@ def _recall(emitter: Emitter, cache: Cache, head: int, blocks: int, places: Plac
         _stream(emitter, place, memory, blocks, step)
         return
     emitter.put(
-        isa.READ_HOST.encode(
-            memory=memory,
-            buffer=place.at(0),
-            words=place.rows,
-            chunks=blocks,
-            memory_step=step,
-            buffer_step=place.block,
-            space=place.space,
-        ),
+        recalled(place, memory, step, place.rows),
         (follow("words", POSITION, drop=True), follow("memory", ORIGIN, memory)),
     )
 
@@ -196,39 +190,39 @@ def _stream(emitter: Emitter, place: Place, memory: int, blocks: int, step: int)
     emitter.flush()
 
 
-def _append(
+def append(
     emitter: Emitter,
     cache: Cache,
     source: Place,
+    to: Place,
     head: int,
-    blocks: int,
-    tokens: int,
+    capacity: int,
     places: Places,
+    *rules: Rule,
 ) -> None:
-    """New tokens behind those, and to the cache by way of the unified buffer."""
-    symbol = emitter.token_symbol
-    rows: Rules = (Rule(0, 0, "rows", symbol, 0, tokens),)
-    place, fresh = places[cache.place], places[cache.fresh]
-    for to, rules in (
-        (place, (*rows, follow("target", POSITION, place.at(0)))),
-        (fresh, rows),
-    ):
-        turn(emitter, cache.rotations[head], blocks, source, head * blocks, 0, tokens, places, {
-            "target": to.at(0), "target_block": to.block, "space": to.space,
-        }, rules)  # fmt: skip
-    step = place.rows * emitter.context.slots
-    memory = emitter.regions[cache.name] + head * blocks * step
+    """A head's new tokens to the operand buffer, where `rules` put them, and by way of the unified
+    buffer to its cache of `capacity` tokens.
+    """
+    fresh, tokens = places[cache.fresh], places[cache.fresh].rows
+    rows = Rule(0, 0, "rows", emitter.token_symbol, 0, tokens)
+    block = head * to.blocks
+    for where, more in ((to, rules), (fresh, ())):
+        fields = {"target": where.at(0), "target_block": where.block, "space": where.space}
+        made = cache.rotations[head], to.blocks, source, block, 0, tokens, places
+        turn(emitter, *made, fields, (rows, *more))
+    step = capacity * emitter.context.slots
+    memory = emitter.regions[cache.name] + block * step
     emitter.put(
         isa.WRITE_HOST.encode(
             memory=memory,
             buffer=fresh.at(0),
             words=tokens,
-            chunks=blocks,
+            chunks=to.blocks,
             memory_step=step,
             buffer_step=fresh.block,
             space=fresh.space,
         ),
-        (Rule(0, 0, "words", symbol, 0, tokens), follow("memory", PLACE, memory)),
+        (replace(rows, field="words"), follow("memory", PLACE, memory)),
     )
 
 
@@ -249,11 +243,7 @@ def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Pla
         window.append(follow("left", POSITION, part.first + op.least))
     emitter.put(
         isa.ACTIVATE.encode(
-            target=scores.at(0),
-            target_block=scores.block,
-            target_col=1,
-            space=scores.space,
-            maximum=1,
+            **kept_scores(scores),
             keys=op.keys,
             left=-LIMIT,
             right=LIMIT,

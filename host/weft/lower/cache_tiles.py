@@ -13,13 +13,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from weft import isa
-from weft.lower.cache_rows import turn
+from weft.lower.cache_rows import append
 from weft.lower.context import Context
 from weft.lower.few_rows import attend
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import OPERAND, WIDE, Map, Place
-from weft.lower.registers import ORIGIN, PLACE, POSITION, follow
-from weft.lower.rows import KEYS, LIMIT, VALUES, divided, parameters, scored, weighted
+from weft.lower.registers import ORIGIN, POSITION, follow
+from weft.lower.rows import (
+    KEYS,
+    LIMIT,
+    VALUES,
+    divided,
+    kept_scores,
+    parameters,
+    recalled,
+    scored,
+    weighted,
+)
 from weft.lower.stage import CachedOp
 from weft.program import Rule
 
@@ -87,7 +97,8 @@ def tiled_attention(
     symbol = emitter.symbol(op.query)
     for head in range(op.heads // op.group):
         for which in (KEYS, VALUES):
-            _append(emitter, op, which, head, tokens, places)
+            source, own = places[(op.key, op.value)[which]], places[op.fresh[which]]
+            append(emitter, op.caches[which], source, own, head, op.keys, places)
         for query in range(head * op.group, (head + 1) * op.group):
             for first, last in even(0, tokens, places[op.scratch].rows):
                 rule = Rule(0, 0, "rows", symbol, first, last - first)
@@ -132,15 +143,7 @@ def _recall(emitter: Emitter, op: CachedOp, tile: _Tile, part: _Part, which: int
     memory = emitter.regions[op.caches[which].name] + tile.start
     memory += part.query // op.group * place.blocks * step
     emitter.put(
-        isa.READ_HOST.encode(
-            memory=memory,
-            buffer=place.at(0),
-            words=place.rows,
-            chunks=place.blocks,
-            memory_step=step,
-            buffer_step=place.block,
-            space=place.space,
-        ),
+        recalled(place, memory, step, place.rows),
         (*_named(tile, "words"), *ifs(part.rows), follow("memory", ORIGIN, memory)),
     )
 
@@ -148,34 +151,6 @@ def _recall(emitter: Emitter, op: CachedOp, tile: _Tile, part: _Part, which: int
 def _named(tile: _Tile, field: str, unit: int = 1) -> Rules:
     """The rule of a tile's tokens for a field."""
     return tuple(replace(rule, field=field, unit=unit) for rule in tile.count)
-
-
-def _append(
-    emitter: Emitter, op: CachedOp, which: int, head: int, tokens: int, places: Places
-) -> None:
-    """New keys, or values, to the operand buffer, and to the cache by way of the unified one."""
-    cache, source = op.caches[which], places[(op.key, op.value)[which]]
-    own, fresh = places[op.fresh[which]], places[cache.fresh]
-    rows: Rules = (Rule(0, 0, "rows", emitter.token_symbol, 0, tokens),)
-    for to in (own, fresh):
-        where = {"target": to.at(0), "target_block": to.block, "space": to.space}
-        block = head * to.blocks
-        made = cache.rotations[head], to.blocks, source, block, 0, tokens, places
-        turn(emitter, *made, where, rows)
-    step = op.keys * emitter.context.slots
-    memory = emitter.regions[cache.name] + head * own.blocks * step
-    emitter.put(
-        isa.WRITE_HOST.encode(
-            memory=memory,
-            buffer=fresh.at(0),
-            words=tokens,
-            chunks=own.blocks,
-            memory_step=step,
-            buffer_step=fresh.block,
-            space=fresh.space,
-        ),
-        (replace(rows[0], field="words"), follow("memory", PLACE, memory)),
-    )
 
 
 def _scores(
@@ -192,7 +167,6 @@ def _scores(
         fields | {"accumulator": rows * op.value_blocks},
         (*part.rows, *_named(tile, "tiles", lanes)),
     )
-    walk = {} if sweep.get("discard") else {"target_block": scores.block, "target_col": 1}
     right, left = part.first + min(op.most, 0), part.first + op.least
     sides: Rules = ()
     if not tile.new:  # column 0 is `position` − `start` keys before the first new token
@@ -201,15 +175,11 @@ def _scores(
             sides = (*sides, follow("left", POSITION, left - tile.start))
     emitter.put(
         isa.ACTIVATE.encode(
-            target=scores.at(0),
-            **walk,
-            space=scores.space,
-            maximum=1,
+            **kept_scores(scores, **sweep),
             keys=tile.tiles * lanes,
             left=left if tile.new and op.least > -LIMIT else -LIMIT,
             right=right if tile.new else LIMIT,
             **parameters(op.scores, parameter),
-            **sweep,
         ),
         (*ifs(part.rows), *_named(tile, "keys"), *sides),
     )

@@ -133,16 +133,21 @@ def _recall(
     words = min(part.tiles * emitter.context.lanes, op.keys - first)
     memory = emitter.regions[(op.key, op.value)[which]] + head // op.group * place.blocks * op.keys
     emitter.put(
-        isa.READ_HOST.encode(
-            memory=memory + first,
-            buffer=place.at(0),
-            words=words,
-            chunks=place.blocks,
-            memory_step=op.keys,
-            buffer_step=place.block,
-            space=place.space,
-        ),
+        recalled(place, memory + first, op.keys, words),
         tuple(Rule(0, 0, "words", r.input, first, words) for r in part.keys),
+    )
+
+
+def recalled(place: Place, memory: int, step: int, words: int) -> Words:
+    """ReadHost of `words` tokens of all channel blocks of a head, which lie `step` rows apart."""
+    return isa.READ_HOST.encode(
+        memory=memory,
+        buffer=place.at(0),
+        words=words,
+        chunks=place.blocks,
+        memory_step=step,
+        buffer_step=place.block,
+        space=place.space,
     )
 
 
@@ -232,23 +237,23 @@ def _scores(
     keys = tuple(Rule(0, 0, "keys", r.input, r.offset, most) for r in part.keys)
     emitter.put(
         isa.ACTIVATE.encode(
-            **({"target": scores.at(0)} if sweep.get("discard") else _walk(scores)),
-            space=scores.space,
-            maximum=1,
+            **kept_scores(scores, **sweep),
             keys=most,
             left=max(-LIMIT, min(op.least + shift, LIMIT)),
             right=max(-LIMIT, min(op.most + shift, LIMIT)),
             **parameters(op.scores, parameter),
             **_bias(op, part, head, places),
-            **sweep,
         ),
         (*ifs(part.rows), *keys),
     )
 
 
-def _walk(scores: Place) -> dict[str, int]:
-    """Fields of Activate for a part's scores."""
-    return {"target": scores.at(0), "target_block": scores.block, "target_col": 1}
+def kept_scores(scores: Place, **sweep: int) -> dict[str, int]:
+    """Fields of Activate for a part's scores, whose maxima are kept, and what `sweep` sets; scores
+    that are not written have no strides.
+    """
+    strides = {} if sweep.get("discard") else {"target_block": scores.block, "target_col": 1}
+    return {"target": scores.at(0), **strides, "space": scores.space, "maximum": 1, **sweep}
 
 
 def parameters(done: Epilogue, parameter: int) -> dict[str, int]:

@@ -15,10 +15,9 @@ from weft.errors import UsageError
 from weft.formats import int8
 from weft.graph import Array, Graph, Node, Quant
 from weft.passes.placement import NORMS, accelerated
+from weft.units import ranges
 
-CODE = 127  # of a row's largest element
 STEPS = 128  # of int16 in a step of the calibrated int8: rows may be twice as large as any seen
-MOST = 32767
 
 
 def row_tensors(graph: Graph) -> frozenset[str]:
@@ -58,11 +57,11 @@ def rounded_rows(x: Array, quant: Quant, to_codes: bool) -> Array:
     """x [..., K] as the int16 in front of codes of a range per row saturates, and `to_codes`
     rounded to these codes.
     """
-    limit = MOST * step_of(quant)
+    limit = ranges.MOST * step_of(quant)
     inside = np.clip(np.asarray(x, np.float32), -limit, limit)
     if not to_codes:
         return np.asarray(inside, np.float32)
-    scale = np.abs(inside).max(-1, keepdims=True) / CODE
+    scale = np.abs(inside).max(-1, keepdims=True) / ranges.CODE
     codes = np.rint(inside / np.where(scale > 0, scale, 1))
     return np.asarray(codes * scale, np.float32)
 
