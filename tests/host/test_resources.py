@@ -182,6 +182,22 @@ def test_ranges_cost_a_product_per_lane_and_their_own_multiplier_without_attenti
     assert resources.row_units(alone, board)["ranges"].as_dict()["dsp"] == 32 * (1 + 2)
 
 
+def test_a_packed_cache_costs_a_product_per_byte_and_is_too_much_for_the_decoder_on_kv260():
+    decoder, board = load_overlay("decoder"), load_board("KV260")
+    with_it = replace(decoder, units=(*decoder.units, "packed_cache"))
+    there = resources.row_units(with_it, board)
+    packed = there.pop("packed_cache").as_dict()
+    assert there == resources.row_units(decoder, board)
+    assert packed["dsp"] == 16 * 4  # lanes, words of the operand buffer in a clock
+    assert (packed["bram36"], packed["uram"]) == (0, 0)
+    assert resources.fit(decoder, board).fits
+    assert [over.split()[0] for over in resources.fit(with_it, board).over] == ["LUT"]
+    one = replace(with_it, stream_rows=2, weight_ports=1)
+    fewer = resources.row_units(one, board)["packed_cache"].as_dict()
+    assert fewer["dsp"] == 16
+    assert fewer["lut"] < packed["lut"]
+
+
 def test_attention_costs_by_method_and_lane():
     encoder, board = load_overlay("encoder"), load_board("ZCU104")
     found = resources.row_units(encoder, board)
