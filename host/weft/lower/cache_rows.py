@@ -128,7 +128,7 @@ def cached_attention(
             behind = follow("target", POSITION, place.at(0))
             append(emitter, cache, places[source], place, head, place.rows, places, behind)
             if cache.is_packed:
-                keep_packed(emitter, cache, head, count, places)
+                keep_packed(emitter, cache, head, place, places)
         for query in range(head * op.group, (head + 1) * op.group):
             for part in _parts(emitter, op, tokens, places[op.scratch].rows):
                 _scores(emitter, op, part, query, places)

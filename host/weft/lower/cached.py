@@ -27,7 +27,7 @@ from weft.lower.context import Context
 from weft.lower.epilogue import epilogue, scaling
 from weft.lower.geometry import OPERAND, UNIFIED, WIDE, Map, Value, plain_window
 from weft.lower.norm import method_of
-from weft.lower.packed_rows import bits_of, check_whole, enter_packed
+from weft.lower.packed_rows import bits_of, enter_packed
 from weft.lower.rotate import rotation_of
 from weft.lower.stage import Cache, CachedOp, Epilogue, HostOnlyError, Stage
 from weft.nonlinear.build import SCORE_FRACTION
@@ -69,7 +69,6 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
         value_cache=caches[1],
     )  # fmt: skip
     op = arrange(ctx, op, tokens)
-    check_whole(bool(op.fresh), bits)
     check_capacity(ctx, op, [*(cache.place for cache in caches), *op.fresh])
     layout = replace(q.layout, channels=heads * widths[1] * ctx.lanes)
     macs = heads * tokens * capacity * _true_width(ctx, node, widths)

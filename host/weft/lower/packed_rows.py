@@ -28,6 +28,7 @@ from weft.lower.registers import (
     follow,
 )
 from weft.lower.stage import Cache, HostOnlyError
+from weft.program import Rule
 from weft.units.packed_cache import BITS, GROUP, UNIT_NAME, group_rows
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 PLAIN = 8  # bits of a cache that is not packed
 ATTRIBUTE = "cache_bits"  # of an Attention with a cache
+LARGEST = (1 << 31) - 1
 Places = Mapping[str, Place]
 
 
@@ -66,15 +68,6 @@ def enter_packed(ctx: Context, cache: Cache, heads: int, blocks: int, capacity: 
     ctx.caches[cache.ring] = (Map(heads * blocks, GROUP, 1), quant)
 
 
-def check_whole(tiled: bool, bits: int) -> None:
-    """Raises HostOnlyError for a packed cache in tiles."""
-    if tiled and bits != PLAIN:
-        raise HostOnlyError(
-            f"a cache of {bits} bits whose head does not fit the operand buffer (or its scores the "
-            "wide one): take a smaller cache, or 8 bits, which come in tiles"
-        )
-
-
 def _groups(field: str, base: int, scale: int, register: int = POSITION) -> Follow:
     """base + scale · full groups in front of the position."""
     return follow(field, register, base, offset=GROUP - 1, unit=GROUP, scale=scale)
@@ -97,27 +90,43 @@ def ring_of(emitter: Emitter, cache: Cache, block: int) -> tuple[int, int, Follo
 
 def recall_packed(emitter: Emitter, cache: Cache, head: int, blocks: int, places: Places) -> None:
     """Earlier tokens into the operand buffer: packed groups, and those of the ring behind them."""
-    _recall_groups(emitter, cache, head, blocks, places[cache.place])
-    _recall_ring(emitter, cache, head * blocks, places[cache.place])
+    place = places[cache.place]
+    recall_groups(emitter, cache, head, place)
+    recall_ring(emitter, cache, head, place, _groups("buffer", place.at(0), GROUP))
 
 
-def _recall_groups(emitter: Emitter, cache: Cache, head: int, blocks: int, place: Place) -> None:
-    memory, step, rows = _memory(emitter, cache, head, blocks)
+def recall_groups(
+    emitter: Emitter,
+    cache: Cache,
+    head: int,
+    place: Place,
+    *ifs: Rule,
+    start: int = 0,
+    most: int = LARGEST,
+) -> None:
+    """Packed groups of a head from token `start` on, `most` tokens at most."""
+    memory, step, rows = _memory(emitter, cache, head, place.blocks)
+    memory += start // GROUP * rows
+
+    def counted(field: str, scale: int, drop: bool = False) -> Follow:
+        return full(field, scale, start, most, drop)
+
     emitter.flush()
     emitter.put(
         isa.READ_WEIGHTS.encode(
             memory=memory,
-            rows=rows * blocks,
+            rows=rows * place.blocks,
             memory_rows=rows,
-            runs=blocks,
+            runs=place.blocks,
             matvec=1,
             cached=1,
             memory_step=step,
         ),
         (
-            follow("memory_rows", POSITION, offset=GROUP - 1, unit=GROUP, scale=rows, drop=True),
-            _groups("rows", 0, rows * blocks),
+            counted("memory_rows", rows, drop=True),
+            counted("rows", rows * place.blocks),
             follow("memory", ORIGIN, memory, unit=GROUP, scale=rows),
+            *ifs,
         ),
     )
     emitter.put(
@@ -125,19 +134,27 @@ def _recall_groups(emitter: Emitter, cache: Cache, head: int, blocks: int, place
             target=isa.TABLES.index("operands"),
             index=place.at(0),
             count=GROUP,
-            runs=blocks,
+            runs=place.blocks,
             step=place.block,
             bits=cache.bits,
             values=int(cache.values),
         ),
-        (follow("count", POSITION, offset=GROUP - 1, unit=GROUP, scale=GROUP, drop=True),),
+        (counted("count", GROUP, drop=True), *ifs),
     )
     emitter.flush()
 
 
-def _recall_ring(emitter: Emitter, cache: Cache, block: int, place: Place) -> None:
-    """Those of the group that is not full yet, from channel block `block` on."""
-    memory, step, _ = ring_of(emitter, cache, block)
+def full(field: str, scale: int, start: int = 0, most: int = LARGEST, drop: bool = True) -> Follow:
+    """`scale` for each of the full groups in front of the position, from token `start` on and of
+    `most` tokens at most.
+    """
+    offset = start + GROUP - 1
+    return follow(field, POSITION, offset=offset, most=most, unit=GROUP, scale=scale, drop=drop)
+
+
+def recall_ring(emitter: Emitter, cache: Cache, head: int, place: Place, *rules: Rule) -> None:
+    """Tokens of the group that is not full yet, to the front of a place or where `rules` say."""
+    memory, step, _ = ring_of(emitter, cache, head * place.blocks)
     emitter.put(
         isa.READ_HOST.encode(
             memory=memory,
@@ -148,17 +165,17 @@ def _recall_ring(emitter: Emitter, cache: Cache, block: int, place: Place) -> No
             buffer_step=place.block,
             space=OPERAND,
         ),
-        (
-            follow("words", OFFSET, drop=True),
-            follow("memory", SOURCE, memory),
-            _groups("buffer", place.at(0), GROUP),
-        ),
+        (follow("words", OFFSET, drop=True), follow("memory", SOURCE, memory), *rules),
     )
 
 
-def keep_packed(emitter: Emitter, cache: Cache, head: int, blocks: int, places: Places) -> None:
-    """The group that ends in this run, if one does: out of the operand buffer to memory."""
-    place, packed = places[cache.place], places[cache.packed]
+def keep_packed(
+    emitter: Emitter, cache: Cache, head: int, place: Place, places: Places, apart: bool = False
+) -> None:
+    """The group that ends in this run, if one does: out of the operand buffer to memory. `apart`:
+    the place holds nothing but the group.
+    """
+    packed, blocks = places[cache.packed], place.blocks
     memory, step, rows = _memory(emitter, cache, head, blocks)
     ends = follow("", COMPLETED, drop=True)
     emitter.put(
@@ -171,7 +188,7 @@ def keep_packed(emitter: Emitter, cache: Cache, head: int, blocks: int, places: 
             target=packed.at(0),
             target_block=packed.block,
         ),
-        (_groups("operand", place.at(0), GROUP), ends),
+        (ends,) if apart else (_groups("operand", place.at(0), GROUP), ends),
     )
     emitter.put(
         isa.WRITE_HOST.encode(
