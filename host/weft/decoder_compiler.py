@@ -37,6 +37,7 @@ def compile_decoder(
     cache: int | None = None,
     slots: int = 1,
     head_scales: bool = False,
+    token_ranges: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Program:
@@ -45,7 +46,8 @@ def compile_decoder(
     A run takes up to `tokens` tokens (32, or fewer where they do not fit) to those that the cache
     holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
     `calibration` are lines of text, or lists of tokens; without any the model writes some itself
-    (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own.
+    (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own,
+    with `token_ranges` each token of each head (`weft.passes.token_ranges`).
     `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a decoder that does not run on the overlay as a whole, UsageError.
@@ -54,10 +56,12 @@ def compile_decoder(
     from weft.passes.head_scales import with_head_scales
     from weft.passes.quantize import quantize
     from weft.passes.ranges import feeds
+    from weft.passes.token_ranges import check_alone, with_token_ranges
     from weft.passes.whole_heads import whole_heads
 
     tell = progress or (lambda stage: None)
     capacity = min(CACHE, decoder.limit) if cache is None else cache
+    check_alone(token_ranges, head_scales)
     if slots < 1:
         raise UsageError(f"slots = {slots}: a cache for at least one text")
     length = min(LENGTH, capacity)
@@ -74,6 +78,8 @@ def compile_decoder(
     )
     if head_scales:
         graph = with_head_scales(graph, feeds(graph, {INPUT: data}))
+    if token_ranges:
+        graph = with_token_ranges(graph, feeds(graph, {INPUT: data}))
     tell(f"lowering to overlay {overlay.name}")
     most = min(tokens or TOKENS, capacity)
     program = fitting(lambda n: _lowered(graph, overlay, n, slots), most, tokens is not None)

@@ -305,6 +305,19 @@ class MergeOp(RowOp):
         return {self.source: (2 * first, 2 * last)}
 
 
+@dataclass(frozen=True)
+class Magnitudes:
+    """Of a cache whose tokens have ranges of their own: their region in memory, `words` for each
+    head of a text, and the first word of memory token_ranges that those of a head come to. `own` is
+    where those of a run's tokens lie by themselves; None: behind the others, as in memory.
+    """
+
+    name: str
+    words: int
+    first: int
+    own: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Cache:
     """Keys or values in activation memory: `name` is their region, `rotations` make those of each
@@ -316,6 +329,7 @@ class Cache:
     rotations: tuple[Rotation, ...]
     place: str
     fresh: str
+    magnitudes: Magnitudes | None = None
 
 
 @dataclass(frozen=True, eq=False)
