@@ -26,6 +26,18 @@ inline RowRange range_of(Int<16> largest) {
   return {none ? Int<32>(0) : factor, kRangeFraction + n.exponent};
 }
 
+/// A word whose lanes from `left` on are 0: padding counts in nothing.
+inline WideWord within(const WideWord &x, int left) {
+  WEFT_INLINE
+  WideWord word;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    word[c] = c < left ? x[c] : Int<16>(0);
+  }
+  return word;
+}
+
 /// Results as int16, before their row's magnitude is known.
 inline SumWord range_values(const SumWord &scaled) {
   WEFT_INLINE
@@ -67,5 +79,18 @@ lanes:
 /// What multiplies a row's sums behind the array, with the multiplier that divides those of
 /// attention.
 inline RowFactor range_factor(Int<16> largest) { return {Int<32>(largest), kRangeShift}; }
+
+/// The same of the tokens that a word's lanes are products with.
+inline LaneFactors token_factors(const WideWord &sizes) {
+  WEFT_INLINE
+  LaneFactors all;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    all.factor[c] = Int<32>(sizes[c]);
+  }
+  all.shift = kRangeShift;
+  return all;
+}
 
 }  // namespace weft

@@ -62,6 +62,21 @@ lanes:
   return codes;
 }
 
+/// Exponentials times the magnitudes of their tokens' values, as activations.
+inline Word ranged_codes(const SumWord &e, const WideWord &sizes, int shift, int most) {
+  WEFT_INLINE
+  const Int<32> half = Int<32>(UInt<32>(UInt<32>(1) << shift) >> 1);
+  Word codes;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    const Int<16> size = sizes[c] < 0 ? Int<16>(0) : sizes[c];
+    const Int<32> scaled = Int<32>(Int<32>(Int<17>(e[c]) * size) + half) >> shift;
+    codes[c] = Int<8>(scaled > most ? Int<32>(most) : scaled);
+  }
+  return codes;
+}
+
 /// Exponentials as shares of their row's sum.
 inline Word share_codes(const SumWord &e, const Share &share, int most) {
   WEFT_INLINE
@@ -102,14 +117,32 @@ inline RowFactor sum_factor(Int<32> total, const SoftmaxMethods &by) {
   return {factor, total == 0 ? -1 : 30 - kRowFraction + n.exponent};
 }
 
+/// What the sums of a word are multiplied by: each lane's factor / 2^shift.
+struct LaneFactors {
+  SumWord factor;
+  int shift;
+};
+
+inline LaneFactors same_factors(const RowFactor &by) {
+  WEFT_INLINE
+  LaneFactors all;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    all.factor[c] = by.factor;
+  }
+  all.shift = by.shift;
+  return all;
+}
+
 /// One product per lane.
-inline SumWord factored_sums(const SumWord &sums, const RowFactor &by) {
+inline SumWord factored_sums(const SumWord &sums, const LaneFactors &by) {
   WEFT_INLINE
   SumWord y;
 lanes:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    const Int<64> product = Int<64>(sums[c]) * Int<64>(by.factor);
+    const Int<64> product = Int<64>(sums[c]) * Int<64>(by.factor[c]);
     y[c] = saturated<32>(rounded_wide(Int<64>(product * 4), by.shift + 2));
   }
   return y;
