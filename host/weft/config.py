@@ -125,8 +125,8 @@ class Overlay:
 
     @property
     def range_words(self) -> int:
-        """Words of magnitudes, a lane per token: enough where a head's keys and values of a token take
-        two words of the operand buffer or more.
+        """Words of magnitudes, a lane per token: enough where keys and values of a token take two
+        words of the operand buffer or more.
         """
         return self.operand_words // self.lanes if "token_ranges" in self.units else 0
 
@@ -245,7 +245,7 @@ class Overlay:
                 self._check_methods(unit, methods)
 
     def _check_token_ranges(self) -> None:
-        """Raises OverlayError for ranges of tokens that no rotation makes, or no attention reads."""
+        """Raises OverlayError for ranges of tokens that nothing makes, or nothing reads."""
         missing = [u for u in ("attention", "rotate") if u not in self.units]
         if "token_ranges" in self.units and missing:
             raise OverlayError(

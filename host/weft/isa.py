@@ -50,8 +50,7 @@ _TRANSFER = (
     *_unsigned(STRIDE, buffer_sample="words from sample to sample"),
     *_unsigned(
         2,
-        space="of the buffer: 0 unified, 1 operand, 2 wide, 3 ranges of tokens (the last two: two rows "
-        "per word)",
+        space="of the buffer: 0 unified, 1 operand; of two rows per word 2 wide, 3 token ranges",
     ),
 )
 

@@ -36,8 +36,8 @@ from weft.lower.schedule import (
     read_after,
 )
 from weft.lower.steps import Steps
-from weft.lower.token_ranges import check_slots, rows_of
 from weft.lower.token_ranges import check_placed as check_tokens
+from weft.lower.token_ranges import check_slots, rows_of
 from weft.lower.token_ranges import region as magnitudes
 from weft.memory import Request, plan
 from weft.passes.stream import narrowed

@@ -45,8 +45,9 @@ class Context:
     registers of a run; there is one cache for each of `slots` texts. `caches` are their maps in
     memory, `magnitudes` the heads, and a text's words of each, of what lies beside them
     (`weft.lower.token_ranges`); `kept` maps that an encoder gives, of which each text has its own
-    (`weft.lower.pairs`), `sources` the inputs whose tokens are those of a source; `rotations` what makes codes of the
-    int16 that keys and values are of; `tables` words of int16 per position, in weight memory.
+    (`weft.lower.pairs`), `sources` the inputs whose tokens are those of a source; `rotations` what
+    makes codes of the int16 that keys and values are of; `tables` words of int16 per position, in
+    weight memory.
     """
 
     graph: Graph

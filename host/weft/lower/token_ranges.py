@@ -21,6 +21,7 @@ import numpy as np
 from weft import isa
 from weft.errors import CapacityError
 from weft.graph import Quant
+from weft.lower.attention import NORMALIZED
 from weft.lower.fields import Rules
 from weft.lower.registers import ORIGIN, PLACE, POSITION, TOKENS, follow
 from weft.lower.stage import Cache, CachedOp, HostOnlyError, Magnitudes
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 SHIFT = 22  # of an exponential times a magnitude: 2^15 * 127 * STEPS / 2^22 = 127
 UNIT = "token_ranges"
-NORMALIZED = 16  # fraction bits of sums that are divided by their row's sum
 INT16 = Quant(np.asarray(1.0, np.float32), format="int16")
 
 
@@ -58,9 +58,7 @@ def with_magnitudes(ctx: Context, op: CachedOp, tokens: int) -> CachedOp:
     overlay, words, own = ctx.overlay, -(-op.keys // ctx.lanes), -(-tokens // ctx.lanes)
     if UNIT not in overlay.units:
         raise HostOnlyError(f"ranges per token, and overlay {overlay.name!r} has no unit {UNIT}")
-    behind = 2 * words + int(
-        tokens > 1
-    )  # the word behind keys is the first of values, not yet there
+    behind = 2 * words + int(tokens > 1)  # values come to the word behind keys when these are kept
     need = behind + (2 * own if op.fresh else 0)
     if need > overlay.range_words:
         raise HostOnlyError(
@@ -98,7 +96,7 @@ def check_slots(ctx: Context) -> None:
 
 
 def check_placed(found: Partition) -> None:
-    """Raises CapacityError where keys or values with ranges per token are not on the accelerator."""
+    """Raises CapacityError where keys or values of ranges per token run on the host."""
     graph, overlay = found.context.graph, found.context.overlay
     names = {n for n, t in graph.tensors.items() if t.quant is not None and t.quant.heads}
     for place in found.placements:
