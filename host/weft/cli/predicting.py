@@ -28,7 +28,7 @@ def estimate_config(
     if board is None:
         raise UsageError(f"{path}: time and memory of a decoder need a board: --board NAME")
     given = {**DEFAULTS, **{k: v for k, v in options.items() if v is not None}}
-    machine = machine_of(given["overlay"], given["weights"])
+    machine = machine_of(given["overlay"], given["weights"], bool(given.get("token_ranges")))
     place = load_board(board)
     found = predict(config.load(path), machine, place, given["context"], given.get("prompt"))
     if plot:

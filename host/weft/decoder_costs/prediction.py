@@ -129,12 +129,15 @@ class Prediction:
         }
 
 
-def machine_of(overlay: str | Path | None = None, weights: str = "int4:g128") -> Machine:
-    """An overlay (None: `decoder`) and a format of weights, by name.
+def machine_of(
+    overlay: str | Path | None = None, weights: str = "int4:g128", token_ranges: bool = False
+) -> Machine:
+    """An overlay (None: `decoder`) and a format of weights, by name; with `token_ranges` keys and
+    values have ranges per token.
 
     Raises UsageError for unknown names.
     """
-    return Machine(load_overlay(overlay or OVERLAY), parse(weights))
+    return Machine(load_overlay(overlay or OVERLAY), parse(weights), token_ranges=token_ranges)
 
 
 def predict(
@@ -185,9 +188,21 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
             f"overlay {o.name!r} has no unit {' and no unit '.join(lacks)}; decoders need "
             f"{', '.join(NEEDS)}"
         )
+    if machine.token_ranges:
+        _check_ranges(d, machine)
     for what, tokens in (("--context", context), ("--prompt", prompt)):
         if d.positions and tokens > d.positions:
             raise InputError(f"{what} {tokens:,}: {d.name} knows {d.positions:,} positions")
+
+
+def _check_ranges(d: Decoder, machine: Machine) -> None:
+    name = machine.overlay.name
+    why = f"{d.name} has an encoder" if d.encoder_layers else f"overlay {name!r} has no such unit"
+    if d.encoder_layers or "token_ranges" not in machine.overlay.units:
+        raise UsageError(
+            f"--token-ranges: {why}; leave it out, or take a decoder on an overlay with unit "
+            "token_ranges"
+        )
 
 
 def step_seconds(step: Step, machine: Machine, board: Board) -> tuple[float, float]:
