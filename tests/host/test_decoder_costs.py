@@ -124,6 +124,27 @@ def test_a_cache_of_llama_takes_256_kib_per_token():
     assert on().memory.bytes["keys and values"] == 512 * 256 * 1024  # transformer.md, section 6
 
 
+def test_ranges_of_tokens_take_two_bytes_per_head_and_token_beside_the_codes(tmp_path):
+    d, board = config.load(written(tmp_path)), load_board("KV260")
+    plain, ranged = (
+        predict(d, machine_of("lab", "int8", ranges), board, 100, 1) for ranges in (False, True)
+    )
+    words = 2 * 2 * 2 * (math.ceil(100 / 16) + 1)  # layers, heads, keys and values; a spare one
+    more = {k: n - plain.memory.bytes[k] for k, n in ranged.memory.bytes.items()}
+    assert more["keys and values"] == words * 32
+    read = [p.decode.read["keys and values"] for p in (plain, ranged)]
+    assert read[1] == read[0] + 8 * 7 * 32
+    assert ranged.decode.written == plain.decode.written + 8 * 32
+    assert ranged.memory.longest <= plain.memory.longest
+    with pytest.raises(UsageError, match="overlay 'decoder' has no such unit"):
+        predict(d, machine_of("decoder", token_ranges=True), board)
+    t5 = config.load(_write(tmp_path, {"model_type": "t5"}))
+    with pytest.raises(UsageError, match="has an encoder"):
+        predict(t5, machine_of("lab", "int8", True), board)
+    words = ["estimate", str(written(tmp_path)), "--board", "KV260", "--overlay", "lab"]
+    assert cli.run([*words, "--weights", "int8", "--context", "100", "--token-ranges"]) == 0
+
+
 def test_other_families(tmp_path):
     gpt2 = config.load(written(tmp_path, model_type="gpt2", n_embd=None, hidden_size=None))
     assert (gpt2.width, gpt2.layers, gpt2.inner, gpt2.gated) == (768, 2, 96, False)
@@ -203,25 +224,26 @@ COMPILED = ("llama_gqa", "llama_mha", "qwen2", "mistral", "gpt2", "qwen3")
 
 
 @pytest.mark.parametrize(
-    ("name", "overlay", "weights"),
+    ("name", "overlay", "weights", "ranges"),
     [
-        *((name, "lab", "int8") for name in COMPILED),
-        ("llama_gqa", "encoder16", "int8"),
-        ("llama_gqa", "decoder", "int4:g32"),
+        *((name, "lab", "int8", False) for name in COMPILED),
+        ("llama_gqa", "encoder16", "int8", False),
+        ("llama_gqa", "decoder", "int4:g32", False),
+        *((name, "lab", "int8", True) for name in ("llama_gqa", "gpt2", "qwen3")),
     ],
 )
-def test_a_run_takes_what_the_compiled_program_takes(name, overlay, weights):
+def test_a_run_takes_what_the_compiled_program_takes(name, overlay, weights, ranges):
     """Every counter that golden counts, and every byte but the instructions'."""
     folder = Path(__file__).resolve().parents[1] / "data" / "decoders" / name
     lines = [[1, 2, 3, 4, 5, 6]]
     compiled = compile_decoder(
         decoders.load(folder), load_overlay(overlay), cache=40, tokens=12, calibration=lines,
-        weights=weights,
+        weights=weights, token_ranges=ranges,
     )  # fmt: skip
-    machine, d = machine_of(overlay, weights), config.load(folder)
+    machine, d = machine_of(overlay, weights, ranges), config.load(folder)
     device = open_device("golden")
     device.load(compiled)
-    for tokens, before in ((1, 0), (1, 30), (2, 3), (3, 0), (8, 0), (9, 2), (12, 20)):
+    for tokens, before in ((1, 0), (1, 30), (1, 32), (2, 3), (3, 0), (8, 0), (9, 2), (12, 20)):
         registers = (tokens, before, 0)
         counted = device.run(0, 1, registers=registers)
         made = list(run._tokens(machine, d, tokens, before, 0))

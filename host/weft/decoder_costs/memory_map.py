@@ -55,6 +55,15 @@ def cache_bytes(machine: Machine, d: Decoder, tokens: int) -> int:
     return words * tokens * machine.overlay.lanes
 
 
+def range_bytes(machine: Machine, d: Decoder, tokens: int) -> int:
+    """Magnitudes of keys and values of `tokens` tokens in all layers: int16, in whole words and a
+    spare one per head. 0 without ranges per token.
+    """
+    words = machine.blocks(tokens) + 1
+    heads = 2 * d.layers * d.kv_heads if machine.token_ranges else 0
+    return heads * words * 2 * machine.overlay.lanes
+
+
 def memory_map(
     machine: Machine, d: Decoder, board: Board, context: int, source: int, steps: list[Step]
 ) -> MemoryMap:
@@ -80,11 +89,15 @@ def memory_map(
         SCALES: scales,
         PARAMETERS: parameters,
         EMBEDDINGS: d.embedding,  # a byte each; their scales are a number per row
-        CACHE: cache_bytes(machine, d, context + source),
+        CACHE: cache_bytes(machine, d, context + source) + range_bytes(machine, d, context),
         ACTIVATIONS: 2 * o.lanes * (chunk * machine.blocks(d.width) + machine.blocks(d.vocab)),
         PROGRAM: sum(step.instructions * step.times for step in steps) * INSTRUCTION_BYTES,
     }
     rest = sum(found.values()) - -(-context // step) * per_step
+    if machine.token_ranges:  # of the longest: the spare word, and one that is not full
+        word = range_bytes(machine, d, 0)
+        rest += 2 * word - range_bytes(machine, d, context)
+        per_step += word // o.lanes
     longest = max(0, (board.ddr_bytes - rest) // per_step * step)
     return MemoryMap(
         found, board.ddr_bytes, min(longest, d.positions or longest), run.longest(machine, d)

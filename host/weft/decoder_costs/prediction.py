@@ -14,6 +14,7 @@ from weft.decoder_costs.memory_map import MemoryMap, memory_map
 from weft.decoder_costs.steps import INSTRUCTION_BYTES, PROGRAM, Machine, Step, times, total
 from weft.errors import InputError, UsageError
 from weft.formats import base_name, parse
+from weft.passes.token_ranges import check_alone
 from weft.state import Clocks
 from weft.units.packed_cache import BITS, UNIT_NAME
 
@@ -132,13 +133,19 @@ class Prediction:
 
 
 def machine_of(
-    overlay: str | Path | None = None, weights: str = "int4:g128", cache_bits: int = 8
+    overlay: str | Path | None = None,
+    weights: str = "int4:g128",
+    cache_bits: int = 8,
+    token_ranges: bool = False,
 ) -> Machine:
-    """An overlay (None: `decoder`) and a format of weights, by name; bits of keys and values.
+    """An overlay (None: `decoder`) and a format of weights, by name; bits of keys and values, and
+    whether they have ranges per token.
 
-    Raises UsageError for unknown names.
+    Raises UsageError for unknown names, and for both at once.
     """
-    return Machine(load_overlay(overlay or OVERLAY), parse(weights), cache_bits=cache_bits)
+    check_alone(token_ranges, head_scales=False, cache_bits=cache_bits)
+    found = load_overlay(overlay or OVERLAY)
+    return Machine(found, parse(weights), cache_bits=cache_bits, token_ranges=token_ranges)
 
 
 def predict(
@@ -196,9 +203,21 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
         )
     if machine.packs and d.encoder_layers:
         raise UsageError(f"--kv int{machine.cache_bits}: {d.name} has an encoder; take int8")
+    if machine.token_ranges:
+        _check_ranges(d, machine)
     for what, tokens in (("--context", context), ("--prompt", prompt)):
         if d.positions and tokens > d.positions:
             raise InputError(f"{what} {tokens:,}: {d.name} knows {d.positions:,} positions")
+
+
+def _check_ranges(d: Decoder, machine: Machine) -> None:
+    name = machine.overlay.name
+    why = f"{d.name} has an encoder" if d.encoder_layers else f"overlay {name!r} has no such unit"
+    if d.encoder_layers or "token_ranges" not in machine.overlay.units:
+        raise UsageError(
+            f"--token-ranges: {why}; leave it out, or take a decoder on an overlay with unit "
+            "token_ranges"
+        )
 
 
 def step_seconds(step: Step, machine: Machine, board: Board) -> tuple[float, float]:
