@@ -241,6 +241,8 @@ def test_what_can_not_have_them_says_so(tmp_path):
         compile_decoder(decoder, replace(LAB, name="few", operand_words=64), **OPTIONS)
     with pytest.raises(UsageError, match="take one of them"):
         compile_decoder(decoder, LAB, head_scales=True, **OPTIONS)
+    with pytest.raises(UsageError, match="cache_bits = 4 packs them: take one of them"):
+        compile_decoder(decoder, LAB, cache_bits=4, **OPTIONS)
     pair = encoder_decoders.load(DATA / "seq2seq" / "t5")
     with pytest.raises(UsageError, match="ranges per token are of decoders alone"):
         compile_pair(pair, LAB, token_ranges=True)
