@@ -10,7 +10,7 @@
 namespace weft {
 namespace functional {
 
-constexpr int kEight = kGroupRows;
+constexpr int kEight = kCodeRows;
 using EightRows = std::int16_t[kEight][kCols];
 
 /// What is on its way in the weight stream: ReadWeights whose rows nobody has asked for.
@@ -42,7 +42,7 @@ class EightReader {
   const std::int8_t *at_;
   CodeTable table_;
   Word scale_, zero_;
-  int in_run_, run_groups_;
+  int in_run_, run_groups_, reads_, span_;       // of eight rows, all of them
   std::int16_t digits_[kEight + kTrits][kCols];  // rows of base 3 that have not left
   int held_;
 
@@ -52,15 +52,17 @@ class EightReader {
     table_.begin(f, at_);
     at_ += std::ptrdiff_t(shape_.codebook) * kRows;
     in_run_ = held_ = 0;
-    run_groups_ = int(f.blocks) * kTileGroups;
+    run_groups_ = int(f.blocks) * (kRows / kEight);
+    reads_ = code_bits(int(f.format));
+    span_ = f.group != 0 ? (1 << int(f.group)) / kEight : 0;
   }
   void next(EightRows &out) {
     if (f_.format == 0) return plain(out);
     if (in_base_3(int(f_.format))) return digits(out);
-    if (shape_.span != 0 && (in_run_ & (shape_.span - 1)) == 0) take_record();
+    if (span_ != 0 && (in_run_ & (span_ - 1)) == 0) take_record();
     in_run_ = in_run_ == run_groups_ - 1 ? 0 : in_run_ + 1;
-    table_.decode(at_, shape_.reads, out);
-    at_ += std::ptrdiff_t(shape_.reads) * kRows;
+    table_.decode(at_, reads_, out);
+    at_ += std::ptrdiff_t(reads_) * kRows;
     if (f_.group != 0) scale(out);
   }
 
@@ -167,10 +169,10 @@ inline bool decode_next(WeightStream &tiles) {
   const int step = f.matvec != 0 ? kStreamRows : 1;
   for (UInt<32> row = 0; row < f.rows; row += unsigned(kEight)) {
     reader.next(eight);
-    for (int r = 0; r < kEight; r += step) {
-      for (int i = 0; i < step; ++i)
-        for (int c = 0; c < kCols; ++c) row_of(element, i)[c] = Operand(eight[r + i][c]);
-      tiles.write(element);
+    for (int r = 0; r < kEight; ++r) {
+      const int place = (int(row) + r) & (step - 1);
+      for (int c = 0; c < kCols; ++c) row_of(element, place)[c] = Operand(eight[r][c]);
+      if (place == step - 1) tiles.write(element);
     }
   }
   return true;

@@ -51,8 +51,8 @@ OVERLAY_LIMITS = {
     "snap_depth": (1, 4096),
     "wide_words": (0, 1 << 20),
     "operand_words": (0, 1 << 20),
-    "stream_rows": (1, 8),
-    "weight_ports": (1, 4),
+    "stream_rows": (1, 16),
+    "weight_ports": (1, 16),
 }
 INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads

@@ -16,7 +16,7 @@ from weft.device.csim import Csim
 
 LOADS, STORES, WEIGHTS, CACHE = range(4)  # what came; CACHE: of activations, by weight ports
 KINDS = ("loads", "stores", "weights", "cache")
-FIRST_CACHE = 16  # number of the first weight port where it brings these; 2 where it does weights
+FIRST_CACHE = 64  # number of the first weight port where it brings these; 2 where it does weights
 LONGEST_BURST = 64  # beats: max_read_burst_length in hls/weft/top.cpp
 ACCESS = np.dtype(
     [("port", "i4"), ("instruction", "i4"), ("first", "i8"), ("rows", "i8")]

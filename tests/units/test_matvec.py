@@ -33,6 +33,7 @@ OVERLAYS = {
     "s4p2": Overlay("s4p2", 8, 8, 4, *SIZES, **LAB, stream_rows=4, weight_ports=2),
     "s8p4": Overlay("s8p4", 16, 16, 16, *SIZES, **LAB, stream_rows=8, weight_ports=4),
     "s8p1": Overlay("s8p1", 8, 8, 8, *SIZES, **LAB, stream_rows=8),
+    "s16p8": Overlay("s16p8", 16, 16, 8, *SIZES, **LAB, stream_rows=16, weight_ports=8),
     "s2p1": Overlay("s2p1", 4, 4, 4, *SIZES, engines=ENGINES, stream_rows=2),
 }
 each_overlay = pytest.mark.parametrize("name", OVERLAYS)
@@ -120,7 +121,7 @@ def test_sums_are_the_arrays_and_those_of_integers(name, data, seed, m):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("name", ["s1p1", "s4p2", "s8p4"])
+@pytest.mark.parametrize("name", ["s1p1", "s4p2", "s8p4", "s16p8"])
 def test_the_exact_form_agrees(name, bits):
     rng, overlay = np.random.default_rng(4), OVERLAYS[name]
     for fmt in ("int8", "int4", "int5", "olive4", "ternary", "codebook16", "int16"):
