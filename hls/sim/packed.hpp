@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <deque>
+#include <vector>
 
 #include "sim/lookup.hpp"
 #include "units/decode.hpp"
@@ -102,24 +103,52 @@ class EightReader {
   }
 };
 
+/// The rows of a ReadWeights as the ports' own memories have them, where they have any; `words` is
+/// changed to where they lie there.
+class OwnMemories {
+  std::vector<Beat> rows_[kOwnMemories ? kWeightPorts : 1];
+
+ public:
+  OwnMemories(Command &words, const Beat *memory) {
+    const ReadWeights f = ReadWeights::decode(words);
+    if (!kOwnMemories || f.cached != 0) return;
+    const UInt<32> before = f.memory & UInt<32>(kTurnRows - 1);
+    const long long count = static_cast<long long>(before) + static_cast<long long>(f.memory_rows);
+    for (std::vector<Beat> &rows : rows_) rows.resize(std::size_t(own_rows(count) * kBeats));
+    const Beat *from = memory + static_cast<long long>(f.memory - before) * kBeats;
+    for (long long row = before; row < count; ++row) {
+      const long long packet = row / kWeightPorts;
+      const long long at = packet / kWeightPorts * kWeightPorts + row % kWeightPorts;
+      for (int beat = 0; beat < kBeats; ++beat)
+        rows_[packet % kWeightPorts][std::size_t(at * kBeats + beat)] = from[row * kBeats + beat];
+    }
+    words[1] = Int<32>(before);
+  }
+  /// What port `p` reads.
+  const Beat *of(int p, const Beat *memory) const {
+    return rows_[kOwnMemories ? p : 0].empty() ? memory : rows_[kOwnMemories ? p : 0].data();
+  }
+};
+
 /// As the hardware has it, for what is not in eights: positions, small arrays, tables.
-inline void decode_slowly(const Command &words, const Beat *memory, const Beat *cache,
+inline void decode_slowly(Command words, const Beat *memory, const Beat *cache,
                           WeightStream &tiles) {
 #define WEFT_SLOW_CHANNEL(p) static thread_local Stream<PackedRows> packed_##p("packed", 0);
 #define WEFT_BEGIN(p) packed_##p.begin();
-#define WEFT_SAME(p) , memory
+#define WEFT_SAME(p) , own.of(p, memory)
 #define WEFT_SAME_CACHE(p, bundle, packed) , cache
   static thread_local Stream<Command> to_weights("weights", 0), to_decode("decode", 0);
   static thread_local Stream<PackedRows> packed("packed", 0);
   WEFT_EACH_PORT(WEFT_SLOW_CHANNEL)
   to_weights.begin(), to_decode.begin(), packed.begin();
   WEFT_EACH_PORT(WEFT_BEGIN)
+  const OwnMemories own(words, memory);
   Command end = words;
   end[0] = kBarrier;
   to_weights.write(words), to_weights.write(end);
   to_decode.write(words), to_decode.write(end);
   static_cast<void>(cache);
-  weft::weights(to_weights, memory WEFT_EACH_CACHE(WEFT_SAME_CACHE),
+  weft::weights(to_weights, own.of(0, memory) WEFT_EACH_CACHE(WEFT_SAME_CACHE),
                 packed WEFT_EACH_PORT(WEFT_SAME) WEFT_EACH_PORT(WEFT_PACKED));
   weft::decode(to_decode, tiles, packed WEFT_EACH_PORT(WEFT_PACKED));
 }

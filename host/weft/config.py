@@ -78,6 +78,7 @@ class Overlay:
     weight_tiles: int = 4
     stream_rows: int = 1  # tile rows that a clock decodes and multiplies for engine matvec
     weight_ports: int = 1  # memory ports that weights come through
+    own_memories: bool = False  # each of these ports has a memory of its own: channels of HBM
     nm_group: int = 4  # M of N:M weights at most
     snap_cores: int = 1  # of the SNAP engine (JSSC 2021: 4 cores of 7 x 3 PEs with 3 multipliers)
     snap_rows: int = 7  # rows of PEs in a core

@@ -14,7 +14,7 @@ from weft import cli
 from weft.config import board_names, load_board, load_overlay
 from weft.decoder_compiler import compile_decoder
 from weft.decoder_costs import config, dram, run, steps
-from weft.decoder_costs.prediction import machine_of, predict
+from weft.decoder_costs.prediction import machine_of, overlay_for, predict, step_seconds
 from weft.demo import MODELS
 from weft.device import open_device
 from weft.errors import CapacityError, InputError, ModelError, ShapeError, UsageError
@@ -107,6 +107,50 @@ def test_a_port_of_a_card_reaches_one_channel():
     board = load_board("Alveo-U55C")
     assert dram.peak(board, 4) == pytest.approx(460e9 * 4 / 32)
     assert dram.peak(board, 64) == pytest.approx(460e9)
+
+
+@pytest.mark.parametrize(("board", "name"), [("KV260", "decoder"), ("Alveo-U55C", "decoder_card"),
+                                             ("Pynq-Z2", "decoder")])  # fmt: skip
+def test_a_board_has_the_overlay_that_is_meant_for_it(board, name):
+    place = load_board(board)
+    assert overlay_for(place) == machine_of(board=place).overlay.name == name
+    assert machine_of("lab", board=place).overlay.name == "lab"
+
+
+def on_card(name="llama2-7b", context=512, **change):
+    board = load_board("Alveo-U55C")
+    return predict(decoder(name), replace(machine_of(board=board), **change), board, context, 1)
+
+
+def test_ports_with_channels_of_their_own_read_side_by_side():
+    """Weights at the speed of eight channels, keys and values at that of one."""
+    board, found = load_board("Alveo-U55C"), on_card()
+    weights = [s for s in found.decode.steps if set(s.read) & {"weights"}]
+    eight = sum(s.times * sum(s.read.values()) for s in weights) / (8 * 460e9 / 32)
+    took = sum(s.times * max(step_seconds(s, found.machine, board)) for s in weights)
+    assert eight < took < 1.12 * eight  # 7.3 % refresh, misses, waits for a first row
+    cache = next(s for s in found.decode.steps if s.read.get("keys and values"))
+    one = sum(cache.read.values()) / (460e9 / 32)
+    assert one < step_seconds(cache, found.machine, board)[1] < 1.12 * one
+    spread = on_card(spread=True)
+    assert found.decode.by_part["attention"] > 2 * spread.decode.by_part["attention"]
+    assert on_card(overlay=load_overlay("decoder")).decode.tokens_per_s * 5 < (
+        found.decode.tokens_per_s
+    )
+
+
+def test_every_channel_must_hold_its_part():
+    """Llama-2-7B keeps 256 KiB per token, a channel has 512 MiB: of these 2,048 tokens are all."""
+    short, long = on_card(context=1024).memory, on_card(context=2048).memory
+    assert short.channel == 16 * 2**30 // 32
+    assert short.fits
+    assert not long.fits
+    assert long.total < long.there
+    assert long.fullest == 2**29 + long.bytes["activations"]
+    assert short.longest == (2**29 - short.bytes["activations"]) // 2**18
+    weights = sum(short.bytes[kind] for kind in ("weights", "scales of groups", "requantization"))
+    assert short.fullest == weights // 8 + short.bytes["program"]
+    assert on().memory.channel == 0
 
 
 # --- configurations -------------------------------------------------------------------------------
@@ -208,6 +252,7 @@ COMPILED = ("llama_gqa", "llama_mha", "qwen2", "mistral", "gpt2", "qwen3")
         *((name, "lab", "int8") for name in COMPILED),
         ("llama_gqa", "encoder16", "int8"),
         ("llama_gqa", "decoder", "int4:g32"),
+        ("llama_gqa", "decoder_card", "int4:g32"),
     ],
 )
 def test_a_run_takes_what_the_compiled_program_takes(name, overlay, weights):

@@ -8,6 +8,7 @@
 #pragma once
 #include "scales.hpp"
 #include "units/groups.hpp"
+#include "units/packed_feed.hpp"
 
 namespace weft {
 
@@ -130,7 +131,7 @@ inline void decode_rows(const ReadWeights &f, Codebook &codebook, WeightStream &
   PackedReader reader;
   reader.begin(f);
   PackedFeed feed;
-  feed.begin(f.memory_rows);
+  feed.begin(f);
   take_codebook(reader.shape.codebook, feed, codebook, packed WEFT_EACH_PORT(WEFT_PACKED));
   Planes arriving;
   Leaving leaving;
@@ -153,9 +154,10 @@ steps:
     }
     if (leaves) leaving.row += step;
     // Of several ports, what is beyond a group that is complete begins the next one.
-    const int first = reader.wanted(kWeightPorts);
-    const bool passes = first == 0 && reader.arrived() && reader.index > 0 && !leaves;
-    const bool free = kWeightPorts > 1 && !leaving.busy();
+    const bool fills = feed.fills();
+    const int first = fills ? 0 : reader.wanted(kWeightPorts);
+    const bool passes = !fills && first == 0 && reader.arrived() && reader.index > 0 && !leaves;
+    const bool free = kWeightPorts > 1 && !fills && !leaving.busy();
     const int second = free ? reader.wanted_next(first, kWeightPorts) : 0;
     const Packet rows = feed.next(passes ? 1 : first + second, packed WEFT_EACH_PORT(WEFT_PACKED));
     reader.take(rows, 0, first, arriving, next);
@@ -187,22 +189,21 @@ inline void pass_rows(const ReadWeights &f, WeightStream &tiles,
 runs:
   for (UInt<32> run = 0; run < runs; ++run) {
     WEFT_TRIPCOUNT(kTileDepth)
-    if (reads_cache(f))
-      feed.begin_run(f);
-    else
-      feed.begin(f.memory_rows);
+    feed.begin(f);
   plain:
-    for (UInt<32> row = 0; row < each; row += UInt<32>(count)) {
+    for (UInt<32> row = 0; row < each;) {
       WEFT_PIPELINE
       WEFT_TRIPCOUNT(kTileDepth)
       WEFT_SIM(++sim::run().decode_clocks);
-      const Packet packet = feed.next(count, packed WEFT_EACH_PORT(WEFT_PACKED));
+      const int taken = feed.fills() ? 0 : count;
+      const Packet packet = feed.next(taken, packed WEFT_EACH_PORT(WEFT_PACKED));
     gather:
       for (int i = 0; i < kAtOnce; ++i) {
         WEFT_UNROLL
         row_of(group, (gathered + i) & (kStreamRows - 1)) = widened(packet.row[i]);
       }
-      gathered += count;
+      row += UInt<32>(taken);
+      gathered += taken;
       if (gathered == rows) {
         tiles.write(group);
         gathered = 0;

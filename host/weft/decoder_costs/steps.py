@@ -29,6 +29,7 @@ WEIGHTS, SCALES, PARAMETERS, CACHE, ACTIVATIONS, PROGRAM = (
     "weights", "scales of groups", "requantization", "keys and values", "activations", "program",
 )  # fmt: skip
 INSTRUCTION_BYTES = 4 * isa.WORDS
+IMAGE = {WEIGHTS, SCALES, PARAMETERS}  # what lies in weight memory
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,15 @@ class Machine:
     """An overlay, the format of weights, and ways to be faster than it is: no overlay has them yet.
 
     `ahead`: the next head's keys and values come while the present one is attended to;
-    `table_ports`: ports that fill tables.
+    `table_ports`: ports that fill tables; `spread`: keys and values lie in the memories of all
+    ports, as weights do, where ports have memories of their own.
     """
 
     overlay: Overlay
     weights: Format
     ahead: bool = False
     table_ports: int = 1
+    spread: bool = False
 
     def table(self, target: int, count: int) -> Clocks:
         """Clocks of a SetTable."""
