@@ -139,6 +139,24 @@ def test_ports_with_channels_of_their_own_read_side_by_side():
     )
 
 
+@pytest.mark.parametrize("texts", [2, 8, 16, 64])
+def test_texts_at_once_would_gain_what_the_array_has_more_multipliers(texts):
+    """Of a product whose weights come 128 a clock: as many as matvec has, half of the array's."""
+    machine = machine_of()
+    o, product = machine.overlay, decoder("llama2-7b").feed_forward_products()[1]
+
+    def clocks(rows):
+        made = steps.product(machine, product, rows, 1)
+        return sum(s.clocks.total for s in made if s.part == steps.PRODUCTS)
+
+    weights = product.inputs * product.outputs
+    assert o.cols * o.stream_rows == 2 * o.bus_bytes * o.weight_ports == 128
+    multipliers = o.rows * o.cols if texts >= o.rows else o.cols * o.stream_rows
+    assert clocks(texts) >= texts * weights / multipliers
+    gained = texts * clocks(1) / clocks(texts)
+    assert gained == pytest.approx(2 if texts >= o.rows else 1, rel=0.03)
+
+
 def test_every_channel_must_hold_its_part():
     """Llama-2-7B keeps 256 KiB per token, a channel has 512 MiB: of these 2,048 tokens are all."""
     short, long = on_card(context=1024).memory, on_card(context=2048).memory
