@@ -30,6 +30,7 @@ WEIGHTS, SCALES, PARAMETERS, CACHE, ACTIVATIONS, PROGRAM = (
     "weights", "scales of groups", "requantization", "keys and values", "activations", "program",
 )  # fmt: skip
 INSTRUCTION_BYTES = 4 * isa.WORDS
+IMAGE = {WEIGHTS, SCALES, PARAMETERS}  # what lies in weight memory
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Machine:
     """An overlay, the format of weights, and ways to be faster than it is: no overlay has them yet.
 
     `ahead`: the next head's keys and values come while the present one is attended to;
-    `table_ports`: ports that fill tables. `cache_bits`: of keys and values in memory;
-    `token_ranges`: they have ranges per token.
+    `table_ports`: ports that fill tables; `spread`: keys and values lie in the memories of all
+    ports, as weights do, where ports have memories of their own. `cache_bits`: of keys and values
+    in memory; `token_ranges`: they have ranges per token.
     """
 
     overlay: Overlay
@@ -68,6 +70,7 @@ class Machine:
     table_ports: int = 1
     cache_bits: int = 8
     token_ranges: bool = False
+    spread: bool = False
 
     @property
     def packs(self) -> bool:
