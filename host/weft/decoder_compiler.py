@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.activation import WIDE
 from weft.config import Overlay
 from weft.device.base import Device
 from weft.errors import CapacityError, InputError, UsageError
@@ -18,6 +19,7 @@ from weft.program import HostSegment, Program
 from weft.text.decoder_assets import DecoderAssets
 from weft.text.forward import FloatForward
 from weft.text.generation import DecoderSession
+from weft.units import matvec
 
 TOKENS = 32  # at a time, if nobody says how many
 CACHE = 512
@@ -42,8 +44,9 @@ def compile_decoder(
 ) -> Program:
     """The program of a decoder on an overlay.
 
-    A run takes up to `tokens` tokens (32, or fewer where they do not fit) to those that the cache
-    holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
+    A run takes up to `tokens` tokens (32, or 8 with `activations="int16"`, or fewer where they do
+    not fit) to those that the cache holds, of `cache` tokens (512, or as many as the model takes)
+    for each of `slots` texts.
     `calibration` are lines of text, or lists of tokens; without any the model writes some itself
     (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own.
     `options` are those of `weft.passes.quantize.quantize`.
@@ -75,7 +78,7 @@ def compile_decoder(
     if head_scales:
         graph = with_head_scales(graph, feeds(graph, {INPUT: data}))
     tell(f"lowering to overlay {overlay.name}")
-    most = min(tokens or TOKENS, capacity)
+    most = min(tokens or most_tokens(graph), capacity)
     program = fitting(lambda n: _lowered(graph, overlay, n, slots), most, tokens is not None)
     return replace(program.keeping(graph), assets=assets.arrays())
 
@@ -85,6 +88,13 @@ def _lowered(graph: Graph, overlay: Overlay, tokens: int, slots: int) -> Program
     from weft.passes.whole_heads import with_tokens
 
     return lower(with_tokens(graph, tokens), overlay, batch=1, slots=slots)
+
+
+def most_tokens(graph: Graph) -> int:
+    """Tokens of a run, if nobody says how many: of int16 products take a few at once."""
+    quants = (graph[n.inputs[0]].quant for n in graph if n.op == "Linear")
+    wide = any(quant is not None and quant.format == WIDE for quant in quants)
+    return matvec.ROWS if wide else TOKENS
 
 
 def fitting(lowered: Callable[[int], Program], tokens: int, fixed: bool) -> Program:

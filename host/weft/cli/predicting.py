@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
     from weft.decoder_costs.prediction import Phase, Prediction
 
-DEFAULTS: Mapping[str, Any] = {"overlay": None, "weights": "int4:g128", "context": 512}
+DEFAULTS: Mapping[str, Any] = {
+    "overlay": None,
+    "weights": "int4:g128",
+    "activations": "int8",
+    "context": 512,
+}
 
 
 def estimate_config(
@@ -28,7 +33,7 @@ def estimate_config(
     if board is None:
         raise UsageError(f"{path}: time and memory of a decoder need a board: --board NAME")
     given = {**DEFAULTS, **{k: v for k, v in options.items() if v is not None}}
-    machine = machine_of(given["overlay"], given["weights"])
+    machine = machine_of(given["overlay"], given["weights"], given["activations"])
     place = load_board(board)
     found = predict(config.load(path), machine, place, given["context"], given.get("prompt"))
     if plot:
@@ -46,6 +51,7 @@ def _show(console: Console, found: Prediction) -> None:
 
     d, m = found.decoder, found.memory
     title = f"{d.name} ({report.amount(d.parameters)} parameters), {found.machine.weights.name}"
+    title += ", activations int16" if found.machine.wide else ""
     console.print(
         report.table(
             f"{title}, on {found.board.name}, overlay {found.machine.overlay.name}",

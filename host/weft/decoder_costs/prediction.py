@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weft.activation import WIDE
 from weft.config import Board, load_overlay
 from weft.decoder_costs import dram, run
 from weft.decoder_costs.config import Decoder
 from weft.decoder_costs.memory_map import MemoryMap, memory_map
 from weft.decoder_costs.steps import INSTRUCTION_BYTES, PROGRAM, Machine, Step, times, total
-from weft.errors import InputError, UsageError
+from weft.errors import InputError, UsageError, unknown
 from weft.formats import base_name, parse
 from weft.state import Clocks
 
 OVERLAY = "decoder"
 NEEDS = ("attention", "norm", "rotate")
+PRODUCTS = ("int8", WIDE)  # what they read
 COMPUTE, PORTS, MEMORY = "compute", "ports", "memory"
 
 
@@ -110,6 +112,7 @@ class Prediction:
             "overlay": self.machine.overlay.name,
             "board": self.board.name,
             "weights": self.machine.weights.name,
+            "activations": WIDE if self.machine.wide else "int8",
             "context": self.context,
             "prompt": self.prompt,
             "first_token_s": self.prefill.seconds,
@@ -129,12 +132,22 @@ class Prediction:
         }
 
 
-def machine_of(overlay: str | Path | None = None, weights: str = "int4:g128") -> Machine:
-    """An overlay (None: `decoder`) and a format of weights, by name.
+def machine_of(
+    overlay: str | Path | None = None, weights: str = "int4:g128", activations: str = "int8"
+) -> Machine:
+    """An overlay (None: `decoder`), and formats of weights and of what products read, by name.
 
     Raises UsageError for unknown names.
     """
-    return Machine(load_overlay(overlay or OVERLAY), parse(weights))
+    if activations not in PRODUCTS:
+        raise UsageError(unknown("--activations", activations, PRODUCTS))
+    made = Machine(load_overlay(overlay or OVERLAY), parse(weights), wide=activations == WIDE)
+    if made.wide and "matvec" not in made.overlay.engines:
+        raise UsageError(
+            f"--activations int16: overlay {made.overlay.name!r} has no engine matvec, which "
+            "multiplies them: take overlay decoder"
+        )
+    return made
 
 
 def predict(
@@ -174,6 +187,8 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
         raise UsageError(
             f"--weights {machine.weights.name}: overlay {o.name!r} decodes {', '.join(o.formats)}"
         )
+    if machine.wide and d.encoder_layers:
+        raise UsageError(f"--activations int16: {d.name} has an encoder, whose products read int8")
     if machine.weights.operand == "int16" and o.weight_bits < 16:
         raise UsageError(
             f"--weights {machine.weights.name}: groups need operands of 16 bits; those of overlay "

@@ -57,13 +57,14 @@ class Machine:
     """An overlay, the format of weights, and ways to be faster than it is: no overlay has them yet.
 
     `ahead`: the next head's keys and values come while the present one is attended to;
-    `table_ports`: ports that fill tables.
+    `table_ports`: ports that fill tables. `wide`: products read int16.
     """
 
     overlay: Overlay
     weights: Format
     ahead: bool = False
     table_ports: int = 1
+    wide: bool = False
 
     def table(self, target: int, count: int) -> Clocks:
         """Clocks of a SetTable."""
@@ -165,6 +166,10 @@ def _matmul(machine: Machine, m: int, tiles: int, blocks: int, memory_rows: int)
     o = machine.overlay
     pace = max(1, int(ceil_div(memory_rows * o.beats, o.weight_ports * tiles * blocks * o.lanes)))
     f = few_rows.product(tiles, blocks, max(m, matvec.ROWS), pace)
+    if machine.wide:
+        arriving = matvec.arrival(tiles * blocks * o.rows, memory_rows, o)
+        own = {"engine": matvec.NUMBER, "activation_bits": 16, "out_h": m}
+        return matvec.clocks({**f, **own, **arriving}, o, 1)
     few = m <= few_rows.most_rows(f, memory_rows, o)
     f["out_h"] = m
     if few:
