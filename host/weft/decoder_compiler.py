@@ -21,8 +21,6 @@ from weft.text.forward import FloatForward
 from weft.text.generation import DecoderSession
 from weft.units import matvec
 
-TOKENS = 32  # at a time, if nobody says how many
-CACHE = 512
 SEQUENCES, LENGTH = 8, 256  # of calibration, at most
 FLOAT_SOURCE = 1024  # tokens of a source, and of a target, of a model in float
 OWN_TEXTS = 4  # that the model writes itself where nobody gives any
@@ -39,6 +37,7 @@ def compile_decoder(
     cache: int | None = None,
     slots: int = 1,
     head_scales: bool = False,
+    cache_bits: int = 8,
     progress: Progress | None = None,
     **options: Any,
 ) -> Program:
@@ -49,10 +48,12 @@ def compile_decoder(
     for each of `slots` texts.
     `calibration` are lines of text, or lists of tokens; without any the model writes some itself
     (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own.
+    `cache_bits` of 4 or 2 packs groups of 32 tokens (`weft.lower.packed_rows`).
     `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a decoder that does not run on the overlay as a whole, UsageError.
     """
+    from weft.passes.cache_bits import PLAIN, cache_sizes, with_cache_bits
     from weft.passes.fuse import fuse
     from weft.passes.head_scales import with_head_scales
     from weft.passes.quantize import quantize
@@ -60,9 +61,9 @@ def compile_decoder(
     from weft.passes.whole_heads import whole_heads
 
     tell = progress or (lambda stage: None)
-    capacity = min(CACHE, decoder.limit) if cache is None else cache
     if slots < 1:
         raise UsageError(f"slots = {slots}: a cache for at least one text")
+    capacity, longest = cache_sizes(decoder.limit, cache, tokens, cache_bits)
     length = min(LENGTH, capacity)
     tell("writing a text to calibrate with" if calibration is None else "reading the text")
     assets = DecoderAssets.of(decoder)
@@ -78,8 +79,11 @@ def compile_decoder(
     if head_scales:
         graph = with_head_scales(graph, feeds(graph, {INPUT: data}))
     tell(f"lowering to overlay {overlay.name}")
-    most = min(tokens or most_tokens(graph), capacity)
-    program = fitting(lambda n: _lowered(graph, overlay, n, slots), most, tokens is not None)
+    if cache_bits != PLAIN:
+        graph = with_cache_bits(graph, cache_bits)
+    if tokens is None and _reads_int16(graph):
+        longest = min(longest, matvec.ROWS)
+    program = fitting(lambda n: _lowered(graph, overlay, n, slots), longest, tokens is not None)
     return replace(program.keeping(graph), assets=assets.arrays())
 
 
@@ -90,11 +94,10 @@ def _lowered(graph: Graph, overlay: Overlay, tokens: int, slots: int) -> Program
     return lower(with_tokens(graph, tokens), overlay, batch=1, slots=slots)
 
 
-def most_tokens(graph: Graph) -> int:
-    """Tokens of a run, if nobody says how many: of int16 products take a few at once."""
+def _reads_int16(graph: Graph) -> bool:
+    """Whether products read int16, of which they take a few tokens at once."""
     quants = (graph[n.inputs[0]].quant for n in graph if n.op == "Linear")
-    wide = any(quant is not None and quant.format == WIDE for quant in quants)
-    return matvec.ROWS if wide else TOKENS
+    return any(quant is not None and quant.format == WIDE for quant in quants)
 
 
 def fitting(lowered: Callable[[int], Program], tokens: int, fixed: bool) -> Program:

@@ -23,6 +23,11 @@ from weft.instruction import Instruction as Instruction
 from weft.instruction import Words as Words
 from weft.instruction import signed as _signed
 from weft.instruction import unsigned as _unsigned
+from weft.isa_adjust import ADJUST as ADJUST
+from weft.isa_adjust import ADJUSTMENTS as ADJUSTMENTS
+from weft.isa_adjust import MOST_ADJUSTS as MOST_ADJUSTS
+from weft.isa_adjust import PACKED_GROUP as PACKED_GROUP
+from weft.isa_adjust import REGISTERS as REGISTERS
 
 _WINDOW = (
     *_unsigned(
@@ -48,26 +53,11 @@ _TRANSFER = (
     *_unsigned(STRIDE, buffer_step="words from chunk to chunk"),
     *_unsigned(MEMORY, memory_sample="rows from sample to sample"),
     *_unsigned(STRIDE, buffer_sample="words from sample to sample"),
-    *_unsigned(2, space="of the buffer: 0 unified, 1 operand, 2 wide (two rows per word)"),
-)
-
-# An adjustment of an Adjust: field = base + scale · ⌈min(most, register − offset) / 2^unit⌉.
-_ADJUSTMENT = (
-    *_unsigned(5, field="word of the next instruction that is set; 0: none"),
-    *_unsigned(3, register="0 tokens, 1 position, 2 both, 3 origin, 4 origin + position, 5 source"),
-    *_unsigned(1, drop="1: leave the next instruction out if min(most, register − offset) < 1"),
-    *_unsigned(5, unit="log2 of what the register is counted in, rounded up"),
-    *_signed(
-        MEMORY,
-        offset="subtracted from the register",
-        most="what the difference is at most",
-        scale="per unit",
-        base="added to that",
+    *_unsigned(
+        2,
+        space="of the buffer: 0 unified, 1 operand; of two rows per word 2 wide, 3 token ranges",
     ),
 )
-ADJUSTMENTS, MOST_ADJUSTS = 3, 2  # of an Adjust; Adjusts in front of an instruction
-# What adjustments refer to: `total` = tokens + position, `place` = origin + position.
-REGISTERS = ("tokens", "position", "total", "origin", "place", "source")
 
 READ_HOST = Instruction("ReadHost", 1, "memory → on-chip buffer", _TRANSFER)
 WRITE_HOST = Instruction("WriteHost", 2, "on-chip buffer → memory", _TRANSFER)
@@ -106,6 +96,8 @@ SET_TABLE = Instruction(
         *_unsigned(COUNT, index="first block, entry or word", count="blocks, entries or words"),
         *_unsigned(COUNT, runs="of the operand buffer: runs of `count` words"),
         *_unsigned(STRIDE, step="words from run to run"),
+        *_unsigned(4, bits="of the operand buffer: 4 or 2, packed groups; 0: words as they are"),
+        *_unsigned(1, values="of packed groups: 1: a range per token, 0: per channel"),
     ),
 )
 MAT_MUL = Instruction(
@@ -175,12 +167,17 @@ ACTIVATE = Instruction(
         ),
         *_signed(MEMORY, residual_multiplier="of that word or product, as in the parameters"),
         *_signed(8, residual_shift="of that word or product"),
-        *_unsigned(2, normalize="1: divide by the row sums of Attend; 2: times magnitudes of Norm"),
+        *_unsigned(
+            2,
+            normalize="1: divide by the row sums of Attend; times magnitudes 2: of Norm, 3: of the "
+            "tokens that keys are of",
+        ),
         *_unsigned(1, maximum="1: scores; mask them, and keep the maximum of each row"),
         *_unsigned(COUNT, keys="columns that are not masked"),
         *_signed(COUNT, left="least column - row that is not masked", right="the largest one"),
         *_unsigned(1, running="1: the maxima go on from those of the rows' scores before"),
         *_unsigned(1, discard="1: maxima alone; no word is written"),
+        *_unsigned(COUNT, ranges="first word of the ranges of tokens, for normalize = 3"),
     ),
 )
 VECTOR = Instruction(
@@ -236,6 +233,9 @@ ATTEND = Instruction(
         *_unsigned(1, goes_on="1: add to the sums that stayed, those of exponentials too"),
         *_unsigned(1, stays="1: the sums stay, for the Attend that goes on or an Activate"),
         *_unsigned(COUNT, accumulator="first accumulator row of sums that are not finished"),
+        *_unsigned(1, ranged="1: exponentials times magnitudes of the tokens that values are of"),
+        *_unsigned(COUNT, ranges="first word of these"),
+        *_unsigned(5, range_shift="right shift of such products"),
     ),
 )
 NORM = Instruction(
@@ -266,14 +266,18 @@ NORM = Instruction(
         *_unsigned(1, ranges="1: codes fill int8 in each row, whose magnitude is kept"),
     ),
 )
-ADJUST = Instruction(
-    "Adjust",
-    11,
-    "fields of the next instruction follow the registers of the run",
-    tuple(
-        Field(f"{field.name}_{i}", field.bits, field.doc, field.signed)
-        for i in range(ADJUSTMENTS)
-        for field in _ADJUSTMENT
+PACK_CACHE = Instruction(
+    "PackCache",
+    13,
+    "a group of keys or values in the operand buffer → codes of fewer bits in the unified buffer",
+    (
+        *_unsigned(ADDRESS, operand="first word of the group, in the operand buffer"),
+        *_unsigned(STRIDE, operand_block="words from channel block to channel block"),
+        *_unsigned(COUNT, blocks="channel blocks"),
+        *_unsigned(4, bits="of a code: 4 or 2"),
+        *_unsigned(1, values="1: a range per token, as of values; 0: per channel, as of keys"),
+        *_unsigned(ADDRESS, target="first word of the result, in the unified buffer"),
+        *_unsigned(STRIDE, target_block="words from channel block to channel block"),
     ),
 )
 ROTATE = Instruction(
@@ -303,6 +307,9 @@ ROTATE = Instruction(
             target_block="words from channel block to channel block",
             target_col="words from row to row",
         ),
+        *_unsigned(1, ranges="1: codes fill int8 in each row, whose magnitude is kept"),
+        *_unsigned(COUNT, range_word="first word of the ranges of tokens"),
+        *_unsigned(MEMORY, range_first="number of the first row's token, from that word on"),
     ),
 )
 BARRIER = Instruction("Barrier", 8, "end of a segment: all writes are in memory", ())
@@ -322,6 +329,7 @@ INSTRUCTIONS: dict[int, Instruction] = {
         NORM,
         ADJUST,
         ROTATE,
+        PACK_CACHE,
     )
 }
 OPERATIONS = ("max", "sum", "add", "mul", "depthwise")
@@ -332,12 +340,12 @@ ENGINES = ("systolic", "fusion", "shift", "binary", "bf16", "nm", "eie", "snap",
 COMPRESSED = ("eie", "snap", "gather")  # those with a stream of their own instead of tiles
 TERMS = ("int", "uint", "flint", "uflint", "pot", "e2m1", "olive")  # what the shift engine decodes
 TABLES = ("parameters", "taps", "lookup", "softmax", "norm", "wide", "operands")
-SPACES = ("unified", "operand", "wide")  # on-chip buffers of activations
-UNIFIED, OPERAND, WIDE = range(len(SPACES))
+SPACES = ("unified", "operand", "wide", "ranges")  # on-chip buffers; magnitudes of tokens
+UNIFIED, OPERAND, WIDE, RANGES = range(len(SPACES))
 PARAMETER_ROWS = 14  # weight-stream rows per parameter block: byte planes, see units/requant.py
 LOOKUP_ENTRIES = 256
 ADDED, FACTOR = 1, 2  # Activate.residual
-BY_SUM, BY_MAGNITUDE = 1, 2  # Activate.normalize
+BY_SUM, BY_MAGNITUDE, BY_TOKEN = 1, 2, 3  # Activate.normalize
 
 
 def decode(words: Words) -> tuple[Instruction, dict[str, int]]:
@@ -385,11 +393,13 @@ def template_values() -> Mapping[str, Any]:
         "lookup_entries": LOOKUP_ENTRIES,
         "adjustments": ADJUSTMENTS,
         "most_adjusts": MOST_ADJUSTS,
+        "packed_group": PACKED_GROUP,
         "registers": REGISTERS,
         "added": ADDED,
         "factor": FACTOR,
         "by_sum": BY_SUM,
         "by_magnitude": BY_MAGNITUDE,
+        "by_token": BY_TOKEN,
     }
 
 

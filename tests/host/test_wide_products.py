@@ -78,13 +78,18 @@ def test_a_cache_changes_no_bit_and_all_products_read_int16(programs, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "weights"), [*((name, "int8") for name in NAMES), ("llama_gqa", "uint4:g32")]
+    ("name", "options"),
+    [
+        *((name, {}) for name in NAMES),
+        ("llama_gqa", {"weights": "uint4:g32"}),
+        ("llama_gqa", {"cache": 32, "cache_bits": 4}),
+    ],
 )
-def test_golden_and_csim_agree(programs, name, weights):
+def test_golden_and_csim_agree(programs, name, options):
     ids = np.load(FOLDER / name / "expected.npz")["ids"][1][:9].tolist()
     found = {}
-    for device, options in (("golden", {}), ("csim", {}), ("csim cycle", {"form": "cycle"})):
-        with weft.open_decoder(programs(name, weights=weights), device.split()[0], **options) as s:
+    for device, own in (("golden", {}), ("csim", {}), ("csim cycle", {"form": "cycle"})):
+        with weft.open_decoder(programs(name, **options), device.split()[0], **own) as s:
             logits = [s.forward.run(ids[:8], 0, 1), s.forward.run(ids[8:9], 8, 1)]
             counters = [result.counters for result in s.forward.results]
         found[device] = (np.concatenate(logits), counters)

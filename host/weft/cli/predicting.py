@@ -19,6 +19,7 @@ DEFAULTS: Mapping[str, Any] = {
     "weights": "int4:g128",
     "activations": "int8",
     "context": 512,
+    "kv": "int8",
 }
 
 
@@ -33,7 +34,8 @@ def estimate_config(
     if board is None:
         raise UsageError(f"{path}: time and memory of a decoder need a board: --board NAME")
     given = {**DEFAULTS, **{k: v for k, v in options.items() if v is not None}}
-    machine = machine_of(given["overlay"], given["weights"], given["activations"])
+    bits = int(given["kv"].removeprefix("int"))
+    machine = machine_of(given["overlay"], given["weights"], bits, given["activations"])
     place = load_board(board)
     found = predict(config.load(path), machine, place, given["context"], given.get("prompt"))
     if plot:

@@ -16,6 +16,7 @@ from weft.decoder_costs.steps import INSTRUCTION_BYTES, PROGRAM, Machine, Step, 
 from weft.errors import InputError, UsageError, unknown
 from weft.formats import base_name, parse
 from weft.state import Clocks
+from weft.units.packed_cache import BITS, UNIT_NAME
 
 OVERLAY = "decoder"
 NEEDS = ("attention", "norm", "rotate")
@@ -113,6 +114,7 @@ class Prediction:
             "board": self.board.name,
             "weights": self.machine.weights.name,
             "activations": WIDE if self.machine.wide else "int8",
+            "kv": f"int{self.machine.cache_bits}",
             "context": self.context,
             "prompt": self.prompt,
             "first_token_s": self.prefill.seconds,
@@ -133,15 +135,24 @@ class Prediction:
 
 
 def machine_of(
-    overlay: str | Path | None = None, weights: str = "int4:g128", activations: str = "int8"
+    overlay: str | Path | None = None,
+    weights: str = "int4:g128",
+    cache_bits: int = 8,
+    activations: str = "int8",
 ) -> Machine:
-    """An overlay (None: `decoder`), and formats of weights and of what products read, by name.
+    """An overlay (None: `decoder`), and formats of weights and of what products read, by name; bits
+    of keys and values.
 
     Raises UsageError for unknown names.
     """
     if activations not in PRODUCTS:
         raise UsageError(unknown("--activations", activations, PRODUCTS))
-    made = Machine(load_overlay(overlay or OVERLAY), parse(weights), wide=activations == WIDE)
+    made = Machine(
+        load_overlay(overlay or OVERLAY),
+        parse(weights),
+        cache_bits=cache_bits,
+        wide=activations == WIDE,
+    )
     if made.wide and "matvec" not in made.overlay.engines:
         raise UsageError(
             f"--activations int16: overlay {made.overlay.name!r} has no engine matvec, which "
@@ -200,6 +211,13 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
             f"overlay {o.name!r} has no unit {' and no unit '.join(lacks)}; decoders need "
             f"{', '.join(NEEDS)}"
         )
+    if machine.packs and (UNIT_NAME not in o.units or machine.cache_bits not in BITS):
+        raise UsageError(
+            f"--kv int{machine.cache_bits}: overlay {o.name!r} keeps int8"
+            + (", int4 or int2" if UNIT_NAME in o.units else f"; it has no unit {UNIT_NAME}")
+        )
+    if machine.packs and d.encoder_layers:
+        raise UsageError(f"--kv int{machine.cache_bits}: {d.name} has an encoder; take int8")
     for what, tokens in (("--context", context), ("--prompt", prompt)):
         if d.positions and tokens > d.positions:
             raise InputError(f"{what} {tokens:,}: {d.name} knows {d.positions:,} positions")

@@ -27,6 +27,7 @@ from weft.lower.context import Context
 from weft.lower.epilogue import epilogue, scaling
 from weft.lower.geometry import OPERAND, UNIFIED, WIDE, Map, Value, plain_window
 from weft.lower.norm import method_of
+from weft.lower.packed_rows import bits_of, enter_packed
 from weft.lower.rotate import rotation_of
 from weft.lower.stage import Cache, CachedOp, Epilogue, HostOnlyError, Stage
 from weft.nonlinear.build import SCORE_FRACTION
@@ -46,9 +47,9 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     shares = tuple(head_shares(node, part, shared) for part in SHARES)
     scores, done = _epilogues(ctx, node, (q, k, v), y, shares)
     tokens = q.layout.height * q.layout.width
-    name = node.outputs[0]
+    name, bits = node.outputs[0], bits_of(ctx, node)
     caches = [
-        _cache(ctx, f"{name}/{part}", source, width, own, (tokens, capacity))
+        _cache(ctx, f"{name}/{part}", source, width, own, (tokens, capacity), bits)
         for part, source, width, own in zip(
             ("keys", "values"), node.inputs[1:3], widths, shares, strict=True
         )
@@ -73,7 +74,7 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     macs = heads * tokens * capacity * _true_width(ctx, node, widths)
     stage = ctx.stage(node, y, layout, (op,), engine="systolic", macs=macs)
     tables = [n for n in (*(c.rotations[0].table for c in caches), op.bias) if n]
-    places = [name for c in caches for name in (c.place, c.fresh)]
+    places = [name for c in caches for name in c.scratch]
     return replace(stage, scratch=(op.scratch, *tables, *places, *op.fresh))
 
 
@@ -157,13 +158,18 @@ def _cache(
     blocks: int,
     shares: tuple[float, ...],
     sizes: tuple[int, int],
+    bits: int,
 ) -> Cache:
     """The cache of keys or values, with the maps that one head takes on chip."""
     tokens, capacity = sizes
     whole = ctx.rotations[source]
     rotations = tuple(rotation_of(whole.scale / s, whole.table, whole.head_blocks) for s in shares)
-    cache = Cache(name, rotations, f"{name}/head", f"{name}/new")
-    ctx.caches[cache.name] = (Map(len(shares) * blocks, capacity, 1), ctx.values[source].quant)
+    values = name.endswith("/values")
+    cache = Cache(name, rotations, f"{name}/head", f"{name}/new", bits, values)
+    quant = ctx.values[source].quant
+    ctx.caches[cache.name] = (Map(len(shares) * blocks, capacity, 1), quant)
+    if cache.is_packed:
+        enter_packed(ctx, cache, len(shares), blocks, capacity)
     ctx.maps[cache.place] = Map(blocks, capacity, 1, space=OPERAND, unit=ctx.lanes)
     ctx.maps[cache.fresh] = Map(blocks, tokens, 1)
     return cache

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import isa
+from weft.lower.cache import Cache as Cache
 from weft.lower.eie import EieWeights
 from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
@@ -323,19 +324,6 @@ class MergeOp(RowOp):
     def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
         """Input rows per source that output rows first..last-1 need."""
         return {self.source: (2 * first, 2 * last)}
-
-
-@dataclass(frozen=True, eq=False)
-class Cache:
-    """Keys or values in activation memory: `name` is their region, `rotations` make those of each
-    head of the source's int16, `place` is the map of a head in the operand buffer, `fresh` the one
-    in the unified buffer of a head's new tokens.
-    """
-
-    name: str
-    rotations: tuple[Rotation, ...]
-    place: str
-    fresh: str
 
 
 @dataclass(frozen=True, eq=False)

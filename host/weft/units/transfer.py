@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import TABLE_METHOD, Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
-from weft.units import requant, root
+from weft.units import packed_cache, requant, root
 from weft.units.exponential import TABLE_WORDS, TableExponential
 
 PARAMETERS, TAPS, LOOKUP, SOFTMAX, NORM, WIDE, OPERANDS = range(len(isa.TABLES))
@@ -28,15 +28,29 @@ def table_rows(f: Fields, lanes: int) -> int:
     return f["count"] * _ROWS.get(f["target"], 1)
 
 
+def stream_rows(f: Fields, overlay: Overlay) -> int:
+    """The same, also of packed groups."""
+    if f["target"] == OPERANDS and f["bits"]:
+        return packed_cache.stream_rows(f, overlay)
+    return table_rows(f, overlay.lanes)
+
+
 def rows_moved(f: Fields, batch: int) -> int:
     """Memory rows that ReadHost or WriteHost moves."""
-    return batch * f["chunks"] * f["words"] * (2 if f["space"] == isa.WIDE else 1)
+    return batch * f["chunks"] * f["words"] * rows_per_word(f)
+
+
+def rows_per_word(f: Fields) -> int:
+    """Memory rows of a word: two of int16, low bytes first."""
+    return 2 if f["space"] in (isa.WIDE, isa.RANGES) else 1
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """A row takes `beats` clocks; of keys and values as many come at once as there are ports."""
     if "chunks" in f:
         return Clocks(ISSUE_CLOCKS, transfer=rows_moved(f, batch) * overlay.beats)
+    if f["target"] == OPERANDS and f.get("bits"):
+        return Clocks(ISSUE_CLOCKS, table=packed_cache.load_clocks(f, overlay))
     if f["target"] == OPERANDS:
         elements = table_rows(f, overlay.lanes) // overlay.stream_rows
         return Clocks(ISSUE_CLOCKS, table=elements * element_clocks(overlay))
@@ -81,6 +95,9 @@ def _set_operands(state: State, f: Fields) -> None:
     """Keys or values: runs of words of the operand buffer."""
     o, (count, runs) = state.overlay, (f["count"], f["runs"])
     whole = not count % o.stream_rows and not (f["index"] | f["step"]) % o.operand_group
+    if f["bits"]:
+        packed_cache.check_bits(o, f["bits"])
+        whole = whole and not count % packed_cache.GROUP
     if not o.cached or not 0 < count * runs <= len(state.operands) or not whole:
         raise FaultError(2, f"target = {OPERANDS}, " + ", ".join(
             f"{name} = {f[name]}" for name in ("index", "count", "runs", "step")
@@ -88,6 +105,9 @@ def _set_operands(state: State, f: Fields) -> None:
     end = f["index"] + (runs - 1) * f["step"] + count
     if end > len(state.operands):
         raise FaultError(5, f"operands entry {end - 1} of {len(state.operands)}")
+    if f["bits"]:
+        packed_cache.load(state, f)
+        return
     rows = state.take(count * runs, True).astype(np.int8)
     for run, words in enumerate(rows.reshape(runs, count, -1)):
         first = f["index"] + run * f["step"]
@@ -127,7 +147,7 @@ def golden_read(state: State, f: Fields, batch: int) -> None:
     """ReadHost."""
     memory, buffer = _addresses(state, f, batch)
     found = state.memory[memory]
-    state.space(f["space"])[buffer] = joined(found) if f["space"] == isa.WIDE else found
+    state.space(f["space"])[buffer] = joined(found) if rows_per_word(f) == 2 else found
     state.late[memory] |= state.written[memory]
 
 
@@ -137,7 +157,7 @@ def golden_write(state: State, f: Fields, batch: int) -> None:
         raise FaultError(2, "the operand buffer is not written to memory")
     memory, buffer = _addresses(state, f, batch)
     found = state.space(f["space"])[buffer]
-    state.memory[memory] = halves(found) if f["space"] == isa.WIDE else found
+    state.memory[memory] = halves(found) if rows_per_word(f) == 2 else found
     state.written[memory] = True
 
 
@@ -148,7 +168,7 @@ def _addresses(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int64], 
         raise FaultError(2, f"words = {f['words']}, chunks = {f['chunks']}")
     if f["words"] * f["chunks"] > len(target):
         raise FaultError(2, f"{f['words'] * f['chunks']} words of a buffer of {len(target)}")
-    each = 2 if f["space"] == isa.WIDE else 1
+    each = rows_per_word(f)
     b, c, w = np.ogrid[:batch, : f["chunks"], : f["words"]]
     row = np.ogrid[:batch, : f["chunks"], : f["words"] * each][2]
     buffer = f["buffer"] + b * f["buffer_sample"] + c * f["buffer_step"] + w
