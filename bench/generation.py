@@ -26,6 +26,12 @@ WAYS = (
     ("W8A8KV8", {}, 3.62),
     ("W8A8KV8, a scale per head", {"head_scales": True}, 3.62),
     ("uint4:g32 by GPTQ, A8KV8", {"weights": "uint4:g32", "weight_method": "gptq"}, 4.0),
+    ("W8A16KV8", {"activations": "int16"}, 3.58),
+    (
+        "uint4:g32 by GPTQ, A16KV8",
+        {"weights": "uint4:g32", "weight_method": "gptq", "activations": "int16"},
+        4.0,
+    ),
 )
 PACKED = (("W8A8KV4", 4, 3.62), ("W8A8KV2", 2, 4.8))  # a packed cache, as in KIVI
 OVERLAY = "decoder"

@@ -9,7 +9,7 @@
 
 namespace weft {
 
-constexpr int kRangeWords = (kPackedGroup + kRows - 1) / kRows;  // of one byte per token
+constexpr int kTokenWords = (kPackedGroup + kRows - 1) / kRows;  // of one byte per token
 constexpr int kRangeSlots = kPackedGroup > kRows ? kPackedGroup : kRows;
 static_assert(kPackedGroup % kOperandGroup == 0, "a group is written by whole clocks");
 
@@ -22,7 +22,7 @@ struct GroupRows {
   int bare;           // and the rows of codes that hold any
 
   GroupRows(int bits, bool values) {
-    half = values ? kRangeWords : 1;
+    half = values ? kTokenWords : 1;
     ranges = filled_up(2 * half);
     bare = bits == 4 ? kPackedGroup / 2 : kPackedGroup / 4;
     codes = filled_up(bare);

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DEFAULTS: Mapping[str, Any] = {
     "overlay": None,
     "weights": "int4:g128",
+    "activations": "int8",
     "context": 512,
     "kv": "int8",
 }
@@ -37,7 +38,12 @@ def estimate_config(
     ranged = bool(given.get("token_ranges"))
     place = load_board(board)
     machine = machine_of(
-        given["overlay"], given["weights"], place, cache_bits=bits, token_ranges=ranged
+        given["overlay"],
+        given["weights"],
+        place,
+        cache_bits=bits,
+        token_ranges=ranged,
+        activations=given["activations"],
     )
     found = predict(config.load(path), machine, place, given["context"], given.get("prompt"))
     if plot:
@@ -55,6 +61,7 @@ def _show(console: Console, found: Prediction) -> None:
 
     d, m = found.decoder, found.memory
     title = f"{d.name} ({report.amount(d.parameters)} parameters), {found.machine.weights.name}"
+    title += ", activations int16" if found.machine.wide else ""
     console.print(
         report.table(
             f"{title}, on {found.board.name}, overlay {found.machine.overlay.name}",

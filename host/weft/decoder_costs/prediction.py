@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weft.activation import WIDE
 from weft.config import Board, load_overlay
 from weft.decoder_costs import dram, run
 from weft.decoder_costs.config import Decoder
@@ -21,7 +22,7 @@ from weft.decoder_costs.steps import (
     times,
     total,
 )
-from weft.errors import InputError, UsageError
+from weft.errors import InputError, UsageError, unknown
 from weft.formats import base_name, parse
 from weft.passes.token_ranges import check_alone
 from weft.state import Clocks
@@ -29,6 +30,7 @@ from weft.units.packed_cache import BITS, UNIT_NAME
 
 OVERLAYS = ("decoder", "decoder_card")  # the first is for boards of which none says so
 NEEDS = ("attention", "norm", "rotate")
+PRODUCTS = ("int8", WIDE)  # what they read
 COMPUTE, PORTS, MEMORY = "compute", "ports", "memory"
 
 
@@ -121,6 +123,7 @@ class Prediction:
             "overlay": self.machine.overlay.name,
             "board": self.board.name,
             "weights": self.machine.weights.name,
+            "activations": WIDE if self.machine.wide else "int8",
             "kv": f"int{self.machine.cache_bits}",
             "context": self.context,
             "prompt": self.prompt,
@@ -156,16 +159,30 @@ def machine_of(
     *,
     cache_bits: int = 8,
     token_ranges: bool = False,
+    activations: str = "int8",
 ) -> Machine:
-    """An overlay (None: the board's, see `overlay_for`) and a format of weights, by name; bits of
-    keys and values, and whether they have ranges per token.
+    """An overlay (None: the board's, see `overlay_for`), and formats of weights and of what
+    products read, by name; bits of keys and values, and whether they have ranges per token.
 
-    Raises UsageError for unknown names, and for fewer bits with ranges.
+    Raises UsageError for unknown names, and for what does not go together.
     """
     check_alone(token_ranges, head_scales=False, cache_bits=cache_bits)
+    if activations not in PRODUCTS:
+        raise UsageError(unknown("--activations", activations, PRODUCTS))
     default = OVERLAYS[0] if board is None else overlay_for(board)
-    hardware = load_overlay(overlay or default)
-    return Machine(hardware, parse(weights), cache_bits=cache_bits, token_ranges=token_ranges)
+    made = Machine(
+        load_overlay(overlay or default),
+        parse(weights),
+        cache_bits=cache_bits,
+        token_ranges=token_ranges,
+        wide=activations == WIDE,
+    )
+    if made.wide and "matvec" not in made.overlay.engines:
+        raise UsageError(
+            f"--activations int16: overlay {made.overlay.name!r} has no engine matvec, which "
+            "multiplies them: take overlay decoder"
+        )
+    return made
 
 
 def predict(
@@ -206,6 +223,8 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
         raise UsageError(
             f"--weights {machine.weights.name}: overlay {o.name!r} decodes {', '.join(o.formats)}"
         )
+    if machine.wide and d.encoder_layers:
+        raise UsageError(f"--activations int16: {d.name} has an encoder, whose products read int8")
     if machine.weights.operand == "int16" and o.weight_bits < 16:
         raise UsageError(
             f"--weights {machine.weights.name}: groups need operands of 16 bits; those of overlay "
