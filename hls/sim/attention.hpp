@@ -13,9 +13,8 @@ inline void gather_attend(const Attend &f, Attention<kHasAttention> &attention, 
   for (int block = 0; block < int(f.blocks); ++block) {
     for (int row = 0; row < rows; ++row) {
       const int address = int(f.source) + block * int(f.source_block) + row * int(f.source_col);
-      const Word word =
-          f.scores != 0 ? attention.activations(m.rows, m.softmax, row, value_of(m.wide[address]))
-                        : m.buffer.read(address);
+      const Word word = f.scores != 0 ? attention.activations(m, row, value_of(m.wide[address]))
+                                      : m.buffer.read(address);
       std::uint8_t *to = x + std::ptrdiff_t(row) * k + block * kRows;
       for (int lane = 0; lane < kRows; ++lane) to[lane] = std::uint8_t(word[lane]) ^ 0x80u;
     }

@@ -208,6 +208,7 @@ class Checker {
                : f.normalized != 0)
       return kBadField;
     if (f.normalized != 0 && keeps_sums(f)) return kBadField;  // by sums of whole rows
+    if (!legal_ranges(f)) return kBadField;
     if (f.matvec != 0 && !legal_group(f)) return kBadField;
     first_.first = Int<64>(f.source);
     first_.last = first_.first + (Int<64>(f.blocks) - 1) * Int<64>(f.source_block) +
@@ -220,6 +221,7 @@ class Checker {
     if (!in_words(second_, kOperandWords)) return kBadBuffer;
     if (accumulator_rows(f).last >= kAccumulatorRows) return kBadRows;
     if (f.matvec != 0 && f.rows > kMatvecRows) return kBadRows;
+    if (f.ranged != 0 && int(f.ranges) + int(f.blocks) > kRangeWords) return kBadTable;
     if (scores && int(f.rows) != scores_) return kBadOrder;
     if (f.goes_on != 0 && !staying_.fits(f)) return kBadOrder;
     staying_.take(f);
@@ -234,13 +236,15 @@ class Checker {
   bool legal_output(const Activate &f) const {
     const bool wide = f.space == kWideSpace;
     if (f.space != kUnifiedSpace &&
-        (space_words(int(f.space)) == 0 || f.pack != 0 || (wide && f.lookup != 0)))
+        (output_words(int(f.space)) == 0 || f.pack != 0 || (wide && f.lookup != 0)))
       return false;
     if ((wide || f.residual != 0) && f.mode > kFloatEven) return false;
     // The wide buffer has one read port: for scores, or for what is added.
     if (f.residual != 0 && (!legal_residual(f) || scored_)) return false;
     if (f.maximum != 0 && (!wide || !attends_ || scored_)) return false;
     if (f.maximum == 0 && (f.running != 0 || f.discard != 0)) return false;
+    if (f.normalize == kByToken)
+      return kHasTokenRanges && attends_ && !scored_ && f.mode < kFloatCode;
     if (f.normalize == kByMagnitude) return kHasRanges && !attends_ && f.mode < kFloatCode;
     return f.normalize == 0 || (f.normalize == kBySum && divides_);
   }
@@ -270,6 +274,7 @@ class Checker {
     if (f.discard == 0 && overlaps(f, steps, target, added)) return kBadOverlap;
     if (int(f.parameter) + (f.parameter_step != 0 ? blocks_ - 1 : 0) >= kParameterBlocks)
       return kBadTable;
+    if (f.normalize == kByToken && int(f.ranges) + blocks_ > kRangeWords) return kBadTable;
     pending_ = false;
     if (f.maximum != 0) scores_ = out_w_;
     return kDone;

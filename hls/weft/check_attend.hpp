@@ -14,6 +14,11 @@ inline Range accumulator_rows(const Attend &f) {
   return r;
 }
 
+/// Whether exponentials may be multiplied by ranges of tokens.
+inline bool legal_ranges(const Attend &f) {
+  return f.ranged == 0 || (kHasTokenRanges && f.scores != 0 && f.normalized == 0);
+}
+
 /// Sums that an Attend left for one that goes on.
 struct StayingSums {
   bool there, scored;

@@ -29,8 +29,12 @@ inline bool in_buffer(const Range &r) { return in_words(r, kBufferWords); }
 inline int space_words(int space) {
   if (space == kUnifiedSpace) return kBufferWords;
   if (space == kOperandSpace) return kHasAttention ? kOperandWords : 0;
+  if (space == kRangesSpace) return kHasTokenRanges ? kRangeWords : 0;
   return space == kWideSpace && kHasWide ? kWideWords : 0;
 }
+
+/// Words of a buffer that results may go to.
+inline int output_words(int space) { return space == kRangesSpace ? 0 : space_words(space); }
 
 /// The buffer that a window reads.
 inline int source_space(const Vector &) { return kUnifiedSpace; }

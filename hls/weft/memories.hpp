@@ -144,12 +144,17 @@ constexpr int kNormRows = kHasNorm ? kAccumulatorRows : 1;
 /// Rows whose magnitude is known, from a Norm to the products that read its codes.
 constexpr int kRangeRows = kHasRanges ? kAccumulatorRows : 1;
 
+/// Magnitudes of keys and values, a lane per token: words of these.
+using TokenRanges = Int<16>[kRangeWords][kCols];
+
 /// One read and one write port each is all that the II=1 loops need:
 /// - `buffer` is read by the window walk and written by the epilogue;
 /// - `partial` is read and written by the accumulators, one row per clock;
 /// - `finished` takes the sums of a tile's last fold, the epilogue reads it a few clocks behind, so
 ///   a tile drains while the next one accumulates;
 /// - `wide` is read by residuals, scores, norms and rotations, written by the epilogue and norms;
+/// - `token_ranges` is read by the epilogue (of scores) and by the input (of values), which an
+///   instruction never wants both; rotations and transfers write it in loops of their own;
 /// - `operands` is written by the epilogue and transfers, read by the array's tiles and engine
 /// matvec.
 struct Memories {
@@ -166,6 +171,7 @@ struct Memories {
   NormMethods norms;
   NormRow norm_rows[kNormRows];
   Int<16> magnitudes[kRangeRows];
+  TokenRanges token_ranges;
 };
 
 // Words that are read whole become one wide RAM (RESHAPE packs the lanes of a row side by side);
@@ -186,6 +192,8 @@ struct Memories {
   WEFT_HLS(ARRAY_PARTITION variable = m.lookup type = complete dim = 1)                       \
   WEFT_HLS(ARRAY_RESHAPE variable = m.wide type = complete dim = 2)                           \
   WEFT_HLS(BIND_STORAGE variable = m.wide type = ram_s2p)                                     \
+  WEFT_HLS(ARRAY_RESHAPE variable = m.token_ranges type = complete dim = 2)                   \
+  WEFT_HLS(BIND_STORAGE variable = m.token_ranges type = ram_t2p)                             \
   WEFT_HLS(ARRAY_PARTITION variable = m.operands.bank type = complete dim = 1)                \
   WEFT_HLS(ARRAY_PARTITION variable = m.operands.bank type = complete dim = 2)                \
   WEFT_HLS(BIND_STORAGE variable = m.operands.bank type = ram_s2p)                            \

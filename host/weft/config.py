@@ -56,7 +56,10 @@ OVERLAY_LIMITS = {
 }
 INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
-UNITS = ("requant", "vector", "lookup", "attention", "norm", "rotate", "ranges", "packed_cache")
+UNITS = (
+    "requant", "vector", "lookup", "attention", "norm", "rotate", "ranges", "token_ranges",
+    "packed_cache",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,13 @@ class Overlay:
         return self.rows
 
     def words_of(self, space: str) -> int:
-        """Words of an on-chip buffer of activations: unified, operand or wide."""
+        """Words of an on-chip buffer: unified, operand, wide, or ranges of tokens."""
         if space == "unified":
             return self.buffer_words
         if space == "operand":
             return self.operand_words if "attention" in self.units else 0
+        if space == "ranges":
+            return self.range_words
         return self.wide_words if {"attention", "norm", "rotate"} & set(self.units) else 0
 
     @property
@@ -118,6 +123,13 @@ class Overlay:
         ports bring, and as it has rows for.
         """
         return min(self.stream_rows, self.weight_ports) if self.cached else 1
+
+    @property
+    def range_words(self) -> int:
+        """Words of magnitudes, a lane per token: enough where keys and values of a token take two
+        words of the operand buffer or more.
+        """
+        return self.operand_words // self.lanes if "token_ranges" in self.units else 0
 
     @property
     def cached(self) -> bool:
@@ -228,6 +240,7 @@ class Overlay:
                 f"overlay {self.name!r}: unit packed_cache unpacks what comes through the weight "
                 "ports, for unit attention and engine matvec; it lacks one of them"
             )
+        self._check_token_ranges()
         if "attention" in self.units and "systolic" not in self.engines:
             raise OverlayError(
                 f"overlay {self.name!r}: unit attention runs on engine systolic, which is none of "
@@ -236,6 +249,15 @@ class Overlay:
         for unit, methods in (("attention", self.softmax), ("norm", self.norm)):
             if unit in self.units:
                 self._check_methods(unit, methods)
+
+    def _check_token_ranges(self) -> None:
+        """Raises OverlayError for ranges of tokens that nothing makes, or nothing reads."""
+        missing = [u for u in ("attention", "rotate") if u not in self.units]
+        if "token_ranges" in self.units and missing:
+            raise OverlayError(
+                f"overlay {self.name!r}: unit token_ranges needs units attention and rotate, but "
+                f"{' and '.join(missing)} is none of {', '.join(self.units)}"
+            )
 
     def _check_methods(self, unit: str, methods: tuple[str, ...]) -> None:
         from weft.nonlinear import method

@@ -53,7 +53,10 @@ _TRANSFER = (
     *_unsigned(STRIDE, buffer_step="words from chunk to chunk"),
     *_unsigned(MEMORY, memory_sample="rows from sample to sample"),
     *_unsigned(STRIDE, buffer_sample="words from sample to sample"),
-    *_unsigned(2, space="of the buffer: 0 unified, 1 operand, 2 wide (two rows per word)"),
+    *_unsigned(
+        2,
+        space="of the buffer: 0 unified, 1 operand; of two rows per word 2 wide, 3 token ranges",
+    ),
 )
 
 READ_HOST = Instruction("ReadHost", 1, "memory → on-chip buffer", _TRANSFER)
@@ -164,12 +167,17 @@ ACTIVATE = Instruction(
         ),
         *_signed(MEMORY, residual_multiplier="of that word or product, as in the parameters"),
         *_signed(8, residual_shift="of that word or product"),
-        *_unsigned(2, normalize="1: divide by the row sums of Attend; 2: times magnitudes of Norm"),
+        *_unsigned(
+            2,
+            normalize="1: divide by the row sums of Attend; times magnitudes 2: of Norm, 3: of the "
+            "tokens that keys are of",
+        ),
         *_unsigned(1, maximum="1: scores; mask them, and keep the maximum of each row"),
         *_unsigned(COUNT, keys="columns that are not masked"),
         *_signed(COUNT, left="least column - row that is not masked", right="the largest one"),
         *_unsigned(1, running="1: the maxima go on from those of the rows' scores before"),
         *_unsigned(1, discard="1: maxima alone; no word is written"),
+        *_unsigned(COUNT, ranges="first word of the ranges of tokens, for normalize = 3"),
     ),
 )
 VECTOR = Instruction(
@@ -225,6 +233,9 @@ ATTEND = Instruction(
         *_unsigned(1, goes_on="1: add to the sums that stayed, those of exponentials too"),
         *_unsigned(1, stays="1: the sums stay, for the Attend that goes on or an Activate"),
         *_unsigned(COUNT, accumulator="first accumulator row of sums that are not finished"),
+        *_unsigned(1, ranged="1: exponentials times magnitudes of the tokens that values are of"),
+        *_unsigned(COUNT, ranges="first word of these"),
+        *_unsigned(5, range_shift="right shift of such products"),
     ),
 )
 NORM = Instruction(
@@ -296,6 +307,9 @@ ROTATE = Instruction(
             target_block="words from channel block to channel block",
             target_col="words from row to row",
         ),
+        *_unsigned(1, ranges="1: codes fill int8 in each row, whose magnitude is kept"),
+        *_unsigned(COUNT, range_word="first word of the ranges of tokens"),
+        *_unsigned(MEMORY, range_first="number of the first row's token, from that word on"),
     ),
 )
 BARRIER = Instruction("Barrier", 8, "end of a segment: all writes are in memory", ())
@@ -326,12 +340,12 @@ ENGINES = ("systolic", "fusion", "shift", "binary", "bf16", "nm", "eie", "snap",
 COMPRESSED = ("eie", "snap", "gather")  # those with a stream of their own instead of tiles
 TERMS = ("int", "uint", "flint", "uflint", "pot", "e2m1", "olive")  # what the shift engine decodes
 TABLES = ("parameters", "taps", "lookup", "softmax", "norm", "wide", "operands")
-SPACES = ("unified", "operand", "wide")  # on-chip buffers of activations
-UNIFIED, OPERAND, WIDE = range(len(SPACES))
+SPACES = ("unified", "operand", "wide", "ranges")  # on-chip buffers; magnitudes of tokens
+UNIFIED, OPERAND, WIDE, RANGES = range(len(SPACES))
 PARAMETER_ROWS = 14  # weight-stream rows per parameter block: byte planes, see units/requant.py
 LOOKUP_ENTRIES = 256
 ADDED, FACTOR = 1, 2  # Activate.residual
-BY_SUM, BY_MAGNITUDE = 1, 2  # Activate.normalize
+BY_SUM, BY_MAGNITUDE, BY_TOKEN = 1, 2, 3  # Activate.normalize
 
 
 def decode(words: Words) -> tuple[Instruction, dict[str, int]]:
@@ -385,6 +399,7 @@ def template_values() -> Mapping[str, Any]:
         "factor": FACTOR,
         "by_sum": BY_SUM,
         "by_magnitude": BY_MAGNITUDE,
+        "by_token": BY_TOKEN,
     }
 
 

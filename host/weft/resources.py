@@ -226,6 +226,8 @@ def row_units(g: Geometry, board: Board) -> dict[str, Resources]:
         made["ranges"] = norm_costs.ranges(g)
     if "packed_cache" in getattr(g, "units", ()):
         made["packed_cache"] = packed_costs.packed_cache(g)
+    if "token_ranges" in getattr(g, "units", ()):
+        made["token_ranges"] = norm_costs.token_ranges(g)
     if "rotate" in there:
         made["rotate"] = attention_costs.rotate(g)
     return {name: Resources(*amounts).routed() for name, amounts in made.items()}

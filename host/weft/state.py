@@ -98,6 +98,7 @@ class State:
     staying: StayingSums | None = None  # sums that an Attend left for one that goes on
     magnitudes: NDArray[np.int64] = field(init=False)  # of the rows of the last Norm with ranges,
     ranged: int = field(init=False)  # of which there are so many
+    token_ranges: NDArray[np.int16] = field(init=False)  # magnitudes of keys and values, by token
     read: NDArray[np.bool_] = field(init=False)  # rows of memory, in this segment
     written: NDArray[np.bool_] = field(init=False)
 
@@ -110,6 +111,7 @@ class State:
         self.lookup = np.zeros((isa.LOOKUP_ENTRIES, o.lanes), np.int8)
         self.wide = np.zeros((o.words_of("wide"), o.lanes), np.int16)
         self.operands = np.zeros((o.words_of("operand"), o.lanes), np.int8)
+        self.token_ranges = np.zeros((o.words_of("ranges"), o.lanes), np.int16)
         self.row_maximum = np.zeros(o.accumulator_rows, np.int64)
         self.row_sum = np.zeros(o.accumulator_rows, np.int64)
         self.magnitudes = np.zeros(o.accumulator_rows, np.int64)
@@ -118,7 +120,7 @@ class State:
 
     def space(self, number: int) -> NDArray[Any]:
         """An on-chip buffer of activations; one without words where the overlay has none."""
-        return (self.buffer, self.operands, self.wide)[number] if number < 3 else self.wide[:0]
+        return (self.buffer, self.operands, self.wide, self.token_ranges)[number]
 
     def begin(self) -> None:
         """Start of a segment: nothing waits, whatever the one before left behind."""

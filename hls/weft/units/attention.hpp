@@ -51,12 +51,13 @@ template <bool kThere> struct Attention {
   Attend f;
   bool on;
   int tile, block;  // of the weights that are read next
-  int folds;        // of those words that came
+  int folds;        // of those words that came,
+  int key_block;    // and which of a tile comes now
 
   void begin(const Attend &fields, bool runs) {
     f = fields;
     on = kThere && runs;
-    tile = block = folds = 0;
+    tile = block = folds = key_block = 0;
   }
   /// Row `row` of the next tile of weights.
   TileWord weights(const Memories &m, int row) const {
@@ -77,20 +78,28 @@ template <bool kThere> struct Attention {
   bool takes_scores() const { return on && f.scores != 0; }
   /// The activations of row `row`, from its scores; `first`: they come for the first time, so
   /// those of the first tile are added up.
-  Word activations(RowTable &rows, const SoftmaxMethods &by, int row, const WideWord &scores,
-                   bool first = true) const {
+  Word activations(Memories &m, int row, const WideWord &scores, bool first = true) const {
     WEFT_INLINE
+    RowTable &rows = m.rows;
+    const SoftmaxMethods &by = m.softmax;
     const int method = int(f.method), most = int(f.most);
     const Int<32> sum = rows.sum[RowTable::kByInput][row];
     const SumWord e = exponentials(scores, rows.maximum[RowTable::kByInput][row], method, by);
     if (f.normalized != 0) return share_codes(e, by.share(method, sum), most);
-    const Word codes = exponential_codes(e, most);
-    const bool fresh = folds == 0 && f.goes_on == 0;
-    if (first && folds < int(f.blocks)) rows.put_sum(row, row_sum(fresh ? Int<32>(0) : sum, codes));
+    const bool ranged = kHasTokenRanges && f.ranged != 0;
+    LaneFactors factors = same_factors(code_factor(most));
+    if (ranged)
+      factors =
+          value_factors(value_of(m.token_ranges[int(f.ranges) + key_block]), int(f.range_shift));
+    const Word codes = exponential_codes(e, factors, most);
+    const Int<32> before = folds == 0 && f.goes_on == 0 ? Int<32>(0) : sum;
+    if (first && folds < int(f.blocks))
+      rows.put_sum(row, ranged ? row_sum(before, e) : row_sum(before, codes));
     return codes;
   }
   void next_fold() {
     if (folds < int(f.blocks)) ++folds;
+    key_block = key_block == int(f.blocks) - 1 ? 0 : key_block + 1;
   }
   /// The accumulator row of the first tile's first sum, and rows from tile to tile.
   int first_sum() const { return on ? int(f.accumulator) : 0; }
@@ -128,7 +137,7 @@ inline void take_scores(const Cell &cell, const Attention<kThere> &attention, in
                         const WideWord &scores, Memories &m, ArrayInput<Cell> &in) {
   WEFT_INLINE
   Word words[kActivationWords] = {};
-  words[0] = attention.activations(m.rows, m.softmax, row, scores);
+  words[0] = attention.activations(m, row, scores);
 lanes:
   for (int r = 0; r < kRows; ++r) {
     WEFT_UNROLL

@@ -120,9 +120,8 @@ inline MatvecInput attended(const Attending &attention, const MatvecWalk &at,
                             const WideWord &scores, Memories &m) {
   WEFT_INLINE
   MatvecInput x;
-  x.columns = attention.takes_scores()
-                  ? attention.activations(m.rows, m.softmax, at.row, scores, at.step == 0)
-                  : m.buffer.read(at.input.address());
+  x.columns = attention.takes_scores() ? attention.activations(m, at.row, scores, at.step == 0)
+                                       : m.buffer.read(at.input.address());
   x.turned = attention.f.transposed != 0;
 steps:
   for (int step = 0; step < kAttendSteps; ++step) {

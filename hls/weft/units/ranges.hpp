@@ -68,4 +68,17 @@ lanes:
 /// attention.
 inline RowFactor range_factor(Int<16> largest) { return {Int<32>(largest), kRangeShift}; }
 
+/// The same of the tokens that a word's lanes are products with.
+inline LaneFactors token_factors(const WideWord &sizes) {
+  WEFT_INLINE
+  LaneFactors all;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    all.factor[c] = Int<32>(sizes[c]);
+  }
+  all.shift = kRangeShift;
+  return all;
+}
+
 }  // namespace weft

@@ -37,10 +37,15 @@ template <typename Transfer> UInt<32> first_row(const Transfer &f, int sample, i
   return UInt<32>(f.memory + UInt<32>(sample) * f.memory_sample + UInt<32>(chunk) * f.memory_step);
 }
 
-/// Memory rows of a word: one, of the wide buffer's two, low bytes first.
-template <typename Transfer> int rows_per_word(const Transfer &f) {
-  return kHasWide && f.space == kWideSpace ? 2 : 1;
+/// Whether a transfer is of ranges of tokens,
+template <typename Transfer> bool of_ranges(const Transfer &f) {
+  return kHasTokenRanges && f.space == kRangesSpace;
 }
+/// or of words of int16 at all: these are two memory rows each, low bytes first.
+template <typename Transfer> bool of_int16(const Transfer &f) {
+  return (kHasWide && f.space == kWideSpace) || of_ranges(f);
+}
+template <typename Transfer> int rows_per_word(const Transfer &f) { return of_int16(f) ? 2 : 1; }
 
 /// ReadHost in the load process: memory → stream.
 inline void load_rows(const ReadHost &f, int batch, const Beat *memory, Stream<Word> &loaded) {
@@ -130,7 +135,7 @@ inline void read_host(const ReadHost &f, int batch, Stream<Word> &loaded, Memori
   BufferWalk<ReadHost> walk;
   walk.begin(f, batch);
   const Int<64> rows = walk.count() * rows_per_word(f);
-  const bool wide = kHasWide && f.space == kWideSpace;
+  const bool wide = of_int16(f);
   Word low = filled(0);
   bool second = false;
 read_host:
@@ -140,7 +145,8 @@ read_host:
     const Word row = loaded.read();
     const int address = walk.word.address();
     if (wide) {
-      if (second) put(m.wide[address], joined(low, row));
+      if (second && of_ranges(f)) put(m.token_ranges[address], joined(low, row));
+      if (second && !of_ranges(f)) put(m.wide[address], joined(low, row));
     } else if (kHasAttention && f.space == kOperandSpace) {
       m.operands.write(address, row);
     } else {
@@ -160,7 +166,7 @@ inline void write_host(const WriteHost &f, int batch, Stream<Word> &stored, cons
   BufferWalk<WriteHost> walk;
   walk.begin(f, batch);
   const Int<64> rows = walk.count() * rows_per_word(f);
-  const bool wide = kHasWide && f.space == kWideSpace;
+  const bool wide = of_int16(f);
   bool second = false;
 write_host:
   for (Int<64> i = 0; i < rows; ++i) {
@@ -168,7 +174,9 @@ write_host:
     WEFT_TRIPCOUNT(kBufferWords)
     const int address = walk.word.address();
     if (wide) {
-      stored.write(half(value_of(m.wide[address]), second));
+      const WideWord word =
+          of_ranges(f) ? value_of(m.token_ranges[address]) : value_of(m.wide[address]);
+      stored.write(half(word, second));
     } else {
       stored.write(m.buffer.read(address));
     }

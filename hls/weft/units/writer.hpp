@@ -99,16 +99,20 @@ lanes:
   return codes;
 }
 
-/// Sums over those of their row of exponentials, or times the magnitude of their row of codes.
+/// Sums over those of their row of exponentials, or times the magnitude of their row of codes, or
+/// of the keys that they are products with.
 /// Rows of products lie along one axis (the check says so), and those of attention along x.
 inline SumWord sums_of_row(const Writer &out, const SumWord &sums, const Memories &m) {
   WEFT_INLINE
   const bool ranged = kHasRanges && out.f.normalize == kByMagnitude;
   const bool divides = kHasAttention && out.f.normalize == kBySum;
-  if (!ranged && !divides) return sums;
+  const bool by_token = kHasTokenRanges && out.f.normalize == kByToken;
+  if (!ranged && !divides && !by_token) return sums;
   const Int<32> total = divides ? m.rows.sum[RowTable::kByEpilogue][out.at.x] : Int<32>(0);
   const Int<16> largest = ranged ? m.magnitudes[out.at.y + out.at.x] : Int<16>(0);
-  return factored_sums(sums, ranged ? range_factor(largest) : sum_factor(total, m.softmax));
+  LaneFactors by = same_factors(ranged ? range_factor(largest) : sum_factor(total, m.softmax));
+  if (by_token) by = token_factors(value_of(m.token_ranges[int(out.f.ranges) + out.tile]));
+  return factored_sums(sums, by);
 }
 
 /// One word of sums, requantized, to where it goes; `added` is the word that Activate.residual

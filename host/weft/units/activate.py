@@ -34,6 +34,8 @@ def golden(state: State, f: Fields, batch: int) -> None:
     blocks = sums.blocks
     if f["normalize"] == isa.BY_MAGNITUDE:
         blocks = ranges.scaled_sums(state, blocks.astype(np.int64)).astype(np.int32)
+    elif f["normalize"] == isa.BY_TOKEN:
+        blocks = ranges.token_sums(state, f, blocks.astype(np.int64)).astype(np.int32)
     elif f["normalize"]:
         blocks = rows.normalized_sums(state, blocks.astype(np.int64)).astype(np.int32)
     if f["space"] == isa.WIDE or f["residual"]:
@@ -118,6 +120,9 @@ def _check(state: State, f: Fields, batch: int) -> None:
     index = f["parameter"] + (len(sums.blocks) - 1) * f["parameter_step"]
     if index >= state.overlay.parameter_blocks:
         raise FaultError(5, f"parameter block {index} of {state.overlay.parameter_blocks}")
+    end = f["ranges"] + len(sums.blocks)
+    if f["normalize"] == isa.BY_TOKEN and end > state.overlay.range_words:
+        raise FaultError(5, f"ranges word {end - 1} of {state.overlay.range_words}")
 
 
 UNIT = Unit(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, StayingSums, Sums, Unit
-from weft.units import exponential, matvec, rows, systolic
+from weft.units import exponential, matvec, ranges, rows, systolic
 from weft.units.exponential import Exponential, TableExponential
 
 
@@ -92,9 +92,9 @@ def _scores(state: State, f: Fields) -> NDArray[np.int64]:
     if f["normalized"]:
         state.row_sum[:n] = e.sum(1)
         return np.clip(unit.shares(e, state.row_sum[:n, None]), 0, f["most"])
-    codes = rows.exponential_codes(e, f["most"])
+    codes = ranges.token_codes(state, f, e) if f["ranged"] else rows.exponential_codes(e, f["most"])
     before = state.row_sum[:n] if f["goes_on"] else 0
-    state.row_sum[:n] = before + codes.sum(1)
+    state.row_sum[:n] = before + (e if f["ranged"] else codes).sum(1)
     return codes
 
 
@@ -133,6 +133,8 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
         raise FaultError(2, "normalized, but the input is no scores")
     if f["normalized"] and (f["goes_on"] or f["stays"]):
         raise FaultError(2, "normalized by the sums of some tiles of keys")
+    if f["ranged"] and (not f["scores"] or f["normalized"] or not o.range_words):
+        raise FaultError(2, "ranged, but these are no scores, or ranges of tokens are not there")
     if f["matvec"]:
         matvec.check_attend(f, o)
     last = f["source"] + (f["blocks"] - 1) * f["source_block"] + (f["rows"] - 1) * f["source_col"]
@@ -148,6 +150,8 @@ def _check(state: State, f: Fields, batch: int) -> tuple[tuple[int, int, int], .
         raise FaultError(4, f"{_accumulator(f)[1]} of {o.accumulator_rows}")
     if f["matvec"] and f["rows"] > matvec.ROWS:
         raise FaultError(4, f"{f['rows']} of {matvec.ROWS}")
+    if f["ranged"] and f["ranges"] + f["blocks"] > o.range_words:
+        raise FaultError(5, f"ranges word {f['ranges'] + f['blocks'] - 1} of {o.range_words}")
     if f["scores"] and f["rows"] != state.scores:
         raise FaultError(6, f"{f['rows']} rows of scores, but maxima of {state.scores}")
     if f["goes_on"] and not _fits(state.staying, f):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
-from weft.units import requant, wide, window
+from weft.units import ranges, requant, wide, window
 
 CODE_LIMIT = 127  # of codes; words of the wide buffer go to wide.LIMIT
 FRACTION = 14  # bits of cosines and sines
@@ -24,8 +24,9 @@ _Range = tuple[int, int]
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
-    """A word of the wide buffer is read per clock."""
-    return Clocks(ISSUE_CLOCKS, vector=f["rows"] * f["blocks"] * (1 if f["plain"] else READS))
+    """A word of the wide buffer is read per clock; for ranges all of them twice."""
+    words = f["rows"] * f["blocks"] * (1 if f["plain"] else READS)
+    return Clocks(ISSUE_CLOCKS, vector=words * (1 + f["ranges"]))
 
 
 def golden(state: State, f: Fields, batch: int) -> None:
@@ -42,10 +43,21 @@ def golden(state: State, f: Fields, batch: int) -> None:
         y = (x * cosine + partner * sine).astype(np.int32).astype(np.int64)
     shift = min(max(f["shift"], requant.SHIFT_LOW), requant.SHIFT_HIGH)
     code = requant.requantize(y, np.int32(f["multiplier"]), np.int8(shift), "single_round")
+    if f["ranges"]:
+        code = _ranged(state, f, code)
     limit = wide.LIMIT if f["space"] == isa.WIDE else CODE_LIMIT
     target = f["target"] + row * f["target_col"] + block * f["target_block"]
     memory = state.space(f["space"])
     memory[target] = np.clip(code, -limit, limit).astype(memory.dtype)
+
+
+def _ranged(state: State, f: Fields, code: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Results [blocks, rows, lanes] as codes of their row's range; keeps the magnitudes."""
+    x = ranges.values(code).swapaxes(0, 1)  # [rows, blocks, lanes]
+    magnitude = np.abs(x).max((1, 2))
+    ranges.put_tokens(state, f, magnitude)
+    codes = ranges.codes(x.reshape(len(x), -1), magnitude)
+    return codes.reshape(x.shape).swapaxes(0, 1)
 
 
 def _words(
@@ -61,9 +73,11 @@ def _check(state: State, f: Fields, batch: int) -> None:
     o = state.overlay
     if "rotate" not in o.units:
         raise FaultError(1, f"overlay {o.name!r} has no unit rotate")
+    if f["ranges"] and (not o.range_words or f["space"] == isa.WIDE):
+        raise FaultError(2, f"ranges, space = {f['space']} on overlay {o.name!r}")
     if batch != 1 or not 1 <= f["rows"] * f["blocks"] <= len(state.wide):
         raise FaultError(2, f"batch {batch}, {f['rows']} × {f['blocks']} words")
-    if not len(state.space(f["space"])):
+    if f["space"] == isa.RANGES or not len(state.space(f["space"])):
         raise FaultError(2, f"space = {f['space']} on overlay {o.name!r}")
     if not f["plain"]:
         _check_pairs(f, o.lanes)
@@ -76,6 +90,8 @@ def _check(state: State, f: Fields, batch: int) -> None:
     ):
         if last >= size:
             raise FaultError(3, f"{name} word {last} of {size}")
+    if f["ranges"] and ranges.token_words(f, o.lanes)[1] >= o.range_words:
+        raise FaultError(5, f"ranges word {ranges.token_words(f, o.lanes)[1]} of {o.range_words}")
     if f["space"] != isa.WIDE or (f["plain"] and _in_place(f)):
         return
     for name, words in read:

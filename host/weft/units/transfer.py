@@ -37,7 +37,12 @@ def stream_rows(f: Fields, overlay: Overlay) -> int:
 
 def rows_moved(f: Fields, batch: int) -> int:
     """Memory rows that ReadHost or WriteHost moves."""
-    return batch * f["chunks"] * f["words"] * (2 if f["space"] == isa.WIDE else 1)
+    return batch * f["chunks"] * f["words"] * rows_per_word(f)
+
+
+def rows_per_word(f: Fields) -> int:
+    """Memory rows of a word: two of int16, low bytes first."""
+    return 2 if f["space"] in (isa.WIDE, isa.RANGES) else 1
 
 
 def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
@@ -142,7 +147,7 @@ def golden_read(state: State, f: Fields, batch: int) -> None:
     """ReadHost."""
     memory, buffer = _addresses(state, f, batch)
     found = state.memory[memory]
-    state.space(f["space"])[buffer] = joined(found) if f["space"] == isa.WIDE else found
+    state.space(f["space"])[buffer] = joined(found) if rows_per_word(f) == 2 else found
     state.late[memory] |= state.written[memory]
 
 
@@ -152,7 +157,7 @@ def golden_write(state: State, f: Fields, batch: int) -> None:
         raise FaultError(2, "the operand buffer is not written to memory")
     memory, buffer = _addresses(state, f, batch)
     found = state.space(f["space"])[buffer]
-    state.memory[memory] = halves(found) if f["space"] == isa.WIDE else found
+    state.memory[memory] = halves(found) if rows_per_word(f) == 2 else found
     state.written[memory] = True
 
 
@@ -163,7 +168,7 @@ def _addresses(state: State, f: Fields, batch: int) -> tuple[NDArray[np.int64], 
         raise FaultError(2, f"words = {f['words']}, chunks = {f['chunks']}")
     if f["words"] * f["chunks"] > len(target):
         raise FaultError(2, f"{f['words'] * f['chunks']} words of a buffer of {len(target)}")
-    each = 2 if f["space"] == isa.WIDE else 1
+    each = rows_per_word(f)
     b, c, w = np.ogrid[:batch, : f["chunks"], : f["words"]]
     row = np.ogrid[:batch, : f["chunks"], : f["words"] * each][2]
     buffer = f["buffer"] + b * f["buffer_sample"] + c * f["buffer_step"] + w

@@ -76,7 +76,7 @@ def _residual_words(f: Fields, batch: int, size: tuple[int, int]) -> NDArray[np.
 def check_output(state: State, f: Fields, batch: int, sums: Sums) -> None:
     """Raises FaultError where an output can't go to its space, or what is asked of it there."""
     is_wide = f["space"] == isa.WIDE
-    if f["space"] and not len(state.space(f["space"])):
+    if f["space"] and (f["space"] == isa.RANGES or not len(state.space(f["space"]))):
         raise FaultError(2, f"space = {f['space']} on overlay {state.overlay.name!r}")
     if f["space"] and (f["pack"] or (is_wide and f["lookup"])):
         raise FaultError(2, f"pack = {f['pack']}, lookup = {f['lookup']}, space = {f['space']}")
@@ -90,10 +90,20 @@ def check_output(state: State, f: Fields, batch: int, sums: Sums) -> None:
         raise FaultError(2, f"running = {f['running']}, discard = {f['discard']} without maximum")
     if f["normalize"] == isa.BY_MAGNITUDE:
         _check_magnitudes(state, f, batch, sums)
+    elif f["normalize"] == isa.BY_TOKEN:
+        _check_tokens(state, f, sums)
     elif f["normalize"] and not (f["normalize"] == isa.BY_SUM and sums.divides):
         raise FaultError(2, f"normalize = {f['normalize']}, but no sums of exponentials")
     if f["running"] and state.scores != sums.out_w:
         raise FaultError(6, f"{sums.out_w} rows go on with the maxima of {state.scores}")
+
+
+def _check_tokens(state: State, f: Fields, sums: Sums) -> None:
+    """Raises FaultError where sums are no products with keys whose magnitudes are there."""
+    if "token_ranges" not in state.overlay.units or not sums.attends or sums.scored:
+        raise FaultError(2, f"normalize = {f['normalize']}, but no products with keys")
+    if f["mode"] >= isa.FLOAT_CODE:
+        raise FaultError(2, f"normalize = {f['normalize']}, mode = {f['mode']}")
 
 
 def _check_magnitudes(state: State, f: Fields, batch: int, sums: Sums) -> None:
