@@ -36,6 +36,7 @@ def compile_decoder(
     slots: int = 1,
     head_scales: bool = False,
     cache_bits: int = 8,
+    token_ranges: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Program:
@@ -44,8 +45,9 @@ def compile_decoder(
     A run takes up to `tokens` tokens (32, or fewer where they do not fit) to those that the cache
     holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
     `calibration` are lines of text, or lists of tokens; without any the model writes some itself
-    (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own.
-    `cache_bits` of 4 or 2 packs groups of 32 tokens (`weft.lower.packed_rows`).
+    (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own,
+    with `token_ranges` each token of each head (`weft.passes.token_ranges`); `cache_bits` of 4 or 2
+    packs groups of 32 tokens (`weft.lower.packed_rows`).
     `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a decoder that does not run on the overlay as a whole, UsageError.
@@ -55,9 +57,11 @@ def compile_decoder(
     from weft.passes.head_scales import with_head_scales
     from weft.passes.quantize import quantize
     from weft.passes.ranges import feeds
+    from weft.passes.token_ranges import check_alone, with_token_ranges
     from weft.passes.whole_heads import whole_heads
 
     tell = progress or (lambda stage: None)
+    check_alone(token_ranges, head_scales, cache_bits)
     if slots < 1:
         raise UsageError(f"slots = {slots}: a cache for at least one text")
     capacity, longest = cache_sizes(decoder.limit, cache, tokens, cache_bits)
@@ -75,6 +79,8 @@ def compile_decoder(
     )
     if head_scales:
         graph = with_head_scales(graph, feeds(graph, {INPUT: data}))
+    if token_ranges:
+        graph = with_token_ranges(graph, feeds(graph, {INPUT: data}))
     tell(f"lowering to overlay {overlay.name}")
     if cache_bits != PLAIN:
         graph = with_cache_bits(graph, cache_bits)

@@ -138,6 +138,11 @@ class _Writer:
                 f"tensor {name!r} has ranges per row, which standard ONNX has no form for: leave "
                 "row_ranges out"
             )
+        if quant.heads:
+            raise UnsupportedError(
+                f"tensor {name!r} has ranges per token, which standard ONNX has no form for: leave "
+                "token_ranges out"
+            )
         if quant.format == REAL:
             half = self.node("Cast", [value], to=int(self.onnx.TensorProto.BFLOAT16))
             self.real[name] = self.node("Cast", [half], output, to=int(self.onnx.TensorProto.FLOAT))

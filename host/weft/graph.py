@@ -32,7 +32,9 @@ class Quant:
     `format` names how they are stored (`weft.formats`). Formats with a scale of their own per
     group of input channels keep its bytes in `groups`, uint8 [N, *taps, groups], asymmetric ones
     their zero points in `zeros`, int8 of that shape; `codebook` holds the int16 values of one.
-    With `rows` each row of an activation has a range of its own (`weft.passes.row_ranges`).
+    With `rows` each row of an activation has a range of its own (`weft.passes.row_ranges`). With
+    `heads` each head of each row has one: shares of the scale, one per head
+    (`weft.passes.token_ranges`).
     """
 
     scale: NDArray[np.float32]
@@ -43,6 +45,7 @@ class Quant:
     zeros: Array | None = None
     codebook: Array | None = None
     rows: bool = False
+    heads: tuple[float, ...] = ()
 
     def quantize(self, x: Array) -> Array:
         """Nearest codes of `x` (ties to even, saturating); for per-tensor quantization.

@@ -105,6 +105,7 @@ def _tensor_entry(tensor: Tensor, index: int, blobs: dict[str, Array]) -> dict[s
             "axis": quant.axis,
             "format": quant.format,
             "rows": quant.rows,
+            "heads": quant.heads,
         }
         blobs[f"{index}.scale"] = np.asarray(quant.scale, np.float32, order="C")
         for name in _ARRAYS:
@@ -127,7 +128,11 @@ def _tensor(entry: dict[str, Any], blobs: dict[str, Array]) -> Tensor:
         axis = None if found["axis"] is None else int(found["axis"])
         arrays = {name: blobs[found[name]] for name in _ARRAYS if name in found}
         rows = bool(found.get("rows", False))
-        quant = Quant(scale, int(found["zero_point"]), axis, found["format"], **arrays, rows=rows)
+        heads = tuple(float(share) for share in found.get("heads", ()))
+        if not all(np.isfinite(share) and share > 0 for share in heads):
+            raise ProgramError(f"damaged graph: shares {heads} of the scale of {entry['name']!r}")
+        point, form = int(found["zero_point"]), found["format"]
+        quant = Quant(scale, point, axis, form, **arrays, rows=rows, heads=heads)
     shape = tuple(int(d) for d in entry["shape"])
     return Tensor(str(entry["name"]), shape, np.dtype(entry["dtype"]).name, data, quant)
 

@@ -38,6 +38,7 @@ def compile_pair(
     cache: int | None = None,
     slots: int = 1,
     head_scales: bool = False,
+    token_ranges: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Program:
@@ -47,7 +48,8 @@ def compile_pair(
     the decoder's takes up to `tokens` new ones (8, or fewer where they do not fit) to those of a
     cache of `cache` (128), for each of `slots` texts. `calibration` are sources, as text or lists
     of tokens, whose targets the model then writes itself, or pairs (source, target) of tokens;
-    without any, sources are drawn at random. With `head_scales` each head of the cache has a scale.
+    without any, sources are drawn at random. With `head_scales` each head of the cache has a scale;
+    `token_ranges` are of decoders alone.
     `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a model that does not run on the overlay as a whole, UsageError,
@@ -63,6 +65,12 @@ def compile_pair(
     longest = min(SOURCES, model.limits[0]) if source is None else source
     capacity = min(CACHE, model.limits[1]) if cache is None else cache
     _check(overlay, longest, slots)
+    if token_ranges:
+        raise UsageError(
+            f"{model.name!r} is an encoder-decoder, whose cross-attention keeps keys and values of "
+            "sources, too: ranges per token are of decoders alone; leave token_ranges out, or take "
+            "head_scales"
+        )
     length = min(LENGTH, capacity)
     graph = whole_heads(fuse(model.graph(longest, length, capacity)), overlay.lanes)
     assets = SourceAssets.of(model, longest)

@@ -50,6 +50,10 @@ def rounded(tensor: Tensor, value: Array, to_codes: bool) -> Array:
         from weft.passes.row_ranges import rounded_rows
 
         return rounded_rows(value, quant, to_codes)
+    if quant.heads:
+        from weft.passes.token_ranges import rounded_heads
+
+        return rounded_heads(value, quant, to_codes)
     if to_codes:
         return quant.dequantize(quant.quantize(value))
     if quant.format == "bf16":

@@ -235,6 +235,11 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
 )
 @click.option("--head-scales", is_flag=True, help="A scale per head of a decoder's cache.")
 @click.option(
+    "--token-ranges",
+    is_flag=True,
+    help="Ranges per token and head of a decoder's cache, found on chip.",
+)
+@click.option(
     "--source",
     type=click.IntRange(min=1),
     metavar="S",

@@ -34,8 +34,11 @@ def estimate_config(
         raise UsageError(f"{path}: time and memory of a decoder need a board: --board NAME")
     given = {**DEFAULTS, **{k: v for k, v in options.items() if v is not None}}
     bits = int(given["kv"].removeprefix("int"))
-    machine = machine_of(given["overlay"], given["weights"], bits)
+    ranged = bool(given.get("token_ranges"))
     place = load_board(board)
+    machine = machine_of(
+        given["overlay"], given["weights"], place, cache_bits=bits, token_ranges=ranged
+    )
     found = predict(config.load(path), machine, place, given["context"], given.get("prompt"))
     if plot:
         picture.draw(found, plot)
@@ -105,5 +108,8 @@ def _verdict(found: Prediction) -> str:
     m = found.memory
     there, rest = report.nbytes(m.there), report.nbytes(abs(m.there - m.total))
     room = f"fits: {rest} of {there} are left" if m.fits else f"does not fit: {rest} over {there}"
+    if m.fullest > m.channel:
+        room = f"does not fit: a channel of {report.nbytes(m.channel)} would hold "
+        room += report.nbytes(m.fullest)
     chip = f"; on chip up to {m.on_chip:,}" if m.on_chip < m.longest else ""
     return f"{room}; longest context {m.longest:,} tokens{chip}"

@@ -146,6 +146,9 @@ def eval_command(program: Path, data: Path, device: str, form: str | None, as_js
 @click.option(
     "--kv", type=click.Choice(["int8", "int4", "int2"]), help="Keys and values of a CONFIG."
 )
+@click.option(
+    "--token-ranges", is_flag=True, default=None, help="Of a CONFIG: ranges per token of the cache."
+)
 @click.option("--context", type=click.IntRange(min=0), metavar="N", help="Tokens before; 512.")
 @click.option("--prompt", type=click.IntRange(min=1), metavar="N", help="Tokens; the context's.")
 @terminal.plot_option
@@ -173,7 +176,8 @@ def estimate_command(
         return
     for name, value in options.items():
         if value is not None:
-            raise UsageError(f"--{name} {value}: {program} is a program; it is for a config.json")
+            option = f"--{name.replace('_', '-')} {value}".removesuffix(" True")
+            raise UsageError(f"{option}: {program} is a program; it is for a config.json")
     _estimate_program(program, board, batch or 1, plot, as_json)
 
 

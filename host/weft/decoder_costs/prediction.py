@@ -11,13 +11,23 @@ from weft.config import Board, load_overlay
 from weft.decoder_costs import dram, run
 from weft.decoder_costs.config import Decoder
 from weft.decoder_costs.memory_map import MemoryMap, memory_map
-from weft.decoder_costs.steps import INSTRUCTION_BYTES, PROGRAM, Machine, Step, times, total
+from weft.decoder_costs.steps import (
+    CACHE,
+    IMAGE,
+    INSTRUCTION_BYTES,
+    PROGRAM,
+    Machine,
+    Step,
+    times,
+    total,
+)
 from weft.errors import InputError, UsageError
 from weft.formats import base_name, parse
+from weft.passes.token_ranges import check_alone
 from weft.state import Clocks
 from weft.units.packed_cache import BITS, UNIT_NAME
 
-OVERLAY = "decoder"
+OVERLAYS = ("decoder", "decoder_card")  # the first is for boards of which none says so
 NEEDS = ("attention", "norm", "rotate")
 COMPUTE, PORTS, MEMORY = "compute", "ports", "memory"
 
@@ -125,20 +135,37 @@ class Prediction:
                 "fits": m.fits,
                 "longest_context": m.longest,
                 "longest_on_chip": m.on_chip,
+                "fullest_channel": m.fullest,
+                "channel": m.channel,
             },
             "prefill": self.prefill.as_dict(),
             "decode": self.decode.as_dict(),
         }
 
 
-def machine_of(
-    overlay: str | Path | None = None, weights: str = "int4:g128", cache_bits: int = 8
-) -> Machine:
-    """An overlay (None: `decoder`) and a format of weights, by name; bits of keys and values.
+def overlay_for(board: Board) -> str:
+    """The overlay of decoders that is meant for a board; `decoder` where none is."""
+    meant = [name for name in OVERLAYS if board.name in load_overlay(name).boards]
+    return meant[0] if meant else OVERLAYS[0]
 
-    Raises UsageError for unknown names.
+
+def machine_of(
+    overlay: str | Path | None = None,
+    weights: str = "int4:g128",
+    board: Board | None = None,
+    *,
+    cache_bits: int = 8,
+    token_ranges: bool = False,
+) -> Machine:
+    """An overlay (None: the board's, see `overlay_for`) and a format of weights, by name; bits of
+    keys and values, and whether they have ranges per token.
+
+    Raises UsageError for unknown names, and for fewer bits with ranges.
     """
-    return Machine(load_overlay(overlay or OVERLAY), parse(weights), cache_bits=cache_bits)
+    check_alone(token_ranges, head_scales=False, cache_bits=cache_bits)
+    default = OVERLAYS[0] if board is None else overlay_for(board)
+    hardware = load_overlay(overlay or default)
+    return Machine(hardware, parse(weights), cache_bits=cache_bits, token_ranges=token_ranges)
 
 
 def predict(
@@ -157,7 +184,8 @@ def predict(
     decoding = _phase(machine, board, steps, 1)
     filling = _phase(machine, board, run.prefill(machine, decoder, max(first, 1)), max(first, 1))
     rest = decoding.seconds - _memory_seconds(board, machine, steps)
-    measured = decoding.nbytes / (board.ddr_bytes_per_s * board.ddr_efficiency)
+    ports = machine.overlay.weight_ports if machine.overlay.own_memories else 1
+    measured = decoding.nbytes / (dram.peak(board, ports) * board.ddr_efficiency)
     return Prediction(
         decoder,
         machine,
@@ -196,16 +224,32 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
         )
     if machine.packs and d.encoder_layers:
         raise UsageError(f"--kv int{machine.cache_bits}: {d.name} has an encoder; take int8")
+    if machine.token_ranges:
+        _check_ranges(d, machine)
     for what, tokens in (("--context", context), ("--prompt", prompt)):
         if d.positions and tokens > d.positions:
             raise InputError(f"{what} {tokens:,}: {d.name} knows {d.positions:,} positions")
 
 
+def _check_ranges(d: Decoder, machine: Machine) -> None:
+    name = machine.overlay.name
+    why = f"{d.name} has an encoder" if d.encoder_layers else f"overlay {name!r} has no such unit"
+    if d.encoder_layers or "token_ranges" not in machine.overlay.units:
+        raise UsageError(
+            f"--token-ranges: {why}; leave it out, or take a decoder on an overlay with unit "
+            "token_ranges"
+        )
+
+
 def step_seconds(step: Step, machine: Machine, board: Board) -> tuple[float, float]:
     """Seconds of one time by clocks, and by the memory."""
     burst = dram.BURST_BEATS * machine.overlay.bus_bytes
-    # Ports take turns on one run of weights: for the memory they are one stream.
-    reads = dram.Reads(sum(step.read.values()), 1, step.run)
+    # Ports take turns on one run of weights: for one memory they are one stream. Ports with
+    # channels of their own are one each; keys and values lie in one of the channels all the same.
+    parts = IMAGE | {CACHE} if machine.spread else IMAGE
+    own = machine.overlay.own_memories and set(step.read) <= parts
+    streams = machine.overlay.weight_ports if own else 1
+    reads = dram.Reads(sum(step.read.values()), streams, step.run)
     piece = step.written // step.pieces if step.pieces else 0
     writes = dram.Writes(step.pieces, piece, int(step.pieces > 0))
     memory = dram.read_seconds(board, reads, burst) + dram.write_seconds(board, writes)

@@ -65,7 +65,7 @@ def _tokens(machine: Machine, d: Decoder, m: int, past: int, source: int) -> Ite
     around = around_attention(machine, d, m, d.layers)
     for made in around.values():
         yield from made
-    yield from cached(machine, d, m, d.layers)
+    yield from cached(machine, d, m, past, d.layers)
     yield from kept(machine, d, m, past, d.layers)
     yield from attend(machine, d, m, past, past + m, d.layers, causal_macs(d, m, past))
     if source:
@@ -175,4 +175,7 @@ def longest(machine: Machine, d: Decoder) -> int:
     o, hold = machine.overlay, machine.head_blocks(d)
     operands = o.words_of("operand") // (2 * hold)
     rest = o.words_of("wide") - machine.blocks(d.width) - 2 * hold
-    return max(0, min(operands, rest * o.lanes))
+    most = min(operands, rest * o.lanes)
+    if machine.token_ranges:
+        most = min(most, (o.range_words - 1) // 2 * o.lanes)
+    return max(0, most)

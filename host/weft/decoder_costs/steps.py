@@ -30,6 +30,7 @@ WEIGHTS, SCALES, PARAMETERS, CACHE, ACTIVATIONS, PROGRAM = (
     "weights", "scales of groups", "requantization", "keys and values", "activations", "program",
 )  # fmt: skip
 INSTRUCTION_BYTES = 4 * isa.WORDS
+IMAGE = {WEIGHTS, SCALES, PARAMETERS}  # what lies in weight memory
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Machine:
     """An overlay, the format of weights, and ways to be faster than it is: no overlay has them yet.
 
     `ahead`: the next head's keys and values come while the present one is attended to;
-    `table_ports`: ports that fill tables. `cache_bits`: of keys and values in memory.
+    `table_ports`: ports that fill tables; `spread`: keys and values lie in the memories of all
+    ports, as weights do, where ports have memories of their own. `cache_bits`: of keys and values
+    in memory; `token_ranges`: they have ranges per token.
     """
 
     overlay: Overlay
@@ -66,6 +69,8 @@ class Machine:
     ahead: bool = False
     table_ports: int = 1
     cache_bits: int = 8
+    token_ranges: bool = False
+    spread: bool = False
 
     @property
     def packs(self) -> bool:
@@ -187,9 +192,13 @@ def norm(machine: Machine, rows: int, channels: int, count: int, heads: int = 1)
     yield from tables(machine, "norm: parameters", blocks, count)
 
 
-def rotate(machine: Machine, name: str, words: int, plain: bool, count: int) -> Step:
-    """Words that get their position, or (plain) only new codes; `count` times."""
-    f = {"rows": 1, "blocks": words, "plain": int(plain)}
+def rotate(
+    machine: Machine, name: str, words: int, plain: bool, count: int, ranges: bool = False
+) -> Step:
+    """Words that get their position, or (plain) only new codes; `count` times. `ranges`: of each
+    token, too.
+    """
+    f = {"rows": 1, "blocks": words, "plain": int(plain), "ranges": int(ranges)}
     return Step(name, ELEMENTWISE, rotator.clocks(f, machine.overlay, 1, {}), times=count)
 
 
@@ -221,9 +230,11 @@ def around_attention(machine: Machine, d: Decoder, m: int, count: int) -> dict[s
     }
 
 
-def cached(machine: Machine, d: Decoder, m: int, count: int) -> Iterator[Step]:
-    """Queries and keys of m tokens get their positions; keys and values go to the cache."""
-    head = m * machine.head_blocks(d)
+def cached(machine: Machine, d: Decoder, m: int, past: int, count: int) -> Iterator[Step]:
+    """Queries and keys of m tokens get their positions; keys and values go to the cache, behind
+    `past` others.
+    """
+    head, ranged = m * machine.head_blocks(d), machine.token_ranges
     if d.head_norms:
         for heads in (d.heads, d.kv_heads):
             yield from norm(machine, m, d.head_width, count, heads)
@@ -231,11 +242,27 @@ def cached(machine: Machine, d: Decoder, m: int, count: int) -> Iterator[Step]:
         yield rotate(machine, "queries", d.heads * head, False, count)
     heads = count * d.kv_heads
     # Once behind the cached ones for this run, once for the cache.
-    yield rotate(machine, "keys", head, not d.rotary, 2 * heads)
-    yield rotate(machine, "values", head, True, 2 * heads)
+    yield rotate(machine, "keys", head, not d.rotary, 2 * heads, ranged)
+    yield rotate(machine, "values", head, True, 2 * heads, ranged)
     for name in ("keys to the cache", "values to the cache"):
         # Each block of a head lies by itself, in the order of tokens.
         yield write(machine, name, head, machine.head_blocks(d), heads)
+    if ranged:
+        yield from _magnitudes(machine, m, past, 2 * heads)
+
+
+def _magnitudes(machine: Machine, m: int, past: int, count: int) -> Iterator[Step]:
+    """Magnitudes of `past` tokens from memory, those of m new ones back; of `count` heads."""
+    o = machine.overlay
+    kept = {"chunks": 1, "words": 1 + machine.blocks(m - 1), "space": isa.RANGES}
+    if past:
+        f = {**kept, "words": machine.blocks(past)}
+        read = {CACHE: transfer.rows_moved(f, 1) * o.lanes}
+        clocks = transfer.clocks(f, o, 1, {})
+        yield Step("ranges of tokens", TRANSFERS, clocks, read=read, times=count)
+    written = transfer.rows_moved(kept, 1) * o.lanes
+    clocks = transfer.clocks(kept, o, 1, {})
+    yield Step("ranges to the cache", TRANSFERS, clocks, written=written, pieces=1, times=count)
 
 
 def kept(machine: Machine, d: Decoder, m: int, past: int, count: int) -> Iterator[Step]:
@@ -258,7 +285,9 @@ def attend(
     """
     blocks, o = machine.head_blocks(d), machine.overlay
     rows = past * blocks * o.lanes
-    yield from tables(machine, "attention: requantization", 1, 2 * count)
+    ranged = machine.token_ranges and past < keys  # each head has scales of its own
+    own = d.kv_heads if ranged else 1
+    yield from tables(machine, "attention: requantization", 1, 2 * count * own)
     ports = o.weight_ports if o.cached and past < keys else 1
     load, reads = _load(machine, past, blocks, o.cached and past < keys)
     read = 2 * rows

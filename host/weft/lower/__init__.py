@@ -36,6 +36,9 @@ from weft.lower.schedule import (
     read_after,
 )
 from weft.lower.steps import Steps
+from weft.lower.token_ranges import check_placed as check_tokens
+from weft.lower.token_ranges import check_slots, rows_of
+from weft.lower.token_ranges import region as magnitudes
 from weft.memory import Request, plan
 from weft.passes.stream import narrowed
 from weft.program import (
@@ -79,6 +82,7 @@ def lower(
     graph, lengths, found = _placed(graph, overlay)
     found.context.slots = slots
     _check_exact(found)
+    check_slots(found.context)
     entries = steps.entry_of(found.context.graph)
     parts, size = _parts(found, batch, entries)
     together = steps.together(found.context, parts)
@@ -131,9 +135,10 @@ def _entries(parts: Sequence[Part], entries: Mapping[str, str]) -> dict[str, tup
 
 def _check_exact(found: Partition) -> None:
     """Raises CapacityError for a node that is exact on the accelerator only, but not there, or has
-    ranges per row.
+    ranges per row, or per token.
     """
     check_placed(found)
+    check_tokens(found)
     for place in found.placements:
         if place.where == "host" and place.node.attrs.get("exact"):
             raise CapacityError(
@@ -245,9 +250,11 @@ def _memory(
     slots, kept = context.slots, context.kept
     sizes = {n: kept[n].stride * slots if n in kept else context.maps[n].rows * batch for n in own}
     requests = [Request(n, sizes[n], first[n], last[n]) for n in own]
-    requests += [Request(n, m.rows * slots, 0, len(parts)) for n, (m, _) in context.caches.items()]
+    held = {n: m.rows * slots for n, (m, _) in context.caches.items()}
+    held |= {n: rows_of(*each, slots) for n, each in context.magnitudes.items()}
+    requests += [Request(n, size, 0, len(parts)) for n, size in held.items()]
     placed = plan(requests)
-    rows = {n: placed.offsets[together.get(n, n)] for n in (*first, *context.caches)}
+    rows = {n: placed.offsets[together.get(n, n)] for n in (*first, *held)}
     return rows, max(placed.peak, 1)
 
 
@@ -269,6 +276,9 @@ def _regions(
     context = found.context
     regions: dict[str, Region] = {}
     for root, row in rows.items():
+        if root in context.magnitudes:
+            regions[root] = magnitudes(context, root, row)
+            continue
         if root in context.caches:
             extent, quant = context.caches[root]
             layout = Layout(

@@ -9,6 +9,19 @@ if TYPE_CHECKING:
     from weft.lower.stage import Rotation
 
 
+@dataclass(frozen=True)
+class Magnitudes:
+    """Of a cache whose tokens have ranges of their own: their region in memory, `words` for each
+    head of a text, and the first word of memory token_ranges that those of a head come to. `own` is
+    where those of a run's tokens lie by themselves; None: behind the others, as in memory.
+    """
+
+    name: str
+    words: int
+    first: int
+    own: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Cache:
     """Keys or values in activation memory: `name` is their region, `rotations` make those of each
@@ -24,6 +37,7 @@ class Cache:
     fresh: str
     bits: int = 8
     values: bool = False
+    magnitudes: Magnitudes | None = None
 
     @property
     def is_packed(self) -> bool:

@@ -16,6 +16,7 @@ from weft.lower.registers import ORIGIN, PLACE, POSITION, TOTAL, follow
 from weft.lower.rotate import SWAP
 from weft.lower.rows import LIMIT, divided, kept_scores, parameters, recalled, scored, weighted
 from weft.lower.stage import Cache, CachedOp, RotateOp, Rotation
+from weft.lower.token_ranges import found_by, keep, of_keys, of_values, recall
 from weft.pack import split
 from weft.program import Rule
 
@@ -122,8 +123,9 @@ def cached_attention(
         for cache, source, count in zip(
             op.caches, (op.key, op.value), blocks.values(), strict=True
         ):
-            recall = recall_packed if cache.is_packed else _recall
-            recall(emitter, cache, head, count, places)
+            codes = recall_packed if cache.is_packed else _recall
+            codes(emitter, cache, head, count, places)
+            recall(emitter, cache, head, tokens)
             place = places[cache.place]
             behind = follow("target", POSITION, place.at(0))
             append(emitter, cache, places[source], place, head, place.rows, places, behind)
@@ -212,8 +214,9 @@ def append(
     block = head * to.blocks
     for where, more in ((to, rules), (fresh, ())):
         fields = {"target": where.at(0), "target_block": where.block, "space": where.space}
+        found, following = found_by(cache, where is to)
         made = cache.rotations[head], to.blocks, source, block, 0, tokens, places
-        turn(emitter, *made, fields, (rows, *more))
+        turn(emitter, *made, fields | found, (rows, *more, *following))
     step = capacity * emitter.context.slots
     memory = emitter.regions[cache.name] + block * step
     goes = follow("memory", PLACE, memory)
@@ -231,6 +234,7 @@ def append(
         ),
         (replace(rows, field="words"), goes),
     )
+    keep(emitter, cache, head, tokens)
 
 
 def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Places) -> None:
@@ -256,6 +260,7 @@ def _scores(emitter: Emitter, op: CachedOp, part: _Part, query: int, places: Pla
             right=LIMIT,
             **parameters(op.scores, parameter),
             **_bias(op, part, query, lanes, places),
+            **of_keys(op.caches[0]),
         ),
         (*ifs(part.rows), follow("keys", TOTAL, most=op.keys), *window),
     )
@@ -287,7 +292,7 @@ def _values(
     sizes = part.last - part.first, -(-op.keys // lanes)
     attend(
         emitter,
-        weighted(emitter, op, sizes, scores, (value.at(0), value.block)),
+        weighted(emitter, op, sizes, scores, (value.at(0), value.block)) | of_values(op.caches[1]),
         (*part.rows, follow("blocks", TOTAL, most=op.keys, unit=lanes)),
     )
     emitter.put(divided(op, parameter, query, part.first, target), ifs(part.rows))

@@ -33,6 +33,7 @@ from weft.lower.rows import (
     weighted,
 )
 from weft.lower.stage import CachedOp
+from weft.lower.token_ranges import of_keys, of_values, recall
 from weft.program import Rule
 from weft.units.packed_cache import GROUP
 
@@ -63,6 +64,10 @@ class _Tile:
     places: tuple[Place, Place]
     count: Rules
     new: bool = False
+
+    def column(self, lanes: int) -> int | None:
+        """The first column tile of the cache; None of new tokens."""
+        return None if self.new else self.start // lanes
 
 
 def arrange(ctx: Context, op: CachedOp, tokens: int) -> CachedOp:
@@ -103,6 +108,7 @@ def tiled_attention(
     symbol = emitter.symbol(op.query)
     for head in range(op.heads // op.group):
         for which in (KEYS, VALUES):
+            recall(emitter, op.caches[which], head, tokens)
             _append(emitter, op, which, head, places)
         for query in range(head * op.group, (head + 1) * op.group):
             for first, last in even(0, tokens, places[op.scratch].rows):
@@ -220,6 +226,7 @@ def _scores(
             left=left if tile.new and op.least > -LIMIT else -LIMIT,
             right=right if tile.new else LIMIT,
             **parameters(op.scores, parameter),
+            **of_keys(op.caches[KEYS], tile.column(lanes)),
         ),
         (*ifs(part.rows), *_named(tile, "keys"), *sides),
     )
@@ -229,10 +236,10 @@ def _weighted(emitter: Emitter, op: CachedOp, tile: _Tile, part: _Part, places: 
     """Exponentials of a tile's scores times its values, to the sums that stay."""
     emitter.epilogue(op.heads_values[part.query // op.group], 0, 1)  # tables come before
     value, rows = tile.places[VALUES], part.last - part.first
-    sizes = rows, tile.tiles
+    sizes, column = (rows, tile.tiles), tile.column(emitter.context.lanes)
     fields = weighted(emitter, op, sizes, places[op.scratch], (value.at(0), value.block))
     attend(
         emitter,
-        fields | {"stays": 1, "goes_on": int(not tile.new)},
+        fields | {"stays": 1, "goes_on": int(not tile.new)} | of_values(op.caches[VALUES], column),
         (*part.rows, *_named(tile, "blocks", emitter.context.lanes)),
     )

@@ -30,7 +30,9 @@ from weft.lower.norm import method_of
 from weft.lower.packed_rows import bits_of, enter_packed
 from weft.lower.rotate import rotation_of
 from weft.lower.stage import Cache, CachedOp, Epilogue, HostOnlyError, Stage
+from weft.lower.token_ranges import key_unit, value_unit, with_magnitudes
 from weft.nonlinear.build import SCORE_FRACTION
+from weft.passes.row_ranges import STEPS
 from weft.transformer_ops import by_distance
 
 SHARES = ("key_scales", "value_scales")
@@ -44,7 +46,10 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     _check(ctx, node, q)
     widths = head_blocks(ctx, (q, k, v), heads, shared)
     least, most = window_of(node)
-    shares = tuple(head_shares(node, part, shared) for part in SHARES)
+    shares = tuple(
+        x.quant.heads or head_shares(node, part, shared)
+        for x, part in zip((k, v), SHARES, strict=True)
+    )
     scores, done = _epilogues(ctx, node, (q, k, v), y, shares)
     tokens = q.layout.height * q.layout.width
     name, bits = node.outputs[0], bits_of(ctx, node)
@@ -69,6 +74,7 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
         value_cache=caches[1],
     )  # fmt: skip
     op = arrange(ctx, op, tokens)
+    op = with_magnitudes(ctx, op, tokens) if k.quant.heads else op
     check_capacity(ctx, op, [*(cache.place for cache in caches), *op.fresh])
     layout = replace(q.layout, channels=heads * widths[1] * ctx.lanes)
     macs = heads * tokens * capacity * _true_width(ctx, node, widths)
@@ -102,7 +108,12 @@ def _epilogues(
     def made(scale: float, unit: float, quant: Quant) -> Epilogue:
         return epilogue(plain, scaling(plain, scale, unit, quant), quant, ctx.lanes, step=0)
 
-    product = q * k * float(node.attrs["scale"])
+    scale, key, value = float(node.attrs["scale"]), values[1].quant, values[2].quant
+    if key.heads:
+        heads = range(len(key.heads))
+        scores = tuple(made(q * scale * key_unit(key, head), 1.0, score) for head in heads)
+        return scores, tuple(made(value_unit(value, head), 1.0, y) for head in heads)
+    product = q * k * scale
     scores = tuple(made(product * share, 1.0, score) for share in shares[0])
     return scores, tuple(made(v * share, 2.0**-NORMALIZED, y) for share in shares[1])
 
@@ -163,7 +174,9 @@ def _cache(
     """The cache of keys or values, with the maps that one head takes on chip."""
     tokens, capacity = sizes
     whole = ctx.rotations[source]
-    rotations = tuple(rotation_of(whole.scale / s, whole.table, whole.head_blocks) for s in shares)
+    finer = STEPS if ctx.values[source].quant.heads else 1
+    scales = (whole.scale * finer / share for share in shares)
+    rotations = tuple(rotation_of(scale, whole.table, whole.head_blocks) for scale in scales)
     values = name.endswith("/values")
     cache = Cache(name, rotations, f"{name}/head", f"{name}/new", bits, values)
     quant = ctx.values[source].quant

@@ -43,9 +43,11 @@ class Context:
 
     `cached` is the number of tokens that caches hold, 0 without any: then fields follow the
     registers of a run; there is one cache for each of `slots` texts. `caches` are their maps in
-    memory; `kept` maps that an encoder gives, of which each text has its own (`weft.lower.pairs`),
-    `sources` the inputs whose tokens are those of a source; `rotations` what makes codes of the
-    int16 that keys and values are of; `tables` words of int16 per position, in weight memory.
+    memory, `magnitudes` the heads, and a text's words of each, of what lies beside them
+    (`weft.lower.token_ranges`); `kept` maps that an encoder gives, of which each text has its own
+    (`weft.lower.pairs`), `sources` the inputs whose tokens are those of a source; `rotations` what
+    makes codes of the int16 that keys and values are of; `tables` words of int16 per position, in
+    weight memory.
     """
 
     graph: Graph
@@ -59,6 +61,7 @@ class Context:
     sources: frozenset[str] = frozenset()
     constants: dict[str, Array] = field(default_factory=dict)
     caches: dict[str, tuple[Map, Quant]] = field(default_factory=dict)
+    magnitudes: dict[str, tuple[int, int]] = field(default_factory=dict)
     rotations: dict[str, Rotation] = field(default_factory=dict)
     tables: dict[str, Array] = field(default_factory=dict)
     quants: dict[str, Quant] = field(default_factory=dict)

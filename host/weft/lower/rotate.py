@@ -44,6 +44,8 @@ def lower_rotate(ctx: Context, node: Node) -> Stage | None:
         ctx.values[out] = Value(x.root, layout, y)
         ctx.rotations[out] = rotation
         return None
+    if y.heads:
+        raise HostOnlyError("ranges per token, of what no cache keeps")
     blocks = layout.blocks(ctx.lanes)
     op = RotateOp(x.root, plain_window(x.layout), blocks, rotation)
     stage = ctx.stage(node, y, layout, (op,), engine="rotate")
