@@ -9,8 +9,8 @@
 
 namespace weft {
 
-constexpr int kRangeWords = (kPackedGroup + kRows - 1) / kRows;  // of one byte per token
-constexpr int kRangeSlots = kPackedGroup > kRows ? kPackedGroup : kRows;
+constexpr int kGroupRangeWords = (kPackedGroup + kRows - 1) / kRows;  // of one byte per token
+constexpr int kGroupRangeSlots = kPackedGroup > kRows ? kPackedGroup : kRows;
 static_assert(kPackedGroup % kOperandGroup == 0, "a group is written by whole clocks");
 
 inline int filled_up(int rows) { return (rows + kRunRows - 1) & ~(kRunRows - 1); }
@@ -22,7 +22,7 @@ struct GroupRows {
   int bare;           // and the rows of codes that hold any
 
   GroupRows(int bits, bool values) {
-    half = values ? kRangeWords : 1;
+    half = values ? kGroupRangeWords : 1;
     ranges = filled_up(2 * half);
     bare = bits == 4 ? kPackedGroup / 2 : kPackedGroup / 4;
     codes = filled_up(bare);
@@ -32,8 +32,8 @@ struct GroupRows {
 
 /// Ranges of a group: of each lane, or of each token.
 struct GroupRanges {
-  Int<8> least[kRangeSlots];
-  UInt<8> width[kRangeSlots];
+  Int<8> least[kGroupRangeSlots];
+  UInt<8> width[kGroupRangeSlots];
 
   /// Bytes of row `row` of `count` ranges.
   Word row_of(int row, int half, int count) const {
@@ -57,7 +57,7 @@ struct GroupRanges {
     for (int c = 0; c < kRows; ++c) {
       WEFT_UNROLL
       const int at = first + c;
-      if (row >= 2 * half || at >= kRangeSlots) continue;
+      if (row >= 2 * half || at >= kGroupRangeSlots) continue;
       if (widths)
         width[at] = UInt<8>(word[c]);
       else
