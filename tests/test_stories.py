@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.divergence import chances, divergence
 
 import weft
 from weft import cli
@@ -50,6 +51,20 @@ def test_scales_of_heads_cost_little(folder):
     program = weft.compile(folder / "stories260K.bin", "lab", head_scales=True)
     with weft.open_decoder(program) as session:
         assert perplexity(session, text).perplexity <= LIMIT
+
+
+def test_ranges_of_tokens_stay_nearer_to_float(folder):
+    """By the divergence of its words' chances, which one text's perplexity hides."""
+    path = folder / "stories260K.bin"
+    text = (folder / "tinystories_sample.txt").read_text()
+    with weft.open_decoder(path) as session:
+        exact = chances(session, text)
+    far = []
+    for ranges in (False, True):
+        with weft.open_decoder(weft.compile(path, "lab", token_ranges=ranges)) as session:
+            assert perplexity(session, text).perplexity <= LIMIT
+            far.append(divergence(exact, chances(session, text)))
+    assert far[1] < 0.8 * far[0]
 
 
 def test_it_tells_a_story(program, capsys):
