@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import weft
+from weft.config import load_board
+from weft.decoder_costs import config
+from weft.decoder_costs.prediction import machine_of, predict
+from weft.demo import MODELS
 from weft.device import open_device
 from weft.estimate import instructions
 from weft.isa import WORDS
@@ -22,6 +28,7 @@ WAYS = (
     ("W8A8KV8, a range per token and head", {"token_ranges": True}, 3.62),
     ("uint4:g32 by GPTQ, A8KV8", {"weights": "uint4:g32", "weight_method": "gptq"}, 4.0),
 )
+PACKED = (("W8A8KV4", 4, 3.62), ("W8A8KV2", 2, 4.8))  # a packed cache, as in KIVI
 OVERLAY = "decoder"
 BOARDS = ("KV260", "ZCU104", "Alveo-U55C")
 CONTEXT = 256
@@ -57,10 +64,27 @@ def rows(folder, data) -> list[Row]:
             continue  # OVERLAY has no such unit
         program = weft.compile(path, OVERLAY, **options)
         made += [*_predicted(name, program), *_traced(name, program)]
+    for name, bits, limit in PACKED:
+        with weft.open_decoder(weft.compile(path, "lab", cache_bits=bits)) as session:
+            found = perplexity(session, text).perplexity
+        made.append(at_most(f"{title}, {name}, csim", found, limit, "", exact))
+    made += _memory()
     for name, found in perplexities(path, text).items():
         about = f"{title}, all else float, keys and values: {name}"
         made.append(Row(about, found, exact, ""))
     return made
+
+
+def _memory() -> list[Row]:
+    """The longest context of Llama-2-7B in the memory of a KV260, by bits of keys and values."""
+    decoder, board = config.load(MODELS / "llama2-7b.json"), load_board("KV260")
+    decoder = replace(decoder, positions=1 << 20)  # what memory alone allows
+    found = {
+        bits: predict(decoder, machine_of("lab", "int4:g128", bits), board).memory.longest
+        for bits in (8, 4, 2)
+    }
+    about = "Llama-2-7B, int4:g128, on lab and KV260: tokens that memory has room for, keys of"
+    return [Row(f"{about} {bits} bits", n, found[8], "tokens") for bits, n in found.items()]
 
 
 def _traced(name: str, program: weft.Program) -> list[Row]:

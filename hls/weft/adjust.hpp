@@ -6,10 +6,13 @@
 
 namespace weft {
 
+constexpr int kPackedGroupLog2 = 5;
+static_assert(1 << kPackedGroupLog2 == kPackedGroup, "groups are counted by shifts");
+
 /// One adjustment of an Adjust.
 struct Adjustment {
   UInt<5> word;
-  UInt<3> from;  // which register
+  UInt<4> from;  // which register
   UInt<1> drop;
   UInt<5> unit;
   Int<32> offset, most, scale, base;
@@ -19,7 +22,7 @@ struct Adjustment {
 /// a multiplication per clock; the instruction then takes a word per clock.
 class Adjuster {
   static constexpr int kMost = kMostAdjusts * kAdjustments;
-  static constexpr int kRegisters = kSourceRegister + 1;
+  static constexpr int kRegisters = kRingRegister + 1;
   Int<32> registers_[kRegisters];
   int word_[kMost];
   Int<32> value_[kMost];
@@ -50,6 +53,13 @@ class Adjuster {
     registers_[kSourceRegister] = limits.source;
     registers_[kTotalRegister] = Int<32>(UInt<32>(limits.tokens) + UInt<32>(limits.position));
     registers_[kPlaceRegister] = Int<32>(UInt<32>(limits.origin) + UInt<32>(limits.position));
+    // Of a packed cache: groups that end in this run, and where the newest tokens go in memory.
+    const Int<32> total = registers_[kTotalRegister];
+    const Int<32> offset = limits.position & (kPackedGroup - 1);
+    registers_[kCompletedRegister] =
+        Int<32>((total >> kPackedGroupLog2) - (limits.position >> kPackedGroupLog2));
+    registers_[kOffsetRegister] = offset;
+    registers_[kRingRegister] = Int<32>(UInt<32>(limits.source) + UInt<32>(offset));
     clear();
   }
   /// Forgets the Adjusts of the instruction before.

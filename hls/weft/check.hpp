@@ -4,6 +4,7 @@
 #include "check_attend.hpp"
 #include "check_engine.hpp"
 #include "check_norm.hpp"
+#include "check_pack.hpp"
 #include "check_rotate.hpp"
 #include "check_stream.hpp"
 #include "status.hpp"
@@ -73,6 +74,9 @@ class Checker {
                                 : kBadField;
     if (opcode == kRotate)
       return Rotate::legal(words) ? check_rotate(Rotate::decode(words), limits_.batch) : kBadField;
+    if (opcode == kPackCache)
+      return PackCache::legal(words) ? check_pack(PackCache::decode(words), limits_.batch)
+                                     : kBadField;
     return stream_.rows == 0 ? kDone : kBadStream;
   }
 
@@ -102,9 +106,11 @@ class Checker {
     if (words != 0 && (int(f.count) != words || f.index != 0)) return kBadField;
     if (words != 0) return stream_.take(method_rows(f), false) ? kDone : kBadStream;
     if (f.target == kOperandsTable) {
+      if (f.bits != 0 && (!legal_bits(int(f.bits)) || int(f.count) % kPackedGroup != 0))
+        return kBadField;
       const Status status = legal_operands(f);
       if (status != kDone) return status;
-      return stream_.take(Int<64>(f.count) * Int<64>(f.runs), true) ? kDone : kBadStream;
+      return stream_.take(operand_rows(f), true) ? kDone : kBadStream;
     }
     const int wide = kHasWide ? kWideWords : 0;
     const int size = f.target == kParametersTable ? kParameterBlocks

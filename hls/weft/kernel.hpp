@@ -221,6 +221,8 @@ compute:
       WEFT_NORM(Norm::decode(words), m, counters);
     } else if (kHasRotate && opcode == kRotate) {
       rotate(Rotate::decode(words), m, counters);
+    } else if (kHasPackedCache && opcode == kPackCache) {
+      pack_cache(PackCache::decode(words), m, counters);
     } else if (opcode == kActivate) {
       drain_again(Activate::decode(words), batch, last, m, counters);
     } else {

@@ -44,7 +44,12 @@ class Adjuster:
     def __init__(self, registers: Registers) -> None:
         tokens, position, origin, source = whole(registers)
         total, place = _wrapped(tokens + position), _wrapped(origin + position)
-        self._registers = (tokens, position, total, origin, place, source)
+        group = isa.PACKED_GROUP
+        offset, completed = position % group, total // group - position // group
+        ring = _wrapped(source + offset)
+        self._registers = (
+            tokens, position, total, origin, place, source, completed, offset, ring,
+        )  # fmt: skip
         self._clear()
 
     def _clear(self) -> None:

@@ -57,7 +57,8 @@ OVERLAY_LIMITS = {
 INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
 UNITS = (
-    "requant", "vector", "lookup", "attention", "norm", "rotate", "ranges", "token_ranges"
+    "requant", "vector", "lookup", "attention", "norm", "rotate", "ranges", "token_ranges",
+    "packed_cache",
 )  # fmt: skip
 
 
@@ -233,6 +234,11 @@ class Overlay:
             raise OverlayError(
                 f"overlay {self.name!r}: unit ranges makes them of what unit norm gives, which is "
                 f"none of {', '.join(self.units)}"
+            )
+        if "packed_cache" in self.units and not self.cached:
+            raise OverlayError(
+                f"overlay {self.name!r}: unit packed_cache unpacks what comes through the weight "
+                "ports, for unit attention and engine matvec; it lacks one of them"
             )
         self._check_token_ranges()
         if "attention" in self.units and "systolic" not in self.engines:

@@ -19,8 +19,6 @@ from weft.text.decoder_assets import DecoderAssets
 from weft.text.forward import FloatForward
 from weft.text.generation import DecoderSession
 
-TOKENS = 32  # at a time, if nobody says how many
-CACHE = 512
 SEQUENCES, LENGTH = 8, 256  # of calibration, at most
 FLOAT_SOURCE = 1024  # tokens of a source, and of a target, of a model in float
 OWN_TEXTS = 4  # that the model writes itself where nobody gives any
@@ -38,6 +36,7 @@ def compile_decoder(
     slots: int = 1,
     head_scales: bool = False,
     token_ranges: bool = False,
+    cache_bits: int = 8,
     progress: Progress | None = None,
     **options: Any,
 ) -> Program:
@@ -47,11 +46,13 @@ def compile_decoder(
     holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
     `calibration` are lines of text, or lists of tokens; without any the model writes some itself
     (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own,
-    with `token_ranges` each token of each head (`weft.passes.token_ranges`).
+    with `token_ranges` each token of each head (`weft.passes.token_ranges`). `cache_bits` of 4 or 2
+    packs groups of 32 tokens (`weft.lower.packed_rows`).
     `options` are those of `weft.passes.quantize.quantize`.
 
     Raises CapacityError for a decoder that does not run on the overlay as a whole, UsageError.
     """
+    from weft.passes.cache_bits import PLAIN, cache_sizes, with_cache_bits
     from weft.passes.fuse import fuse
     from weft.passes.head_scales import with_head_scales
     from weft.passes.quantize import quantize
@@ -60,10 +61,10 @@ def compile_decoder(
     from weft.passes.whole_heads import whole_heads
 
     tell = progress or (lambda stage: None)
-    capacity = min(CACHE, decoder.limit) if cache is None else cache
-    check_alone(token_ranges, head_scales)
+    check_alone(token_ranges, head_scales, cache_bits)
     if slots < 1:
         raise UsageError(f"slots = {slots}: a cache for at least one text")
+    capacity, longest = cache_sizes(decoder.limit, cache, tokens, cache_bits)
     length = min(LENGTH, capacity)
     tell("writing a text to calibrate with" if calibration is None else "reading the text")
     assets = DecoderAssets.of(decoder)
@@ -81,8 +82,9 @@ def compile_decoder(
     if token_ranges:
         graph = with_token_ranges(graph, feeds(graph, {INPUT: data}))
     tell(f"lowering to overlay {overlay.name}")
-    most = min(tokens or TOKENS, capacity)
-    program = fitting(lambda n: _lowered(graph, overlay, n, slots), most, tokens is not None)
+    if cache_bits != PLAIN:
+        graph = with_cache_bits(graph, cache_bits)
+    program = fitting(lambda n: _lowered(graph, overlay, n, slots), longest, tokens is not None)
     return replace(program.keeping(graph), assets=assets.arrays())
 
 

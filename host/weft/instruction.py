@@ -65,11 +65,11 @@ class Instruction:
         return words
 
 
-def unsigned(bits: int, **docs: str) -> tuple[Field, ...]:
+def unsigned(bits: int, /, **docs: str) -> tuple[Field, ...]:
     """Unsigned fields of `bits` bits: name → what it means."""
     return tuple(Field(name, bits, doc) for name, doc in docs.items())
 
 
-def signed(bits: int, **docs: str) -> tuple[Field, ...]:
+def signed(bits: int, /, **docs: str) -> tuple[Field, ...]:
     """Signed fields of `bits` bits: name → what it means."""
     return tuple(Field(name, bits, doc, signed=True) for name, doc in docs.items())

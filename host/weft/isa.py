@@ -23,6 +23,11 @@ from weft.instruction import Instruction as Instruction
 from weft.instruction import Words as Words
 from weft.instruction import signed as _signed
 from weft.instruction import unsigned as _unsigned
+from weft.isa_adjust import ADJUST as ADJUST
+from weft.isa_adjust import ADJUSTMENTS as ADJUSTMENTS
+from weft.isa_adjust import MOST_ADJUSTS as MOST_ADJUSTS
+from weft.isa_adjust import PACKED_GROUP as PACKED_GROUP
+from weft.isa_adjust import REGISTERS as REGISTERS
 
 _WINDOW = (
     *_unsigned(
@@ -53,24 +58,6 @@ _TRANSFER = (
         space="of the buffer: 0 unified, 1 operand; of two rows per word 2 wide, 3 token ranges",
     ),
 )
-
-# An adjustment of an Adjust: field = base + scale · ⌈min(most, register − offset) / 2^unit⌉.
-_ADJUSTMENT = (
-    *_unsigned(5, field="word of the next instruction that is set; 0: none"),
-    *_unsigned(3, register="0 tokens, 1 position, 2 both, 3 origin, 4 origin + position, 5 source"),
-    *_unsigned(1, drop="1: leave the next instruction out if min(most, register − offset) < 1"),
-    *_unsigned(5, unit="log2 of what the register is counted in, rounded up"),
-    *_signed(
-        MEMORY,
-        offset="subtracted from the register",
-        most="what the difference is at most",
-        scale="per unit",
-        base="added to that",
-    ),
-)
-ADJUSTMENTS, MOST_ADJUSTS = 3, 2  # of an Adjust; Adjusts in front of an instruction
-# What adjustments refer to: `total` = tokens + position, `place` = origin + position.
-REGISTERS = ("tokens", "position", "total", "origin", "place", "source")
 
 READ_HOST = Instruction("ReadHost", 1, "memory → on-chip buffer", _TRANSFER)
 WRITE_HOST = Instruction("WriteHost", 2, "on-chip buffer → memory", _TRANSFER)
@@ -109,6 +96,8 @@ SET_TABLE = Instruction(
         *_unsigned(COUNT, index="first block, entry or word", count="blocks, entries or words"),
         *_unsigned(COUNT, runs="of the operand buffer: runs of `count` words"),
         *_unsigned(STRIDE, step="words from run to run"),
+        *_unsigned(4, bits="of the operand buffer: 4 or 2, packed groups; 0: words as they are"),
+        *_unsigned(1, values="of packed groups: 1: a range per token, 0: per channel"),
     ),
 )
 MAT_MUL = Instruction(
@@ -277,14 +266,18 @@ NORM = Instruction(
         *_unsigned(1, ranges="1: codes fill int8 in each row, whose magnitude is kept"),
     ),
 )
-ADJUST = Instruction(
-    "Adjust",
-    11,
-    "fields of the next instruction follow the registers of the run",
-    tuple(
-        Field(f"{field.name}_{i}", field.bits, field.doc, field.signed)
-        for i in range(ADJUSTMENTS)
-        for field in _ADJUSTMENT
+PACK_CACHE = Instruction(
+    "PackCache",
+    13,
+    "a group of keys or values in the operand buffer → codes of fewer bits in the unified buffer",
+    (
+        *_unsigned(ADDRESS, operand="first word of the group, in the operand buffer"),
+        *_unsigned(STRIDE, operand_block="words from channel block to channel block"),
+        *_unsigned(COUNT, blocks="channel blocks"),
+        *_unsigned(4, bits="of a code: 4 or 2"),
+        *_unsigned(1, values="1: a range per token, as of values; 0: per channel, as of keys"),
+        *_unsigned(ADDRESS, target="first word of the result, in the unified buffer"),
+        *_unsigned(STRIDE, target_block="words from channel block to channel block"),
     ),
 )
 ROTATE = Instruction(
@@ -336,6 +329,7 @@ INSTRUCTIONS: dict[int, Instruction] = {
         NORM,
         ADJUST,
         ROTATE,
+        PACK_CACHE,
     )
 }
 OPERATIONS = ("max", "sum", "add", "mul", "depthwise")
@@ -399,6 +393,7 @@ def template_values() -> Mapping[str, Any]:
         "lookup_entries": LOOKUP_ENTRIES,
         "adjustments": ADJUSTMENTS,
         "most_adjusts": MOST_ADJUSTS,
+        "packed_group": PACKED_GROUP,
         "registers": REGISTERS,
         "added": ADDED,
         "factor": FACTOR,

@@ -27,6 +27,7 @@ ROOT_STEPS = 8  # of Newton, a divider each
 TABLE_DSPS, TABLE_LUTS = 4 + 4 + 8, 3 * 65 + SHIFTER + 128  # mean, power about it; 128 entries
 RANGE_BITS, RANGE_DIVIDER = 16, 31 * 17  # of a magnitude; LUTs of 127 over it, 31 by 16 bits
 RANGE_LUTS = 17 + 2 * 18 + SHIFTER + SATURATE  # size, the larger one, limits; shift of a code
+PART_SHIFTER, LANE_BITS = 80, 16  # a shifter of 32 bits; a magnitude of a lane
 SUM_LUTS, SUM_DSPS = SHIFTER + SATURATE, 2  # a sum of 32 bits times a magnitude
 Amounts = tuple[Any, Any, Any, Any]  # LUT, FF, DSP, BRAM36
 
@@ -70,3 +71,13 @@ def ranges(g: Any) -> Amounts:
     lane_lut, lane_dsp = RANGE_LUTS + own * SUM_LUTS, 1 + own * SUM_DSPS
     once = RANGE_DIVIDER + 64
     return lanes * lane_lut + once + table_lut, lanes * 3 * 32, lanes * lane_dsp, table_bram
+
+
+def token_ranges(g: Any) -> Amounts:
+    """Ranges of tokens: their memory, quotient and codes as of rows; a lane's magnitude in place of
+    a row's factor, and of the largest code of an exponential (units/rotate.hpp, rows.hpp).
+    """
+    lanes = np.asarray(g.cols)
+    table_lut, table_bram = storage.ram(g.range_words, LANE_BITS * lanes)
+    each = RANGE_LUTS + PART_SHIFTER + 3 * LANE_BITS
+    return lanes * each + RANGE_DIVIDER + 64 + table_lut, lanes * 5 * 32, lanes, table_bram

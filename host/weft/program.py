@@ -138,7 +138,8 @@ class Cache:
     """What a decoder's program keeps from run to run: keys and values of up to `capacity` tokens,
     in the regions `names`, for each of `slots` texts. A run takes 1 to `tokens` new ones; how many,
     how many are there already, and the first row of the slot, are registers (`Device.run`). With an
-    encoder, which reads up to `source` tokens, so is how many those are.
+    encoder, which reads up to `source` tokens, so is how many those are. With fewer `bits` than 8
+    groups of tokens are packed, and no run may go beyond the end of one (`weft.text.packed_runs`).
     """
 
     tokens: int
@@ -146,6 +147,7 @@ class Cache:
     names: tuple[str, ...]
     slots: int = 1
     source: int = 0
+    bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -327,7 +329,9 @@ def _check_cache(program: Program, cache: Cache) -> None:
         raise ProgramError(f"a cache of {cache.capacity} tokens, {cache.tokens} at a time")
     for name in cache.names:
         region = program.regions.get(name)
-        if region is None or region.layout.height != cache.capacity * cache.slots:
+        rows = region.layout.height if region else 0
+        whole = rows % cache.slots == 0 if cache.bits < 8 else rows == cache.capacity * cache.slots
+        if not rows or not whole:
             raise ProgramError(f"cache {name!r} is no region of {cache.capacity} tokens")
 
 

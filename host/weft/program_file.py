@@ -230,6 +230,7 @@ def _cache(entry: dict[str, Any] | None) -> Cache | None:
         names,
         int(entry["slots"]),
         int(entry.get("source", 0)),
+        int(entry.get("bits", 8)),
     )
 
 

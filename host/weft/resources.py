@@ -20,6 +20,7 @@ from weft import (
     engine_costs,
     isa,
     norm_costs,
+    packed_costs,
     sparse_costs,
     storage,
     stream_costs,
@@ -44,6 +45,7 @@ COMMAND_BITS = 32 * isa.WORDS
 COMMAND_DEPTH, TRANSFER_DEPTH, COMMAND_QUEUES = 16, 64, 4  # hls/weft/kernel.hpp
 PROCESSES = 5  # fetch, load, weights, compute, store
 POINTERS = 8.5  # s_axilite: four of 64 bits, nine scalars of 32
+GROUP_REGISTERS = 3  # of a packed cache, that Adjusts refer to
 ADJUSTED = isa.MOST_ADJUSTS * isa.ADJUSTMENTS  # values that wait for their instruction
 PROGRAM_PORT_BITS = 32
 HLS_TO_ROUTED = (0.75, 0.81)  # LUT and FF: sums of HLS operators against routed kernels
@@ -222,6 +224,10 @@ def row_units(g: Geometry, board: Board) -> dict[str, Resources]:
         made["norm"] = norm_costs.norm(g)
     if "ranges" in getattr(g, "units", ()):
         made["ranges"] = norm_costs.ranges(g)
+    if "packed_cache" in getattr(g, "units", ()):
+        made["packed_cache"] = packed_costs.packed_cache(g)
+    if "token_ranges" in getattr(g, "units", ()):
+        made["token_ranges"] = norm_costs.token_ranges(g)
     if "rotate" in there:
         made["rotate"] = attention_costs.rotate(g)
     return {name: Resources(*amounts).routed() for name, amounts in made.items()}
@@ -312,7 +318,7 @@ def control() -> Resources:
     """
     lut, ff, bram = storage.fifo(COMMAND_DEPTH, COMMAND_BITS)
     arithmetic = SCALAR_PRODUCTS * (ADDER + COMPARE)
-    adjust = SHIFTER_32 + 4 * ADDER + COMPARE + (ADJUSTED + 2) * MULTIPLEXER
+    adjust = SHIFTER_32 + (4 + GROUP_REGISTERS) * ADDER + COMPARE + (ADJUSTED + 2) * MULTIPLEXER
     return Resources(
         COMMAND_QUEUES * lut + 2 * arithmetic + adjust,
         COMMAND_QUEUES * ff + PROCESSES * COMMAND_BITS + SCALAR_PRODUCTS * 64 + ADJUSTED * 40,

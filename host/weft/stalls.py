@@ -102,7 +102,7 @@ class _Timeline:
         self.found.drain += clocks.drain
         self.now += clocks.matrix + clocks.weight_shift
         if kind is isa.SET_TABLE:
-            came = self.arrival(transfer.table_rows(f, self.overlay.lanes))
+            came = self.arrival(transfer.stream_rows(f, self.overlay))
             taken = max(taken, came - self.now)
         if kind in (isa.READ_HOST, isa.WRITE_HOST):
             if self.host_bytes_per_clock:

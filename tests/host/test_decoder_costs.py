@@ -13,7 +13,7 @@ import pytest
 from weft import cli
 from weft.config import board_names, load_board, load_overlay
 from weft.decoder_compiler import compile_decoder
-from weft.decoder_costs import config, dram, run, steps
+from weft.decoder_costs import config, dram, packed, run, steps
 from weft.decoder_costs.prediction import machine_of, predict
 from weft.demo import MODELS
 from weft.device import open_device
@@ -127,7 +127,8 @@ def test_a_cache_of_llama_takes_256_kib_per_token():
 def test_ranges_of_tokens_take_two_bytes_per_head_and_token_beside_the_codes(tmp_path):
     d, board = config.load(written(tmp_path)), load_board("KV260")
     plain, ranged = (
-        predict(d, machine_of("lab", "int8", ranges), board, 100, 1) for ranges in (False, True)
+        predict(d, machine_of("lab", "int8", token_ranges=ranges), board, 100, 1)
+        for ranges in (False, True)
     )
     words = 2 * 2 * 2 * (math.ceil(100 / 16) + 1)  # layers, heads, keys and values; a spare one
     more = {k: n - plain.memory.bytes[k] for k, n in ranged.memory.bytes.items()}
@@ -140,7 +141,7 @@ def test_ranges_of_tokens_take_two_bytes_per_head_and_token_beside_the_codes(tmp
         predict(d, machine_of("decoder", token_ranges=True), board)
     t5 = config.load(_write(tmp_path, {"model_type": "t5"}))
     with pytest.raises(UsageError, match="has an encoder"):
-        predict(t5, machine_of("lab", "int8", True), board)
+        predict(t5, machine_of("lab", "int8", token_ranges=True), board)
     words = ["estimate", str(written(tmp_path)), "--board", "KV260", "--overlay", "lab"]
     assert cli.run([*words, "--weights", "int8", "--context", "100", "--token-ranges"]) == 0
 
@@ -240,7 +241,7 @@ def test_a_run_takes_what_the_compiled_program_takes(name, overlay, weights, ran
         decoders.load(folder), load_overlay(overlay), cache=40, tokens=12, calibration=lines,
         weights=weights, token_ranges=ranges,
     )  # fmt: skip
-    machine, d = machine_of(overlay, weights, ranges), config.load(folder)
+    machine, d = machine_of(overlay, weights, token_ranges=ranges), config.load(folder)
     device = open_device("golden")
     device.load(compiled)
     for tokens, before in ((1, 0), (1, 30), (1, 32), (2, 3), (3, 0), (8, 0), (9, 2), (12, 20)):
@@ -255,6 +256,66 @@ def test_a_run_takes_what_the_compiled_program_takes(name, overlay, weights, ran
         if tokens == 1 and not d.window:
             macs = estimate(compiled, registers=registers).macs
             assert sum(s.macs * s.times for s in made) == macs
+
+
+@pytest.mark.parametrize(("name", "bits"), [("llama_gqa", 4), ("gpt2", 4), ("llama_gqa", 2)])
+def test_a_run_of_a_packed_cache_takes_what_the_compiled_program_takes(name, bits):
+    """Groups that come in, the newest tokens, and a group that ends with the run."""
+    folder = Path(__file__).resolve().parents[1] / "data" / "decoders" / name
+    lab = load_overlay("lab")
+    compiled = compile_decoder(
+        decoders.load(folder), lab, cache=64, calibration=[[1, 2, 3, 4]], cache_bits=bits
+    )
+    machine, d = machine_of("lab", "int8", bits), config.load(folder)
+    device = open_device("golden")
+    device.load(compiled)
+    for tokens, before in ((1, 0), (32, 0), (1, 31), (2, 32), (5, 40), (1, 63), (32, 32)):
+        registers = (tokens, before, 0, 0)
+        counted = device.run(0, 1, registers=registers)
+        made = list(run._tokens(machine, d, tokens, before, 0))
+        counters = steps.total([steps.times(s.clocks, s.times) for s in made])
+        assert vars(counters) == dict(counted.counters), (tokens, before)
+        moved = sum(s.times * (sum(s.read.values()) + s.written) for s in made)
+        there = instructions(compiled, 1, registers)
+        assert moved == sum(item.bytes - steps.INSTRUCTION_BYTES for item in there)
+
+
+def test_a_packed_cache_fits_longer_contexts():
+    """Llama-2-7B on KV260, weights of 4 bits: what memory alone allows."""
+    d, board = replace(decoder("llama2-7b"), positions=1 << 20), load_board("KV260")
+    found = {
+        bits: predict(d, machine_of("lab", "int4:g128", bits), board).memory for bits in (8, 4, 2)
+    }
+    tokens = 32 * 32 * 8 * 16  # layers, heads, blocks of a head, bytes: per row of a group
+    assert found[8].bytes["keys and values"] == 512 * 2 * tokens
+    assert found[4].bytes["keys and values"] == (16 * (18 + 20) + 64) * tokens
+    assert found[2].bytes["keys and values"] == (16 * (10 + 12) + 64) * tokens
+    assert 1.6 < found[4].longest / found[8].longest < 64 / 38
+    assert 2.7 < found[2].longest / found[8].longest < 64 / 22
+    assert found[4].longest % 32 == 0
+    at, beyond = (
+        predict(d, machine_of("lab", "int4:g128", 4), board, context=found[4].longest + more)
+        for more in (-32, 320)
+    )
+    assert at.memory.fits
+    assert not beyond.memory.fits
+
+
+def test_prompts_of_a_packed_cache_come_in_groups():
+    machine, d = machine_of("lab", "int8", 4), decoder("tinyllama-1.1b")
+    assert list(packed.splits(70, 20)) == [(12, 20), (32, 32), (26, 64)]
+    made = run.prefill(machine, d, 70)
+    assert sum(s.name == "end" for s in made) == 3
+    assert sum(s.times for s in made if s.name == "packed keys") == 2 * d.layers * d.kv_heads
+
+
+@pytest.mark.parametrize(
+    ("overlay", "kv", "says"),
+    [("decoder", 4, "no unit packed_cache"), ("lab", 3, "keeps int8, int4 or int2")],
+)
+def test_a_cache_that_an_overlay_does_not_pack_is_refused(overlay, kv, says):
+    with pytest.raises(UsageError, match=says):
+        predict(decoder("llama2-7b"), machine_of(overlay, cache_bits=kv), load_board("KV260"))
 
 
 @pytest.mark.parametrize("name", ["t5", "t5_gated", "mt5"])
@@ -415,6 +476,10 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     for text in ("prompt to first token", "keys and values", "fits:", "tokens/s"):
         assert text in out
+    assert cli.run([*words, "--kv", "int4"]) == 2
+    assert "no unit packed_cache" in capsys.readouterr().err
+    on_lab = [*words[:4], "--overlay", "lab", "--weights", "int8", "--context", "40"]
+    assert cli.run([*on_lab, "--kv", "int4"]) == 0
     assert cli.run(["estimate", path]) == 2
     assert "--board" in capsys.readouterr().err
     assert cli.run(["estimate", path, "--board", "KV260", "--batch", "2"]) == 2

@@ -12,6 +12,7 @@ import pytest
 from weft import engine_costs, resources, storage
 from weft.config import load_board, load_overlay, overlay_names
 from weft.designs import Designs
+from weft.errors import OverlayError
 
 # Weight-stationary arrays of one MAC (A6) or four (A1 to A5: two products in a DSP at twice the
 # clock) per element: rows and columns of as many MACs per clock, products per DSP, bits, and how
@@ -180,6 +181,34 @@ def test_ranges_cost_a_product_per_lane_and_their_own_multiplier_without_attenti
     assert (ranges["dsp"], ranges["bram36"]) == (32, 0.5)  # 512 magnitudes of 16 bits
     alone = replace(encoder, units=("requant", "vector", "lookup", "norm", "ranges"))
     assert resources.row_units(alone, board)["ranges"].as_dict()["dsp"] == 32 * (1 + 2)
+
+
+def test_a_packed_cache_costs_a_product_per_byte_and_is_too_much_for_the_decoder_on_kv260():
+    decoder, board = load_overlay("decoder"), load_board("KV260")
+    with_it = replace(decoder, units=(*decoder.units, "packed_cache"))
+    there = resources.row_units(with_it, board)
+    packed = there.pop("packed_cache").as_dict()
+    assert there == resources.row_units(decoder, board)
+    assert packed["dsp"] == 16 * 4  # lanes, words of the operand buffer in a clock
+    assert (packed["bram36"], packed["uram"]) == (0, 0)
+    assert resources.fit(decoder, board).fits
+    assert [over.split()[0] for over in resources.fit(with_it, board).over] == ["LUT"]
+    one = replace(with_it, stream_rows=2, weight_ports=1)
+    fewer = resources.row_units(one, board)["packed_cache"].as_dict()
+    assert fewer["dsp"] == 16
+    assert fewer["lut"] < packed["lut"]
+
+
+def test_ranges_of_tokens_cost_a_product_per_lane_and_a_memory():
+    decoder, board = load_overlay("decoder"), load_board("KV260")
+    without = resources.row_units(decoder, board)
+    units = (*decoder.units, "token_ranges")
+    there = resources.row_units(replace(decoder, units=units), board)
+    made = there.pop("token_ranges").as_dict()
+    assert there == without
+    assert (made["dsp"], made["bram36"]) == (16, 4)  # 512 words of 16 magnitudes
+    with pytest.raises(OverlayError, match="LUT"):  # 94 % of it
+        resources.check(replace(decoder, units=units), board)
 
 
 def test_attention_costs_by_method_and_lane():

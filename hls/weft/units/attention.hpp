@@ -87,13 +87,11 @@ template <bool kThere> struct Attention {
     const SumWord e = exponentials(scores, rows.maximum[RowTable::kByInput][row], method, by);
     if (f.normalized != 0) return share_codes(e, by.share(method, sum), most);
     const bool ranged = kHasTokenRanges && f.ranged != 0;
-    Word codes;
-    if (ranged) {
-      const WideWord sizes = value_of(m.token_ranges[int(f.ranges) + key_block]);
-      codes = ranged_codes(e, sizes, int(f.range_shift), most);
-    } else {
-      codes = exponential_codes(e, most);
-    }
+    LaneFactors factors = same_factors(code_factor(most));
+    if (ranged)
+      factors =
+          value_factors(value_of(m.token_ranges[int(f.ranges) + key_block]), int(f.range_shift));
+    const Word codes = exponential_codes(e, factors, most);
     const Int<32> before = folds == 0 && f.goes_on == 0 ? Int<32>(0) : sum;
     if (first && folds < int(f.blocks))
       rows.put_sum(row, ranged ? row_sum(before, e) : row_sum(before, codes));

@@ -38,6 +38,18 @@ struct NormWalk {
   }
 };
 
+/// A word whose lanes beyond the row's elements are 0: padding counts in nothing.
+inline WideWord within(const WideWord &x, int left) {
+  WEFT_INLINE
+  WideWord word;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    word[c] = c < left ? x[c] : Int<16>(0);
+  }
+  return word;
+}
+
 inline Int<64> epsilon_of(const Norm &f) {
   return Int<64>((Int<64>(f.epsilon_high) << 32) + Int<64>(f.epsilon_low));
 }

@@ -26,18 +26,6 @@ inline RowRange range_of(Int<16> largest) {
   return {none ? Int<32>(0) : factor, kRangeFraction + n.exponent};
 }
 
-/// A word whose lanes from `left` on are 0: padding counts in nothing.
-inline WideWord within(const WideWord &x, int left) {
-  WEFT_INLINE
-  WideWord word;
-lanes:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    word[c] = c < left ? x[c] : Int<16>(0);
-  }
-  return word;
-}
-
 /// Results as int16, before their row's magnitude is known.
 inline SumWord range_values(const SumWord &scaled) {
   WEFT_INLINE

@@ -136,14 +136,14 @@ lanes:
   return p;
 }
 
-/// A word with another magnitude in a lane.
+/// A word with a magnitude in a lane, and none behind it.
 inline WideWord placed(const WideWord &word, int lane, Int<16> size) {
   WEFT_INLINE
   WideWord y;
 lanes:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    y[c] = c == lane ? size : word[c];
+    y[c] = c == lane ? size : c < lane ? word[c] : Int<16>(0);
   }
   return y;
 }
@@ -174,7 +174,7 @@ inline void turn_ranges(const Rotate &f, const Activate &a, const ParameterWord 
                         Memories &m) {
   WEFT_INLINE
   int word = int(f.range_word) + int(f.range_first / kCols), lane = int(f.range_first % kCols);
-  WideWord sizes = within(value_of(m.token_ranges[word]), lane);
+  WideWord sizes = value_of(m.token_ranges[word]);
   Int<16> largest = 0;
   TurnWalk walk;
   walk.begin(f);

@@ -9,8 +9,9 @@
 namespace weft {
 
 constexpr int kMaskedScore = -32768;
-constexpr int kMostKeys = 1 << 15;  // of a row: sums of exponentials have 31 bits
-constexpr int kRowFraction = 16;    // fraction bits of sums that were divided
+constexpr int kMostKeys = 1 << 15;     // of a row: sums of exponentials have 31 bits
+constexpr int kRowFraction = 16;       // fraction bits of sums that were divided
+constexpr int kExponentFraction = 15;  // of exponentials
 
 /// Scores of tile `tile` of row `row`: those outside the mask are marked, the row's maximum is
 /// kept, or goes on.
@@ -49,29 +50,56 @@ lanes:
   return e;
 }
 
-/// Exponentials as activations: 1.0 becomes `most`.
-inline Word exponential_codes(const SumWord &e, int most) {
+/// What the sums of a row are multiplied by: factor / 2^shift.
+struct RowFactor {
+  Int<32> factor;
+  int shift;  // −1 or more
+};
+
+/// What the lanes of a word are multiplied by: each factor / 2^shift.
+struct LaneFactors {
+  SumWord factor;
+  int shift;
+};
+
+inline LaneFactors same_factors(const RowFactor &by) {
   WEFT_INLINE
-  Word codes;
+  LaneFactors all;
 lanes:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    const Int<32> scaled = Int<32>(Int<32>(Int<17>(e[c]) * Int<8>(most)) + (1 << 14)) >> 15;
-    codes[c] = Int<8>(scaled > most ? Int<32>(most) : scaled);
+    all.factor[c] = by.factor;
   }
-  return codes;
+  all.shift = by.shift;
+  return all;
 }
 
-/// Exponentials times the magnitudes of their tokens' values, as activations.
-inline Word ranged_codes(const SumWord &e, const WideWord &sizes, int shift, int most) {
+/// What makes activations of exponentials: 1.0 becomes `most`,
+inline RowFactor code_factor(int most) { return {Int<32>(most), kExponentFraction}; }
+
+/// or they are multiplied by the magnitudes of their tokens' values.
+inline LaneFactors value_factors(const WideWord &sizes, int shift) {
   WEFT_INLINE
-  const Int<32> half = Int<32>(UInt<32>(UInt<32>(1) << shift) >> 1);
+  LaneFactors all;
+lanes:
+  for (int c = 0; c < kCols; ++c) {
+    WEFT_UNROLL
+    all.factor[c] = sizes[c] < 0 ? Int<32>(0) : Int<32>(sizes[c]);
+  }
+  all.shift = shift;
+  return all;
+}
+
+/// Exponentials as activations, one product of 17 by 16 bits per lane.
+inline Word exponential_codes(const SumWord &e, const LaneFactors &by, int most) {
+  WEFT_INLINE
+  const Int<32> half = Int<32>(UInt<32>(UInt<32>(1) << by.shift) >> 1);
   Word codes;
 lanes:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
-    const Int<16> size = sizes[c] < 0 ? Int<16>(0) : sizes[c];
-    const Int<32> scaled = Int<32>(Int<32>(Int<17>(e[c]) * size) + half) >> shift;
+    const Int<32> product = Int<32>(Int<17>(e[c]) * Int<16>(by.factor[c]));
+    const Int<32> scaled = Int<32>(product + half) >> by.shift;
     codes[c] = Int<8>(scaled > most ? Int<32>(most) : scaled);
   }
   return codes;
@@ -102,12 +130,6 @@ lanes:
   return sum;
 }
 
-/// What the sums of a row are multiplied by: factor / 2^shift.
-struct RowFactor {
-  Int<32> factor;
-  int shift;  // −1 or more
-};
-
 /// 1 / total with kRowFraction fraction bits, the total being w·2^k: by 1/w. A row without a key
 /// gives 0.
 inline RowFactor sum_factor(Int<32> total, const SoftmaxMethods &by) {
@@ -115,24 +137,6 @@ inline RowFactor sum_factor(Int<32> total, const SoftmaxMethods &by) {
   const Normal n = normalized(UInt<64>(UInt<32>(total)));
   const Int<32> factor = total == 0 ? Int<32>(0) : by.reciprocal(n.mantissa);
   return {factor, total == 0 ? -1 : 30 - kRowFraction + n.exponent};
-}
-
-/// What the sums of a word are multiplied by: each lane's factor / 2^shift.
-struct LaneFactors {
-  SumWord factor;
-  int shift;
-};
-
-inline LaneFactors same_factors(const RowFactor &by) {
-  WEFT_INLINE
-  LaneFactors all;
-lanes:
-  for (int c = 0; c < kCols; ++c) {
-    WEFT_UNROLL
-    all.factor[c] = by.factor;
-  }
-  all.shift = by.shift;
-  return all;
 }
 
 /// One product per lane.

@@ -1,5 +1,6 @@
 /// SetTable: what a program loads into the tables of the units.
 #pragma once
+#include "units/packed_cache.hpp"
 #include "units/requant.hpp"
 #include "units/transfer.hpp"
 
@@ -120,6 +121,8 @@ inline void set_table(const SetTable &f, WeightStream &weights, Memories &m, Cou
   WEFT_FUNCTION
   if (kHasWide && (f.target == kSoftmaxTable || f.target == kNormTable))
     return set_methods(f, weights, m, counters);
+  if (kHasPackedCache && f.target == kOperandsTable && f.bits != 0)
+    return set_packed(f, weights, m, counters);
   if (kHasCached && f.target == kOperandsTable) return set_operands(f, weights, m, counters);
   const int planes = rows_per_entry(f);
   const int rows = int(f.count) * planes;

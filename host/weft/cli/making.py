@@ -226,6 +226,13 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
     metavar="N",
     help="Texts that a decoder keeps apart.",
 )
+@click.option(
+    "--cache-bits",
+    type=click.Choice(["8", "4", "2"]),
+    default="8",
+    callback=lambda _, __, text: int(text),
+    help="Of a decoder's keys and values in board memory.",
+)
 @click.option("--head-scales", is_flag=True, help="A scale per head of a decoder's cache.")
 @click.option(
     "--token-ranges",

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
     from weft.decoder_costs.prediction import Phase, Prediction
 
-DEFAULTS: Mapping[str, Any] = {"overlay": None, "weights": "int4:g128", "context": 512}
+DEFAULTS: Mapping[str, Any] = {
+    "overlay": None,
+    "weights": "int4:g128",
+    "context": 512,
+    "kv": "int8",
+}
 
 
 def estimate_config(
@@ -28,7 +33,9 @@ def estimate_config(
     if board is None:
         raise UsageError(f"{path}: time and memory of a decoder need a board: --board NAME")
     given = {**DEFAULTS, **{k: v for k, v in options.items() if v is not None}}
-    machine = machine_of(given["overlay"], given["weights"], bool(given.get("token_ranges")))
+    bits = int(given["kv"].removeprefix("int"))
+    ranges = bool(given.get("token_ranges"))
+    machine = machine_of(given["overlay"], given["weights"], bits, ranges)
     place = load_board(board)
     found = predict(config.load(path), machine, place, given["context"], given.get("prompt"))
     if plot:

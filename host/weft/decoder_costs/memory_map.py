@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from weft import isa
 from weft.config import Board
-from weft.decoder_costs import run
+from weft.decoder_costs import packed, run
 from weft.decoder_costs.config import Decoder
 from weft.decoder_costs.steps import (
     ACTIVATIONS,
@@ -48,7 +48,9 @@ class MemoryMap:
 
 
 def cache_bytes(machine: Machine, d: Decoder, tokens: int) -> int:
-    """Keys and values of `tokens` tokens in all layers, int8 in whole words per head."""
+    """Keys and values of `tokens` tokens in all layers, int8 in whole words per head, or packed."""
+    if machine.packs:
+        return packed.nbytes(machine, d, tokens)
     words = 2 * d.layers * d.kv_heads * machine.head_blocks(d)
     return words * tokens * machine.overlay.lanes
 
@@ -80,22 +82,23 @@ def memory_map(
         positions = min(d.positions, max(context, 1)) * 2 * machine.head_blocks(d)
         parameters += positions * 2 * o.lanes
     chunk = run.chunk_tokens(machine, d, max(context, source))
-    per_token = cache_bytes(machine, d, 1)
+    step = packed.GROUP if machine.packs else 1  # tokens that memory is taken for at once
+    per_step = cache_bytes(machine, d, step) - cache_bytes(machine, d, 0)
     found = {
         WEIGHTS: codes,
         SCALES: scales,
         PARAMETERS: parameters,
         EMBEDDINGS: d.embedding,  # a byte each; their scales are a number per row
-        CACHE: (context + source) * per_token + range_bytes(machine, d, context),
+        CACHE: cache_bytes(machine, d, context + source) + range_bytes(machine, d, context),
         ACTIVATIONS: 2 * o.lanes * (chunk * machine.blocks(d.width) + machine.blocks(d.vocab)),
         PROGRAM: sum(step.instructions * step.times for step in steps) * INSTRUCTION_BYTES,
     }
-    rest = sum(found.values()) - context * per_token
+    rest = sum(found.values()) - -(-context // step) * per_step
     if machine.token_ranges:  # of the longest: the spare word, and one that is not full
         word = range_bytes(machine, d, 0)
         rest += 2 * word - range_bytes(machine, d, context)
-        per_token += word // o.lanes
-    longest = max(0, (board.ddr_bytes - rest) // per_token)
+        per_step += word // o.lanes
+    longest = max(0, (board.ddr_bytes - rest) // per_step * step)
     return MemoryMap(
         found, board.ddr_bytes, min(longest, d.positions or longest), run.longest(machine, d)
     )

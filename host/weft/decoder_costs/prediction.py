@@ -15,6 +15,7 @@ from weft.decoder_costs.steps import INSTRUCTION_BYTES, PROGRAM, Machine, Step, 
 from weft.errors import InputError, UsageError
 from weft.formats import base_name, parse
 from weft.state import Clocks
+from weft.units.packed_cache import BITS, UNIT_NAME
 
 OVERLAY = "decoder"
 NEEDS = ("attention", "norm", "rotate")
@@ -110,6 +111,7 @@ class Prediction:
             "overlay": self.machine.overlay.name,
             "board": self.board.name,
             "weights": self.machine.weights.name,
+            "kv": f"int{self.machine.cache_bits}",
             "context": self.context,
             "prompt": self.prompt,
             "first_token_s": self.prefill.seconds,
@@ -130,14 +132,18 @@ class Prediction:
 
 
 def machine_of(
-    overlay: str | Path | None = None, weights: str = "int4:g128", token_ranges: bool = False
+    overlay: str | Path | None = None,
+    weights: str = "int4:g128",
+    cache_bits: int = 8,
+    token_ranges: bool = False,
 ) -> Machine:
-    """An overlay (None: `decoder`) and a format of weights, by name; with `token_ranges` keys and
-    values have ranges per token.
+    """An overlay (None: `decoder`) and a format of weights, by name; bits of keys and values, and
+    whether these have ranges per token.
 
     Raises UsageError for unknown names.
     """
-    return Machine(load_overlay(overlay or OVERLAY), parse(weights), token_ranges=token_ranges)
+    hardware = load_overlay(overlay or OVERLAY)
+    return Machine(hardware, parse(weights), cache_bits=cache_bits, token_ranges=token_ranges)
 
 
 def predict(
@@ -190,6 +196,13 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
         )
     if machine.token_ranges:
         _check_ranges(d, machine)
+    if machine.packs and (UNIT_NAME not in o.units or machine.cache_bits not in BITS):
+        raise UsageError(
+            f"--kv int{machine.cache_bits}: overlay {o.name!r} keeps int8"
+            + (", int4 or int2" if UNIT_NAME in o.units else f"; it has no unit {UNIT_NAME}")
+        )
+    if machine.packs and d.encoder_layers:
+        raise UsageError(f"--kv int{machine.cache_bits}: {d.name} has an encoder; take int8")
     for what, tokens in (("--context", context), ("--prompt", prompt)):
         if d.positions and tokens > d.positions:
             raise InputError(f"{what} {tokens:,}: {d.name} knows {d.positions:,} positions")
@@ -202,6 +215,10 @@ def _check_ranges(d: Decoder, machine: Machine) -> None:
         raise UsageError(
             f"--token-ranges: {why}; leave it out, or take a decoder on an overlay with unit "
             "token_ranges"
+        )
+    if machine.packs:
+        raise UsageError(
+            f"--token-ranges: int{machine.cache_bits} has ranges of its own; take --kv int8"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from weft.decoder_costs import packed
 from weft.decoder_costs.config import Decoder
 from weft.decoder_costs.steps import (
     ACTIVATIONS,
@@ -17,6 +18,7 @@ from weft.decoder_costs.steps import (
     attend,
     cached,
     gate,
+    kept,
     move,
     norm,
     product,
@@ -39,7 +41,8 @@ def prefill(machine: Machine, d: Decoder, prompt: int) -> list[Step]:
     made: list[Step] = []
     past = 0
     for m in parts(prompt, chunk_tokens(machine, d, prompt)):
-        made += _tokens(machine, d, m, past, 0)
+        for part, before in packed.splits(m, past) if machine.packs else [(m, past)]:
+            made += _tokens(machine, d, part, before, 0)
         past += m
     return made
 
@@ -63,6 +66,7 @@ def _tokens(machine: Machine, d: Decoder, m: int, past: int, source: int) -> Ite
     for made in around.values():
         yield from made
     yield from cached(machine, d, m, past, d.layers)
+    yield from kept(machine, d, m, past, d.layers)
     yield from attend(machine, d, m, past, past + m, d.layers, causal_macs(d, m, past))
     if source:
         yield from norm(machine, m, d.width, d.layers)

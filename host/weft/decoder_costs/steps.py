@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from weft import isa, tiles
 from weft.config import Overlay
+from weft.decoder_costs import packed
 from weft.decoder_costs.config import Decoder, Product
 from weft.format import Format
 from weft.lower import few_rows
@@ -57,7 +58,8 @@ class Machine:
     """An overlay, the format of weights, and ways to be faster than it is: no overlay has them yet.
 
     `ahead`: the next head's keys and values come while the present one is attended to;
-    `table_ports`: ports that fill tables. `token_ranges`: keys and values have ranges per token.
+    `table_ports`: ports that fill tables. `cache_bits`: of keys and values in memory;
+    `token_ranges`: these have ranges per token.
     """
 
     overlay: Overlay
@@ -65,6 +67,12 @@ class Machine:
     ahead: bool = False
     table_ports: int = 1
     token_ranges: bool = False
+    cache_bits: int = 8
+
+    @property
+    def packs(self) -> bool:
+        """Whether the cache has codes of fewer bits."""
+        return self.cache_bits < 8
 
     def table(self, target: int, count: int) -> Clocks:
         """Clocks of a SetTable."""
@@ -254,6 +262,16 @@ def _magnitudes(machine: Machine, m: int, past: int, count: int) -> Iterator[Ste
     yield Step("ranges to the cache", TRANSFERS, clocks, written=written, pieces=1, times=count)
 
 
+def kept(machine: Machine, d: Decoder, m: int, past: int, count: int) -> Iterator[Step]:
+    """Codes of a group of a packed cache that ends with these m tokens, to memory."""
+    if not machine.packs or (past + m) // packed.GROUP == past // packed.GROUP:
+        return
+    blocks, heads = machine.head_blocks(d), count * d.kv_heads
+    for name, clocks, rows in packed.packs(machine.overlay, machine.cache_bits, blocks):
+        yield Step(name, ELEMENTWISE, clocks, times=heads)
+        yield write(machine, f"{name} to the cache", rows * blocks, blocks, heads)
+
+
 def attend(
     machine: Machine, d: Decoder, m: int, past: int, keys: int, count: int, macs: int
 ) -> Iterator[Step]:
@@ -269,6 +287,10 @@ def attend(
     yield from tables(machine, "attention: requantization", 1, 2 * count * own)
     ports = o.weight_ports if o.cached and past < keys else 1
     load, reads = _load(machine, past, blocks, o.cached and past < keys)
+    read = 2 * rows
+    if machine.packs:
+        load, reads, groups = packed.loads(o, machine.cache_bits, past, blocks)
+        read = groups * o.lanes
     calls = [min(o.accumulator_rows, m - i) for i in range(0, m, o.accumulator_rows)]
     busy = times(total([_attends(machine, n, keys, blocks) for n in calls]), d.group)
     clocks = times(total([load, busy]), d.kv_heads)
@@ -279,7 +301,7 @@ def attend(
     clocks = replace(clocks, issue=clocks.issue - spared * ISSUE_CLOCKS)
     yield Step(
         "attention", ATTENTION, clocks, d.kv_heads * (reads + 4 * d.group * len(calls)) - spared,
-        {CACHE: 2 * rows * d.kv_heads}, ports=ports, run=max(1, past * o.lanes),
+        {CACHE: read * d.kv_heads}, ports=ports, run=max(1, read // (2 * blocks)),
         times=count, macs=macs,
     )  # fmt: skip
 

@@ -265,7 +265,9 @@ def _cache(found: Partition) -> Cache | None:
         return None
     tokens = context.graph[context.graph.inputs[0]].shape[1]
     source = max((context.graph[n].shape[1] for n in context.sources), default=0)
-    return Cache(tokens, context.cached, tuple(context.caches), context.slots, source)
+    return Cache(
+        tokens, context.cached, tuple(context.caches), context.slots, source, context.cache_bits
+    )
 
 
 def _regions(

@@ -11,6 +11,7 @@ from weft.config import Overlay
 from weft.lower.few_rows import attend
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import Place
+from weft.lower.packed_rows import keep_packed, recall_packed, ring_of
 from weft.lower.registers import ORIGIN, PLACE, POSITION, TOTAL, follow
 from weft.lower.rotate import SWAP
 from weft.lower.rows import LIMIT, divided, kept_scores, parameters, recalled, scored, weighted
@@ -122,11 +123,16 @@ def cached_attention(
         for cache, source, count in zip(
             op.caches, (op.key, op.value), blocks.values(), strict=True
         ):
-            _recall(emitter, cache, head, count, places)
+            if cache.is_packed:
+                recall_packed(emitter, cache, head, count, places)
+            else:
+                _recall(emitter, cache, head, count, places)
             recall(emitter, cache, head, tokens)
             place = places[cache.place]
             behind = follow("target", POSITION, place.at(0))
             append(emitter, cache, places[source], place, head, place.rows, places, behind)
+            if cache.is_packed:
+                keep_packed(emitter, cache, head, place, places)
         for query in range(head * op.group, (head + 1) * op.group):
             for part in _parts(emitter, op, tokens, places[op.scratch].rows):
                 _scores(emitter, op, part, query, places)
@@ -215,6 +221,9 @@ def append(
         turn(emitter, *made, fields | found, (rows, *more, *following))
     step = capacity * emitter.context.slots
     memory = emitter.regions[cache.name] + block * step
+    goes = follow("memory", PLACE, memory)
+    if cache.is_packed:
+        memory, step, goes = ring_of(emitter, cache, block)
     emitter.put(
         isa.WRITE_HOST.encode(
             memory=memory,
@@ -225,7 +234,7 @@ def append(
             buffer_step=fresh.block,
             space=fresh.space,
         ),
-        (replace(rows, field="words"), follow("memory", PLACE, memory)),
+        (replace(rows, field="words"), goes),
     )
     keep(emitter, cache, head, tokens)
 

@@ -18,7 +18,8 @@ from weft.lower.context import Context
 from weft.lower.few_rows import attend
 from weft.lower.fields import Rules, even, ifs
 from weft.lower.geometry import OPERAND, WIDE, Map, Place
-from weft.lower.registers import ORIGIN, POSITION, follow
+from weft.lower.packed_rows import full, keep_packed, recall_groups, recall_ring
+from weft.lower.registers import OFFSET, ORIGIN, POSITION, follow
 from weft.lower.rows import (
     KEYS,
     LIMIT,
@@ -33,6 +34,7 @@ from weft.lower.rows import (
 from weft.lower.stage import CachedOp
 from weft.lower.token_ranges import of_keys, of_values, recall
 from weft.program import Rule
+from weft.units.packed_cache import GROUP
 
 if TYPE_CHECKING:
     from weft.lower.emit import Emitter
@@ -71,8 +73,9 @@ def arrange(ctx: Context, op: CachedOp, tokens: int) -> CachedOp:
     """The operation with a map for its scores; where the cache of a head does not fit, with maps
     for a tile of it and for the new tokens.
     """
-    overlay, lanes = ctx.overlay, ctx.lanes
-    blocks, new = -(-op.keys // lanes), -(-tokens // lanes)
+    overlay, lanes, packed = ctx.overlay, ctx.lanes, op.caches[KEYS].is_packed
+    own = GROUP if packed else tokens  # of a packed cache with those of its group before them
+    blocks, new = -(-op.keys // lanes), -(-own // lanes)
     each = (op.query_blocks + op.value_blocks) * lanes
     bias = ctx.maps[op.bias].words if op.bias else 0
     rows = min(tokens, overlay.accumulator_rows)
@@ -81,6 +84,8 @@ def arrange(ctx: Context, op: CachedOp, tokens: int) -> CachedOp:
     most = overlay.operand_words // each - new
     if most > 0 and few:
         most = min(most, overlay.wide_words // few)
+    if packed:  # tiles of whole groups
+        most -= most % max(GROUP // lanes, 1)
     if fits or op.bias or not few or most < 1 or new > overlay.wide_words:
         ctx.maps[op.scratch] = Map(blocks, rows, 1, space=WIDE)
         return op
@@ -89,7 +94,7 @@ def arrange(ctx: Context, op: CachedOp, tokens: int) -> CachedOp:
     for cache, wide in zip(op.caches, (op.query_blocks, op.value_blocks), strict=True):
         ctx.maps[cache.place] = Map(wide, most * lanes, 1, space=OPERAND, unit=lanes)
         names.append(f"{cache.name}/own")
-        ctx.maps[names[-1]] = Map(wide, tokens, 1, space=OPERAND, unit=lanes)
+        ctx.maps[names[-1]] = Map(wide, own, 1, space=OPERAND, unit=lanes)
     return replace(op, fresh=tuple(names))
 
 
@@ -102,26 +107,44 @@ def tiled_attention(
     symbol = emitter.symbol(op.query)
     for head in range(op.heads // op.group):
         for which in (KEYS, VALUES):
-            source, own = places[(op.key, op.value)[which]], places[op.fresh[which]]
             recall(emitter, op.caches[which], head, tokens)
-            append(emitter, op.caches[which], source, own, head, op.keys, places)
+            _append(emitter, op, which, head, places)
         for query in range(head * op.group, (head + 1) * op.group):
             for first, last in even(0, tokens, places[op.scratch].rows):
                 rule = Rule(0, 0, "rows", symbol, first, last - first)
                 _sweeps(emitter, op, _Part(query, first, last, (rule,)), places, target)
 
 
+def _append(emitter: Emitter, op: CachedOp, which: int, head: int, places: Places) -> None:
+    """New tokens, of a packed cache behind those of their group."""
+    cache, source = op.caches[which], places[(op.key, op.value)[which]]
+    own = places[op.fresh[which]]
+    if not cache.is_packed:
+        append(emitter, cache, source, own, head, op.keys, places)
+        return
+    recall_ring(emitter, cache, head, own)
+    behind = follow("target", OFFSET, own.at(0))
+    append(emitter, cache, source, own, head, op.keys, places, behind)
+    keep_packed(emitter, cache, head, own, places, apart=True)
+
+
 def _tiles(emitter: Emitter, op: CachedOp, tokens: int, places: Places) -> Iterator[_Tile]:
     """The new tokens, then those of the cache."""
     lanes = emitter.context.lanes
     own = places[op.fresh[KEYS]], places[op.fresh[VALUES]]
-    rule = Rule(0, 0, "", emitter.token_symbol, 0, tokens)
-    yield _Tile(-(-tokens // lanes), 0, own, (rule,), new=True)
+    packed = op.caches[KEYS].is_packed
+    if packed:  # a whole group, of which a query sees what is not behind it
+        yield _Tile(-(-GROUP // lanes), 0, own, (), new=True)
+    else:
+        rule = Rule(0, 0, "", emitter.token_symbol, 0, tokens)
+        yield _Tile(-(-tokens // lanes), 0, own, (rule,), new=True)
     held = places[op.caches[KEYS].place], places[op.caches[VALUES].place]
     size = held[KEYS].rows
     for start in range(0, op.keys, size):
         most = min(size, op.keys - start)
         count = follow("", POSITION, offset=start, most=most, drop=True)
+        if packed:
+            count = full("", 1, start, most)
         yield _Tile(-(-most // lanes), start, held, (count,))
 
 
@@ -145,6 +168,14 @@ def _recall(emitter: Emitter, op: CachedOp, tile: _Tile, part: _Part, which: int
     """Keys, or values, of a tile of the cache."""
     if tile.new:
         return
+    cache, head = op.caches[which], part.query // op.group
+    if cache.is_packed:
+        most = min(tile.places[which].rows, op.keys - tile.start)
+        conditions = ifs(part.rows)
+        recall_groups(
+            emitter, cache, head, tile.places[which], *conditions, start=tile.start, most=most
+        )
+        return
     place, step = tile.places[which], op.keys * emitter.context.slots
     memory = emitter.regions[op.caches[which].name] + tile.start
     memory += part.query // op.group * place.blocks * step
@@ -155,8 +186,12 @@ def _recall(emitter: Emitter, op: CachedOp, tile: _Tile, part: _Part, which: int
 
 
 def _named(tile: _Tile, field: str, unit: int = 1) -> Rules:
-    """The rule of a tile's tokens for a field."""
-    return tuple(replace(rule, field=field, unit=unit) for rule in tile.count)
+    """The rule of a tile's tokens for a field; packed ones come in groups."""
+    steps = [max(rule.unit, unit) for rule in tile.count]
+    return tuple(
+        replace(rule, field=field, unit=step, scale=step // unit)
+        for rule, step in zip(tile.count, steps, strict=True)
+    )
 
 
 def _scores(
@@ -175,6 +210,10 @@ def _scores(
     )
     right, left = part.first + min(op.most, 0), part.first + op.least
     sides: Rules = ()
+    if tile.new and op.caches[KEYS].is_packed:  # column 0 is the first token of the group
+        sides = (follow("right", OFFSET, right),)
+        if op.least > -LIMIT:
+            sides = (*sides, follow("left", OFFSET, left))
     if not tile.new:  # column 0 is `position` − `start` keys before the first new token
         sides = (follow("right", POSITION, right - tile.start),)
         if op.least > -LIMIT:

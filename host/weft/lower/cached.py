@@ -27,6 +27,7 @@ from weft.lower.context import Context
 from weft.lower.epilogue import epilogue, scaling
 from weft.lower.geometry import OPERAND, UNIFIED, WIDE, Map, Value, plain_window
 from weft.lower.norm import method_of
+from weft.lower.packed_rows import bits_of, enter_packed
 from weft.lower.rotate import rotation_of
 from weft.lower.stage import Cache, CachedOp, Epilogue, HostOnlyError, Stage
 from weft.lower.token_ranges import key_unit, value_unit, with_magnitudes
@@ -51,9 +52,9 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     )
     scores, done = _epilogues(ctx, node, (q, k, v), y, shares)
     tokens = q.layout.height * q.layout.width
-    name = node.outputs[0]
+    name, bits = node.outputs[0], bits_of(ctx, node)
     caches = [
-        _cache(ctx, f"{name}/{part}", source, width, own, (tokens, capacity))
+        _cache(ctx, f"{name}/{part}", source, width, own, (tokens, capacity), bits)
         for part, source, width, own in zip(
             ("keys", "values"), node.inputs[1:3], widths, shares, strict=True
         )
@@ -79,7 +80,7 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     macs = heads * tokens * capacity * _true_width(ctx, node, widths)
     stage = ctx.stage(node, y, layout, (op,), engine="systolic", macs=macs)
     tables = [n for n in (*(c.rotations[0].table for c in caches), op.bias) if n]
-    places = [name for c in caches for name in (c.place, c.fresh)]
+    places = [name for c in caches for name in c.scratch]
     return replace(stage, scratch=(op.scratch, *tables, *places, *op.fresh))
 
 
@@ -168,15 +169,19 @@ def _cache(
     blocks: int,
     shares: tuple[float, ...],
     sizes: tuple[int, int],
+    bits: int,
 ) -> Cache:
     """The cache of keys or values, with the maps that one head takes on chip."""
     tokens, capacity = sizes
     whole = ctx.rotations[source]
-    finer = STEPS if ctx.values[source].quant.heads else 1
+    quant, values = ctx.values[source].quant, name.endswith("/values")
+    finer = STEPS if quant.heads else 1
     scales = (whole.scale * finer / share for share in shares)
     rotations = tuple(rotation_of(scale, whole.table, whole.head_blocks) for scale in scales)
-    cache = Cache(name, rotations, f"{name}/head", f"{name}/new")
-    ctx.caches[cache.name] = (Map(len(shares) * blocks, capacity, 1), ctx.values[source].quant)
+    cache = Cache(name, rotations, f"{name}/head", f"{name}/new", bits, values)
+    ctx.caches[cache.name] = (Map(len(shares) * blocks, capacity, 1), quant)
+    if cache.is_packed:
+        enter_packed(ctx, cache, len(shares), blocks, capacity)
     ctx.maps[cache.place] = Map(blocks, capacity, 1, space=OPERAND, unit=ctx.lanes)
     ctx.maps[cache.fresh] = Map(blocks, tokens, 1)
     return cache

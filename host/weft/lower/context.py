@@ -81,6 +81,12 @@ class Context:
         """int8 values per word."""
         return self.overlay.lanes
 
+    @property
+    def cache_bits(self) -> int:
+        """Bits of what caches keep (`weft.lower.packed_rows`): the same in all layers."""
+        nodes = (n for n in self.graph if n.op == "Attention" and n.attrs.get("cache"))
+        return min((int(n.attrs.get("cache_bits", 8)) for n in nodes), default=8)
+
     def quant(self, name: str) -> Quant:
         """Quantization of an activation. Raises HostOnlyError if it has none."""
         if name in self.quants:

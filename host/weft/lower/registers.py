@@ -9,7 +9,9 @@ from weft import isa
 from weft.isa import Words
 from weft.program import Rule
 
-TOKENS, POSITION, TOTAL, ORIGIN, PLACE, SOURCE = range(len(isa.REGISTERS))
+(
+    TOKENS, POSITION, TOTAL, ORIGIN, PLACE, SOURCE, COMPLETED, OFFSET, RING,
+) = range(len(isa.REGISTERS))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.lower.cache import Cache as Cache
 from weft.lower.eie import EieWeights
 from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights
@@ -303,33 +304,6 @@ class MergeOp(RowOp):
     def reads(self, first: int, last: int) -> dict[str, tuple[int, int]]:
         """Input rows per source that output rows first..last-1 need."""
         return {self.source: (2 * first, 2 * last)}
-
-
-@dataclass(frozen=True)
-class Magnitudes:
-    """Of a cache whose tokens have ranges of their own: their region in memory, `words` for each
-    head of a text, and the first word of memory token_ranges that those of a head come to. `own` is
-    where those of a run's tokens lie by themselves; None: behind the others, as in memory.
-    """
-
-    name: str
-    words: int
-    first: int
-    own: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Cache:
-    """Keys or values in activation memory: `name` is their region, `rotations` make those of each
-    head of the source's int16, `place` is the map of a head in the operand buffer, `fresh` the one
-    in the unified buffer of a head's new tokens.
-    """
-
-    name: str
-    rotations: tuple[Rotation, ...]
-    place: str
-    fresh: str
-    magnitudes: Magnitudes | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,10 +73,15 @@ def rounded_heads(x: Array, quant: Quant, to_codes: bool) -> Array:
     return np.stack(made, axis=-2).reshape(x.shape)
 
 
-def check_alone(token_ranges: bool, head_scales: bool) -> None:
+def check_alone(token_ranges: bool, head_scales: bool, cache_bits: int = 8) -> None:
     """Raises UsageError for two kinds of ranges of the same keys and values."""
     if token_ranges and head_scales:
         raise UsageError(
             "token_ranges gives each token and head of the cache a range, head_scales one per "
             "head: take one of them"
+        )
+    if token_ranges and cache_bits != 8:
+        raise UsageError(
+            f"cache_bits = {cache_bits} packs groups of tokens, which have ranges of their own: "
+            "leave token_ranges out, or cache_bits at 8"
         )

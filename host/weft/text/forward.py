@@ -18,6 +18,7 @@ from weft.frontend.decoder import INPUT, OUTPUT, Decoder
 from weft.graph import Array, Graph, Node
 from weft.pack import Packer
 from weft.program import AcceleratorSegment, Program, Region
+from weft.text import packed_runs
 from weft.text.decoder_assets import DecoderAssets
 from weft.transformer_ops import attention, by_distance, rotated, window
 
@@ -70,6 +71,19 @@ class ProgramForward:
         self, tokens: Sequence[int], position: int, slot: int, timeout_s: float | None = None
     ) -> Array:
         """Logits [n, V]."""
+        assert self.program.cache is not None, "it has been looked for"
+        results: list[RunResult] = []
+        found = []
+        for part, at in packed_runs.parts(tokens, position, self.program.cache):
+            found.append(self._part(part, at, slot, timeout_s))
+            results += self.results
+        self.results = results
+        return np.concatenate(found) if len(found) > 1 else found[0]
+
+    def _part(
+        self, tokens: Sequence[int], position: int, slot: int, timeout_s: float | None
+    ) -> Array:
+        """Logits [n, V] of one run."""
         count, regions = len(tokens), self.program.regions
         if count not in self._views:
             made = [self._packer(regions[name], count) for name in (INPUT, OUTPUT)]
@@ -88,7 +102,8 @@ class ProgramForward:
 
     def registers(self, tokens: int, position: int, slot: int) -> tuple[int, ...]:
         """Those of a run."""
-        return tokens, position, slot * self.capacity
+        assert self.program.cache is not None, "it has been looked for"
+        return packed_runs.registers(tokens, position, slot, self.program.cache)
 
     def packed(self, region: Region, count: int, x: Array) -> Array:
         """Rows of memory of inputs [n, D] of `count` tokens."""

@@ -2,7 +2,17 @@
 
 from weft import isa
 from weft.state import Clocks, Unit
-from weft.units import activate, attention, decode, normalize, rotate, systolic, transfer, vector
+from weft.units import (
+    activate,
+    attention,
+    decode,
+    normalize,
+    packed_cache,
+    rotate,
+    systolic,
+    transfer,
+    vector,
+)
 
 UNITS: dict[str, Unit] = {
     u.name: u
@@ -13,6 +23,7 @@ UNITS: dict[str, Unit] = {
         activate.UNIT,
         normalize.UNIT,
         rotate.UNIT,
+        packed_cache.UNIT,
         decode.UNIT,
         transfer.UNIT,
         transfer.READ,

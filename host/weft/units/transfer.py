@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from weft import isa
 from weft.config import TABLE_METHOD, Overlay
 from weft.state import ISSUE_CLOCKS, Clocks, FaultError, Fields, State, Unit
-from weft.units import requant, root
+from weft.units import packed_cache, requant, root
 from weft.units.exponential import TABLE_WORDS, TableExponential
 
 PARAMETERS, TAPS, LOOKUP, SOFTMAX, NORM, WIDE, OPERANDS = range(len(isa.TABLES))
@@ -28,6 +28,13 @@ def table_rows(f: Fields, lanes: int) -> int:
     return f["count"] * _ROWS.get(f["target"], 1)
 
 
+def stream_rows(f: Fields, overlay: Overlay) -> int:
+    """The same, also of packed groups."""
+    if f["target"] == OPERANDS and f["bits"]:
+        return packed_cache.stream_rows(f, overlay)
+    return table_rows(f, overlay.lanes)
+
+
 def rows_moved(f: Fields, batch: int) -> int:
     """Memory rows that ReadHost or WriteHost moves."""
     return batch * f["chunks"] * f["words"] * rows_per_word(f)
@@ -42,6 +49,8 @@ def clocks(f: Fields, overlay: Overlay, batch: int, before: Fields) -> Clocks:
     """A row takes `beats` clocks; of keys and values as many come at once as there are ports."""
     if "chunks" in f:
         return Clocks(ISSUE_CLOCKS, transfer=rows_moved(f, batch) * overlay.beats)
+    if f["target"] == OPERANDS and f.get("bits"):
+        return Clocks(ISSUE_CLOCKS, table=packed_cache.load_clocks(f, overlay))
     if f["target"] == OPERANDS:
         elements = table_rows(f, overlay.lanes) // overlay.stream_rows
         return Clocks(ISSUE_CLOCKS, table=elements * element_clocks(overlay))
@@ -86,6 +95,9 @@ def _set_operands(state: State, f: Fields) -> None:
     """Keys or values: runs of words of the operand buffer."""
     o, (count, runs) = state.overlay, (f["count"], f["runs"])
     whole = not count % o.stream_rows and not (f["index"] | f["step"]) % o.operand_group
+    if f["bits"]:
+        packed_cache.check_bits(o, f["bits"])
+        whole = whole and not count % packed_cache.GROUP
     if not o.cached or not 0 < count * runs <= len(state.operands) or not whole:
         raise FaultError(2, f"target = {OPERANDS}, " + ", ".join(
             f"{name} = {f[name]}" for name in ("index", "count", "runs", "step")
@@ -93,6 +105,9 @@ def _set_operands(state: State, f: Fields) -> None:
     end = f["index"] + (runs - 1) * f["step"] + count
     if end > len(state.operands):
         raise FaultError(5, f"operands entry {end - 1} of {len(state.operands)}")
+    if f["bits"]:
+        packed_cache.load(state, f)
+        return
     rows = state.take(count * runs, True).astype(np.int8)
     for run, words in enumerate(rows.reshape(runs, count, -1)):
         first = f["index"] + run * f["step"]
