@@ -150,8 +150,7 @@ def compile(
     if source is not None and not pair:
         raise UsageError(f"source is for encoder-decoders, which {model} is not")
     if pair or decoders.is_decoder(model):
-        options |= {"head_scales": head_scales, **({"source": source} if pair else {})}
-        options |= {"token_ranges": token_ranges}
+        options |= {"head_scales": head_scales, "token_ranges": token_ranges, "source": source}
         others = (sparsity, plan, dynamic, export_qdq, shapes, states, batch not in (None, 1))
         options |= {"tokens": tokens, "cache": cache, "slots": slots or 1, "cache_bits": cache_bits}
         return _decoder(model, hardware, any(others), calibration, calibrator, progress, options)
@@ -194,6 +193,7 @@ def _decoder(
         if own.pop("cache_bits") != 8:
             raise UsageError(f"cache_bits of {model}: only decoders without an encoder pack theirs")
         return compile_pair(encoder_decoders.load(str(model)), overlay, calibration=lines, **own)
+    del own["source"]  # there is none
     return compile_decoder(decoders.load(str(model)), overlay, calibration=lines, **own)
 
 
