@@ -89,8 +89,8 @@ def compile(
     slots: int | None = None,
     source: int | None = None,
     head_scales: bool = False,
-    token_ranges: bool = False,
     cache_bits: int = 8,
+    token_ranges: bool = False,
     states: Mapping[str, str] | None = None,
     export_qdq: str | Path | None = None,
     progress: Progress | None = None,
@@ -112,9 +112,10 @@ def compile(
     many tokens are remembered of each of `slots` texts (`weft.decoder_compiler`); `source` is the
     longest source of an encoder-decoder (a folder; `weft.pair_compiler`); `head_scales` gives each
     head of the cache a scale, `token_ranges` each token of each head a range, `cache_bits` of 4 or
-    2 packs its tokens. `states` maps outputs of one step of a network to the inputs that take them
-    in the next one: they stay in the device's memory (`weft.recurrent`). `export_qdq` names an ONNX
-    file that gets the quantized network in QDQ form. `progress` hears the stages.
+    2 packs its tokens. `states` maps
+    outputs of one step of a network to the inputs that take them in the next one: they stay in the
+    device's memory (`weft.recurrent`). `export_qdq` names an ONNX file that gets the quantized
+    network in QDQ form. `progress` hears the stages.
 
     `weights`, `activations` and `weight_method` choose number formats and how weights are rounded,
     `plan` (a Plan or its file) the exceptions layer by layer; these and the rest are the
@@ -150,12 +151,16 @@ def compile(
     if source is not None and not pair:
         raise UsageError(f"source is for encoder-decoders, which {model} is not")
     if pair or decoders.is_decoder(model):
-        options |= {"head_scales": head_scales, "token_ranges": token_ranges, "source": source}
+        options |= {"head_scales": head_scales, "token_ranges": token_ranges}
+        options |= {"source": source} if pair else {}
         others = (sparsity, plan, dynamic, export_qdq, shapes, states, batch not in (None, 1))
         options |= {"tokens": tokens, "cache": cache, "slots": slots or 1, "cache_bits": cache_bits}
         return _decoder(model, hardware, any(others), calibration, calibrator, progress, options)
-    if cache is not None or slots is not None or head_scales or token_ranges or cache_bits != 8:
-        raise UsageError(f"caches, slots, heads' ranges are for decoders, which {model} is not")
+    finer = head_scales or token_ranges or cache_bits != 8
+    if cache is not None or slots is not None or finer:
+        raise UsageError(
+            f"cache, slots, head scales and token ranges are for decoders, which {model} is not"
+        )
     graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs, tokens=tokens)
     calibration = _embedded(model, graph, calibration)
     chosen = None if plan is None else read(plan)
@@ -193,7 +198,6 @@ def _decoder(
         if own.pop("cache_bits") != 8:
             raise UsageError(f"cache_bits of {model}: only decoders without an encoder pack theirs")
         return compile_pair(encoder_decoders.load(str(model)), overlay, calibration=lines, **own)
-    del own["source"]  # there is none
     return compile_decoder(decoders.load(str(model)), overlay, calibration=lines, **own)
 
 

@@ -35,8 +35,8 @@ def compile_decoder(
     cache: int | None = None,
     slots: int = 1,
     head_scales: bool = False,
-    token_ranges: bool = False,
     cache_bits: int = 8,
+    token_ranges: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Program:
@@ -46,7 +46,7 @@ def compile_decoder(
     holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
     `calibration` are lines of text, or lists of tokens; without any the model writes some itself
     (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own,
-    with `token_ranges` each token of each head (`weft.passes.token_ranges`). `cache_bits` of 4 or 2
+    with `token_ranges` each token of each head (`weft.passes.token_ranges`); `cache_bits` of 4 or 2
     packs groups of 32 tokens (`weft.lower.packed_rows`).
     `options` are those of `weft.passes.quantize.quantize`.
 

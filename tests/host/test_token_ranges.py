@@ -241,14 +241,14 @@ def test_what_can_not_have_them_says_so(tmp_path):
         compile_decoder(decoder, replace(LAB, name="few", operand_words=64), **OPTIONS)
     with pytest.raises(UsageError, match="take one of them"):
         compile_decoder(decoder, LAB, head_scales=True, **OPTIONS)
-    with pytest.raises(UsageError, match="cache_bits = 4 packs"):
+    with pytest.raises(UsageError, match="cache_bits = 4 packs them: take one of them"):
         compile_decoder(decoder, LAB, cache_bits=4, **OPTIONS)
     pair = encoder_decoders.load(DATA / "seq2seq" / "t5")
     with pytest.raises(UsageError, match="ranges per token are of decoders alone"):
         compile_pair(pair, LAB, token_ranges=True)
     from weft.demo import MODELS, load_data
 
-    with pytest.raises(UsageError, match="heads' ranges are for decoders"):
+    with pytest.raises(UsageError, match="token ranges are for decoders"):
         weft.compile(MODELS / "digits.onnx", token_ranges=True)
     graph = weft.compile(MODELS / "digits.onnx", calibration=load_data().calibration).graph()
     with pytest.raises(UsageError, match="has no ranges per token"):

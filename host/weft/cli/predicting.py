@@ -34,8 +34,8 @@ def estimate_config(
         raise UsageError(f"{path}: time and memory of a decoder need a board: --board NAME")
     given = {**DEFAULTS, **{k: v for k, v in options.items() if v is not None}}
     bits = int(given["kv"].removeprefix("int"))
-    ranges = bool(given.get("token_ranges"))
-    machine = machine_of(given["overlay"], given["weights"], bits, ranges)
+    ranged = bool(given.get("token_ranges"))
+    machine = machine_of(given["overlay"], given["weights"], bits, ranged)
     place = load_board(board)
     found = predict(config.load(path), machine, place, given["context"], given.get("prompt"))
     if plot:

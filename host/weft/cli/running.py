@@ -144,10 +144,10 @@ def eval_command(program: Path, data: Path, device: str, form: str | None, as_js
 @click.option("--overlay", metavar="NAME", help="Of a CONFIG; decoder.")
 @click.option("--weights", metavar="FORMAT", help="Of a CONFIG; int4:g128.")
 @click.option(
-    "--token-ranges", is_flag=True, default=None, help="Of a CONFIG: ranges per token of the cache."
+    "--kv", type=click.Choice(["int8", "int4", "int2"]), help="Keys and values of a CONFIG."
 )
 @click.option(
-    "--kv", type=click.Choice(["int8", "int4", "int2"]), help="Keys and values of a CONFIG."
+    "--token-ranges", is_flag=True, default=None, help="Of a CONFIG: ranges per token of the cache."
 )
 @click.option("--context", type=click.IntRange(min=0), metavar="N", help="Tokens before; 512.")
 @click.option("--prompt", type=click.IntRange(min=1), metavar="N", help="Tokens; the context's.")

@@ -14,6 +14,7 @@ from weft.decoder_costs.memory_map import MemoryMap, memory_map
 from weft.decoder_costs.steps import INSTRUCTION_BYTES, PROGRAM, Machine, Step, times, total
 from weft.errors import InputError, UsageError
 from weft.formats import base_name, parse
+from weft.passes.token_ranges import check_alone
 from weft.state import Clocks
 from weft.units.packed_cache import BITS, UNIT_NAME
 
@@ -138,12 +139,13 @@ def machine_of(
     token_ranges: bool = False,
 ) -> Machine:
     """An overlay (None: `decoder`) and a format of weights, by name; bits of keys and values, and
-    whether these have ranges per token.
+    whether they have ranges per token.
 
-    Raises UsageError for unknown names.
+    Raises UsageError for unknown names, and for both at once.
     """
-    hardware = load_overlay(overlay or OVERLAY)
-    return Machine(hardware, parse(weights), cache_bits=cache_bits, token_ranges=token_ranges)
+    check_alone(token_ranges, head_scales=False, cache_bits=cache_bits)
+    found = load_overlay(overlay or OVERLAY)
+    return Machine(found, parse(weights), cache_bits=cache_bits, token_ranges=token_ranges)
 
 
 def predict(
@@ -194,8 +196,6 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
             f"overlay {o.name!r} has no unit {' and no unit '.join(lacks)}; decoders need "
             f"{', '.join(NEEDS)}"
         )
-    if machine.token_ranges:
-        _check_ranges(d, machine)
     if machine.packs and (UNIT_NAME not in o.units or machine.cache_bits not in BITS):
         raise UsageError(
             f"--kv int{machine.cache_bits}: overlay {o.name!r} keeps int8"
@@ -203,6 +203,8 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
         )
     if machine.packs and d.encoder_layers:
         raise UsageError(f"--kv int{machine.cache_bits}: {d.name} has an encoder; take int8")
+    if machine.token_ranges:
+        _check_ranges(d, machine)
     for what, tokens in (("--context", context), ("--prompt", prompt)):
         if d.positions and tokens > d.positions:
             raise InputError(f"{what} {tokens:,}: {d.name} knows {d.positions:,} positions")
@@ -215,10 +217,6 @@ def _check_ranges(d: Decoder, machine: Machine) -> None:
         raise UsageError(
             f"--token-ranges: {why}; leave it out, or take a decoder on an overlay with unit "
             "token_ranges"
-        )
-    if machine.packs:
-        raise UsageError(
-            f"--token-ranges: int{machine.cache_bits} has ranges of its own; take --kv int8"
         )
 
 

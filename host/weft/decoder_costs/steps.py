@@ -59,15 +59,15 @@ class Machine:
 
     `ahead`: the next head's keys and values come while the present one is attended to;
     `table_ports`: ports that fill tables. `cache_bits`: of keys and values in memory;
-    `token_ranges`: these have ranges per token.
+    `token_ranges`: they have ranges per token.
     """
 
     overlay: Overlay
     weights: Format
     ahead: bool = False
     table_ports: int = 1
-    token_ranges: bool = False
     cache_bits: int = 8
+    token_ranges: bool = False
 
     @property
     def packs(self) -> bool:

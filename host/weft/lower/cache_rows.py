@@ -123,10 +123,8 @@ def cached_attention(
         for cache, source, count in zip(
             op.caches, (op.key, op.value), blocks.values(), strict=True
         ):
-            if cache.is_packed:
-                recall_packed(emitter, cache, head, count, places)
-            else:
-                _recall(emitter, cache, head, count, places)
+            codes = recall_packed if cache.is_packed else _recall
+            codes(emitter, cache, head, count, places)
             recall(emitter, cache, head, tokens)
             place = places[cache.place]
             behind = follow("target", POSITION, place.at(0))

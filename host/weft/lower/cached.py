@@ -46,7 +46,10 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     _check(ctx, node, q)
     widths = head_blocks(ctx, (q, k, v), heads, shared)
     least, most = window_of(node)
-    shares = _shares(node, (k, v), shared)
+    shares = tuple(
+        x.quant.heads or head_shares(node, part, shared)
+        for x, part in zip((k, v), SHARES, strict=True)
+    )
     scores, done = _epilogues(ctx, node, (q, k, v), y, shares)
     tokens = q.layout.height * q.layout.width
     name, bits = node.outputs[0], bits_of(ctx, node)
@@ -115,12 +118,6 @@ def _epilogues(
     return scores, tuple(made(v * share, 2.0**-NORMALIZED, y) for share in shares[1])
 
 
-def _shares(node: Node, values: tuple[Value, Value], heads: int) -> tuple[tuple[float, ...], ...]:
-    """Of the scales of keys and values, for each head."""
-    pairs = zip(values, SHARES, strict=True)
-    return tuple(x.quant.heads or head_shares(node, part, heads) for x, part in pairs)
-
-
 def head_shares(node: Node, attribute: str, heads: int) -> tuple[float, ...]:
     """What part of the tensor's scale each head has (`weft.passes.head_scales`)."""
     shares = tuple(float(s) for s in node.attrs.get(attribute, (1.0,) * heads))
@@ -177,11 +174,12 @@ def _cache(
     """The cache of keys or values, with the maps that one head takes on chip."""
     tokens, capacity = sizes
     whole = ctx.rotations[source]
-    quant, values = ctx.values[source].quant, name.endswith("/values")
-    finer = STEPS if quant.heads else 1
+    finer = STEPS if ctx.values[source].quant.heads else 1
     scales = (whole.scale * finer / share for share in shares)
     rotations = tuple(rotation_of(scale, whole.table, whole.head_blocks) for scale in scales)
+    values = name.endswith("/values")
     cache = Cache(name, rotations, f"{name}/head", f"{name}/new", bits, values)
+    quant = ctx.values[source].quant
     ctx.caches[cache.name] = (Map(len(shares) * blocks, capacity, 1), quant)
     if cache.is_packed:
         enter_packed(ctx, cache, len(shares), blocks, capacity)

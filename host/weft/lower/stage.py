@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.lower.cache import Cache as Cache
+from weft.lower.cache import Magnitudes as Magnitudes
 from weft.lower.eie import EieWeights
 from weft.lower.fused import FusedWeights
 from weft.lower.gather import GatherWeights

@@ -74,14 +74,14 @@ def rounded_heads(x: Array, quant: Quant, to_codes: bool) -> Array:
 
 
 def check_alone(token_ranges: bool, head_scales: bool, cache_bits: int = 8) -> None:
-    """Raises UsageError for two kinds of ranges of the same keys and values."""
+    """Raises UsageError for two kinds of ranges of the same keys and values, or of packed ones."""
+    if token_ranges and cache_bits != 8:
+        raise UsageError(
+            f"token_ranges is of keys and values in int8, cache_bits = {cache_bits} packs them: "
+            "take one of them"
+        )
     if token_ranges and head_scales:
         raise UsageError(
             "token_ranges gives each token and head of the cache a range, head_scales one per "
             "head: take one of them"
-        )
-    if token_ranges and cache_bits != 8:
-        raise UsageError(
-            f"cache_bits = {cache_bits} packs groups of tokens, which have ranges of their own: "
-            "leave token_ranges out, or cache_bits at 8"
         )
