@@ -28,6 +28,7 @@ from weft.isa_adjust import ADJUSTMENTS as ADJUSTMENTS
 from weft.isa_adjust import MOST_ADJUSTS as MOST_ADJUSTS
 from weft.isa_adjust import PACKED_GROUP as PACKED_GROUP
 from weft.isa_adjust import REGISTERS as REGISTERS
+from weft.isa_cache import PACK_CACHE as PACK_CACHE
 
 _WINDOW = (
     *_unsigned(
@@ -264,20 +265,6 @@ NORM = Instruction(
         *_unsigned(MEMORY, epsilon_low="what is added to n² · variance: its low 32 bits"),
         *_unsigned(MEMORY, epsilon_high="its high 32 bits"),
         *_unsigned(1, ranges="1: codes fill int8 in each row, whose magnitude is kept"),
-    ),
-)
-PACK_CACHE = Instruction(
-    "PackCache",
-    13,
-    "a group of keys or values in the operand buffer → codes of fewer bits in the unified buffer",
-    (
-        *_unsigned(ADDRESS, operand="first word of the group, in the operand buffer"),
-        *_unsigned(STRIDE, operand_block="words from channel block to channel block"),
-        *_unsigned(COUNT, blocks="channel blocks"),
-        *_unsigned(4, bits="of a code: 4 or 2"),
-        *_unsigned(1, values="1: a range per token, as of values; 0: per channel, as of keys"),
-        *_unsigned(ADDRESS, target="first word of the result, in the unified buffer"),
-        *_unsigned(STRIDE, target_block="words from channel block to channel block"),
     ),
 )
 ROTATE = Instruction(

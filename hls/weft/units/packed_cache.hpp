@@ -10,7 +10,7 @@
 namespace weft {
 
 constexpr int kGroupRangeWords = (kPackedGroup + kRows - 1) / kRows;  // of one byte per token
-constexpr int kRangeSlots = kPackedGroup > kRows ? kPackedGroup : kRows;
+constexpr int kGroupRangeSlots = kPackedGroup > kRows ? kPackedGroup : kRows;
 static_assert(kPackedGroup % kOperandGroup == 0, "a group is written by whole clocks");
 
 inline int filled_up(int rows) { return (rows + kRunRows - 1) & ~(kRunRows - 1); }
@@ -32,8 +32,8 @@ struct GroupRows {
 
 /// Ranges of a group: of each lane, or of each token.
 struct GroupRanges {
-  Int<8> least[kRangeSlots];
-  UInt<8> width[kRangeSlots];
+  Int<8> least[kGroupRangeSlots];
+  UInt<8> width[kGroupRangeSlots];
 
   /// Bytes of row `row` of `count` ranges.
   Word row_of(int row, int half, int count) const {
@@ -57,7 +57,7 @@ struct GroupRanges {
     for (int c = 0; c < kRows; ++c) {
       WEFT_UNROLL
       const int at = first + c;
-      if (row >= 2 * half || at >= kRangeSlots) continue;
+      if (row >= 2 * half || at >= kGroupRangeSlots) continue;
       if (widths)
         width[at] = UInt<8>(word[c]);
       else

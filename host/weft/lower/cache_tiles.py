@@ -3,7 +3,8 @@
 Keys of a run are its new tokens, which lie in the operand buffer by themselves, and tiles of the
 cache as far as the position reaches. Two sweeps over them as in docs/isa.md (Attend): maxima, then
 sums. The new tokens are the first tile of either, as they are always there; an Adjust leaves out
-the tiles behind the position, so that one program still serves every length.
+the tiles behind the position, so that one program still serves every length. Of a packed cache the
+newest group lies by itself, with what it has from earlier runs, and tiles are whole groups.
 """
 
 from __future__ import annotations
