@@ -18,6 +18,7 @@ from weft.text.perplexity import perplexity
 from weft.text.rate import step_rate
 
 from .cache_formats import perplexities
+from .divergence import chances, divergence
 from .row import Row, absent, at_least, at_most
 
 FLOAT = 3.548  # published with the data
@@ -25,6 +26,7 @@ FLOAT = 3.548  # published with the data
 WAYS = (
     ("W8A8KV8", {}, 3.62),
     ("W8A8KV8, a scale per head", {"head_scales": True}, 3.62),
+    ("W8A8KV8, a range per token and head", {"token_ranges": True}, 3.62),
     ("uint4:g32 by GPTQ, A8KV8", {"weights": "uint4:g32", "weight_method": "gptq"}, 4.0),
     ("W8A16KV8", {"activations": "int16"}, 3.58),
     (
@@ -48,6 +50,7 @@ def rows(folder, data) -> list[Row]:
     text = (path.parent / "tinystories_sample.txt").read_text()
     with weft.open_decoder(path) as session:
         exact = perplexity(session, text).perplexity
+        real = chances(session, text)
         story = [piece.token for piece in session.generate("", 50)]
     made = [at_most(f"{title}, float on the host", exact, FLOAT + 0.001, "", FLOAT)]
     for name, options, limit in WAYS:
@@ -55,11 +58,17 @@ def rows(folder, data) -> list[Row]:
         with weft.open_decoder(program) as session:
             found = perplexity(session, text).perplexity
             made.append(at_most(f"{title}, {name}, csim", found, limit, "", exact))
+            far = divergence(real, chances(session, text))
+            made.append(
+                Row(f"stories260K, {name}: divergence from float", 1000 * far, None, "mnat")
+            )
             written = [piece.token for piece in session.generate("", 200)]
             rate = session.last.rate
         alike = next((i for i, (a, b) in enumerate(zip(story, written)) if a != b), len(story))  # noqa: B905
         made.append(Row(f"stories260K, {name}: first words as in float", alike, 50, "tokens"))
         made.append(at_least(f"stories260K, {name}: generating on csim", rate, 200, "tokens/s"))
+        if "token_ranges" in options:
+            continue  # OVERLAY has no such unit
         program = weft.compile(path, OVERLAY, **options)
         made += [*_predicted(name, path, options, program), *_traced(name, program)]
     for name, bits, limit in PACKED:

@@ -1,5 +1,6 @@
 """stories260K, as docs/decoders.md has it: compiled, generating and judged by the command line."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -77,6 +78,22 @@ def test_scales_of_heads_cost_little(folder):
     program = weft.compile(folder / "stories260K.bin", "lab", head_scales=True)
     with weft.open_decoder(program) as session:
         assert perplexity(session, text).perplexity <= LIMIT
+
+
+def test_ranges_of_tokens_stay_nearer_to_float(folder, monkeypatch):
+    """By the divergence of its words' chances, which one text's perplexity hides."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1]))
+    bench = importlib.import_module("bench.divergence")
+    path = folder / "stories260K.bin"
+    text = (folder / "tinystories_sample.txt").read_text()
+    with weft.open_decoder(path) as session:
+        exact = bench.chances(session, text)
+    far = []
+    for ranges in (False, True):
+        with weft.open_decoder(weft.compile(path, "lab", token_ranges=ranges)) as session:
+            assert perplexity(session, text).perplexity <= LIMIT
+            far.append(bench.divergence(exact, bench.chances(session, text)))
+    assert far[1] < 0.8 * far[0]
 
 
 @pytest.mark.parametrize(("bits", "limit"), [(4, LIMIT), (2, 4.8)])

@@ -82,7 +82,6 @@ def lower(
     graph, lengths, found = _placed(graph, overlay)
     found.context.slots = slots
     _check_exact(found)
-    check_slots(found.context)
     entries = steps.entry_of(found.context.graph)
     parts, size = _parts(found, batch, entries)
     together = steps.together(found.context, parts)
@@ -139,6 +138,7 @@ def _check_exact(found: Partition) -> None:
     """
     check_placed(found)
     check_tokens(found)
+    check_slots(found.context)
     for place in found.placements:
         if place.where == "host" and place.node.attrs.get("exact"):
             raise CapacityError(

@@ -22,9 +22,10 @@ from weft import isa
 from weft.errors import CapacityError
 from weft.graph import Quant
 from weft.lower.attention import NORMALIZED
+from weft.lower.cache import Cache, Magnitudes
 from weft.lower.fields import Rules
 from weft.lower.registers import ORIGIN, PLACE, POSITION, TOKENS, follow
-from weft.lower.stage import Cache, CachedOp, HostOnlyError, Magnitudes
+from weft.lower.stage import CachedOp, HostOnlyError
 from weft.passes.token_ranges import head_step
 from weft.program import Layout, Region
 from weft.units import ranges
