@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from weft import resources
 from weft.config import load_board
-from weft.decoder_costs import config
-from weft.decoder_costs.config import Decoder
+from weft.decoder_costs import config, steps
+from weft.decoder_costs.config import Decoder, Product
 from weft.decoder_costs.prediction import Prediction, machine_of, predict
 from weft.decoder_costs.steps import Machine
 from weft.demo import MODELS
@@ -25,6 +26,14 @@ MODELS_ON_BOARDS = (
     ("qwen2-1.5b", "int4:g128"),
     ("llama2-7b", "int4:g128"),
 )
+CARD = "Alveo-U55C"
+CARD_SHAPES = {
+    "8 ports of 64 bytes, as it is": {},
+    "4 ports, 8 tile rows a clock": {"weight_ports": 4, "stream_rows": 8},
+    "16 ports": {"weight_ports": 16},
+    "8 ports of 32 bytes, a 32 × 32 array": {"rows": 32, "cols": 32, "bus_bytes": 32},
+}
+TEXTS = (1, 2, 4, 8, 16, 32, 64)
 # Dubey et al., 2024, table 3; Wang et al., BitNet, 2023 (the size of bitnet_b1_58-large).
 LLAMA3_8B = Decoder("LLaMA3-8B", "llama", 32, 4096, 32, 8, 128, 14336, 128_256, 8192)
 BITNET = Decoder("BitNet 0.73 B", "llama", 24, 1536, 16, 16, 96, 4096, 32_002, 2048, tied=True)
@@ -43,7 +52,8 @@ class Published:
 
     def row(self) -> Row:
         """With ours at a short context, as the peers' limits are without keys and values."""
-        found = on(self.decoder, self.board, machine_of(weights=self.weights), 1)
+        machine = machine_of(weights=self.weights, board=load_board(self.board))
+        found = on(self.decoder, self.board, machine, 1)
         ours = found.decode.tokens_per_s
         metric = f"{self.what} ({ours / self.theirs:.2f} ×)"
         return Row(metric, ours, self.theirs, "tokens/s", self.why)
@@ -78,7 +88,7 @@ def published() -> list[Published]:
         ),
         Published(
             "HBM of 460 GB/s, LLaMA2-7B (FlightLLM on U280)",
-            llama2(), "Alveo-U55C", "int4:g128", 55, "66 % of all channels; ours uses one",
+            llama2(), "Alveo-U55C", "int4:g128", 55, "66 % of all channels; ours: eight of 32",
         ),
     ]  # fmt: skip
 
@@ -125,14 +135,55 @@ def faster_rows() -> list[Row]:
     return made
 
 
+def card_rows() -> list[Row]:
+    """Overlays of other shapes for a U55C, and keys and values in all channels of the weights."""
+    made, card = [], machine_of(board=load_board(CARD))
+    for name, change in CARD_SHAPES.items():
+        overlay = replace(card.overlay, **change)
+        dsps = resources.fit(overlay, CARD).utilization["dsp"]
+        found = on(llama2(), CARD, replace(card, overlay=overlay), 512).decode
+        metric = f"Llama-2-7B int4:g128 on {CARD}, 512 before: {name} ({100 * dsps:.0f} % of DSPs)"
+        made.append(Row(metric, found.tokens_per_s, None, "tokens/s"))
+    for name, model in (("Llama-2-7B", "llama2-7b"), ("Qwen2-1.5B", "qwen2-1.5b")):
+        d = config.load(MODELS / f"{model}.json")
+        for context in (512, 2048):
+            kept, spread = (
+                on(d, CARD, replace(card, spread=spread), context) for spread in (False, True)
+            )
+            rate, better = kept.decode.tokens_per_s, spread.decode.tokens_per_s
+            room = "" if kept.memory.fits else ", whose cache is too large for its channel"
+            metric = f"{name} on {CARD}, {context:,} before{room} (peer: cache in all channels)"
+            made.append(Row(metric, rate, better, "tokens/s"))
+    return made
+
+
+def batch_rows() -> list[Row]:
+    """A token of each of B texts at once: the products' clocks by text, on either engine."""
+    d, machine = llama2(), machine_of()
+    hidden = d.feed_forward_products()[0]
+    alone = products_clocks(machine, hidden, 1)
+    made = []
+    for texts in TEXTS:
+        ratio = texts * alone / products_clocks(machine, hidden, texts)
+        what = f"decoder, {hidden.inputs} × {hidden.outputs} int4:g128"
+        metric = f"{what}, {texts} texts at once: of the rate one by one"
+        made.append(Row(metric, ratio, 1, "×"))
+    return made
+
+
+def products_clocks(machine: Machine, product: Product, rows: int) -> int:
+    """Of one copy of a product with so many rows, on the engine that a program takes for them."""
+    made = steps.product(machine, replace(product, copies=1), rows, 1)
+    return sum(s.clocks.total for s in made if s.part == steps.PRODUCTS)
+
+
 def models_on_boards() -> list[Row]:
     """Models behind 512 tokens on boards of three kinds; what does not fit is left out."""
     made = []
     for name, weights in MODELS_ON_BOARDS:
         for board in BOARDS:
-            found = on(
-                config.load(MODELS / f"{name}.json"), board, machine_of(weights=weights), 512
-            )
+            machine = machine_of(weights=weights, board=load_board(board))
+            found = on(config.load(MODELS / f"{name}.json"), board, machine, 512)
             if found.memory.fits:
                 share = f"{100 * found.decode.memory_share:.1f} % of the memory's bandwidth"
                 metric = f"{name} {weights} on {board}, 512 tokens before: {share}"
@@ -142,4 +193,5 @@ def models_on_boards() -> list[Row]:
 
 def rows(folder, data) -> list[Row]:
     """Llama-2-7B, what would make it faster, models on boards, published decoders."""
-    return [*llama_rows(), *faster_rows(), *models_on_boards(), *(one.row() for one in published())]
+    shapes = [*faster_rows(), *card_rows(), *batch_rows()]
+    return [*llama_rows(), *shapes, *models_on_boards(), *(one.row() for one in published())]

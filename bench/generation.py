@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import weft
 from weft.config import load_board
 from weft.decoder_costs import config
-from weft.decoder_costs.prediction import machine_of, predict
+from weft.decoder_costs.prediction import machine_of, overlay_for, predict
 from weft.demo import MODELS
 from weft.device import open_device
 from weft.estimate import instructions
@@ -27,6 +28,12 @@ WAYS = (
     ("W8A8KV8, a scale per head", {"head_scales": True}, 3.62),
     ("W8A8KV8, a range per token and head", {"token_ranges": True}, 3.62),
     ("uint4:g32 by GPTQ, A8KV8", {"weights": "uint4:g32", "weight_method": "gptq"}, 4.0),
+    ("W8A16KV8", {"activations": "int16"}, 3.58),
+    (
+        "uint4:g32 by GPTQ, A16KV8",
+        {"weights": "uint4:g32", "weight_method": "gptq", "activations": "int16"},
+        4.0,
+    ),
 )
 PACKED = (("W8A8KV4", 4, 3.62), ("W8A8KV2", 2, 4.8))  # a packed cache, as in KIVI
 OVERLAY = "decoder"
@@ -63,7 +70,7 @@ def rows(folder, data) -> list[Row]:
         if "token_ranges" in options:
             continue  # OVERLAY has no such unit
         program = weft.compile(path, OVERLAY, **options)
-        made += [*_predicted(name, program), *_traced(name, program)]
+        made += [*_predicted(name, path, options, program), *_traced(name, program)]
     for name, bits, limit in PACKED:
         with weft.open_decoder(weft.compile(path, "lab", cache_bits=bits)) as session:
             found = perplexity(session, text).perplexity
@@ -80,7 +87,9 @@ def _memory() -> list[Row]:
     decoder, board = config.load(MODELS / "llama2-7b.json"), load_board("KV260")
     decoder = replace(decoder, positions=1 << 20)  # what memory alone allows
     found = {
-        bits: predict(decoder, machine_of("lab", "int4:g128", bits), board).memory.longest
+        bits: predict(
+            decoder, machine_of("lab", "int4:g128", cache_bits=bits), board
+        ).memory.longest
         for bits in (8, 4, 2)
     }
     about = "Llama-2-7B, int4:g128, on lab and KV260: tokens that memory has room for, keys of"
@@ -105,12 +114,17 @@ def _traced(name: str, program: weft.Program) -> list[Row]:
     return made
 
 
-def _predicted(name: str, program: weft.Program) -> list[Row]:
-    """Tokens per second on boards, and what share of the memory's bandwidth they take."""
+def _predicted(name: str, path: Path, options: dict, program: weft.Program) -> list[Row]:
+    """Tokens per second on boards, and what share of the memory's bandwidth they take.
+
+    On a card of its own overlay; `program` is that of the others.
+    """
     made = []
     for board in BOARDS:
-        step = step_rate(program, board, CONTEXT)
-        about = f"stories260K, {name}: predicted behind {CONTEXT} tokens, {OVERLAY} on {board}"
+        overlay = overlay_for(load_board(board))
+        own = program if overlay == OVERLAY else weft.compile(path, overlay, **options)
+        step = step_rate(own, board, CONTEXT)
+        about = f"stories260K, {name}: predicted behind {CONTEXT} tokens, {overlay} on {board}"
         made.append(Row(about, step.tokens_per_s, None, "tokens/s"))
         made.append(Row(f"{about}, share of bandwidth", 100 * step.bandwidth, None, "%"))
     return made

@@ -15,6 +15,7 @@ from weft.text.perplexity import perplexity
 
 FLOAT = 3.548  # published with the data
 LIMIT = 3.62
+LIMIT_16, LIMIT_4 = 3.58, 4.0  # with int16 in front of products; with weights of 4 bits
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,32 @@ def test_perplexity_stays_near_float(folder, program, capsys):
     found = json.loads(printed(capsys, "perplexity", program, text, "--json"))
     assert found["tokens"] == 1804
     assert exact["perplexity"] < found["perplexity"] <= LIMIT
+
+
+def test_int16_in_front_of_products_is_nearer_to_float_and_writes_the_same(
+    folder, tmp_path, capsys
+):
+    output, text = tmp_path / "story16.weft", folder / "tinystories_sample.txt"
+    model = folder / "stories260K.bin"
+    words = ("compile", model, "--overlay", "lab", "--activations", "int16", "-o", output)
+    printed(capsys, *words)
+    found = json.loads(printed(capsys, "perplexity", output, text, "--json"))
+    assert found["tokens"] == 1804
+    assert FLOAT < found["perplexity"] <= LIMIT_16
+    stories = []
+    for source in (model, output):
+        with weft.open_decoder(source) as session:
+            stories.append([piece.token for piece in session.generate("", 50)])
+    assert stories[0] == stories[1]
+    assert len(stories[0]) == 50
+
+
+def test_weights_of_4_bits_with_int16_in_front(folder):
+    text = (folder / "tinystories_sample.txt").read_text()
+    options = {"weights": "uint4:g32", "weight_method": "gptq", "activations": "int16"}
+    program = weft.compile(folder / "stories260K.bin", "lab", **options)
+    with weft.open_decoder(program) as session:
+        assert perplexity(session, text).perplexity <= LIMIT_4
 
 
 def test_scales_of_heads_cost_little(folder):

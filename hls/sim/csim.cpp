@@ -15,8 +15,15 @@ constexpr int kSimulationTimeout = 101;
 
 }  // namespace
 
-// All weight ports lead to one memory.
-#define WEFT_SAME_WEIGHTS(p) , reinterpret_cast<const Beat *>(weights)
+// All weight ports lead to one memory; to their own ones, which lie behind one another, where they
+// have any and the form reads through ports at all.
+#ifdef WEFT_FUNCTIONAL
+#define WEFT_WEIGHTS_OF(p) , reinterpret_cast<const Beat *>(weights)
+#else
+#define WEFT_WEIGHTS_OF(p)                    \
+  , reinterpret_cast<const Beat *>(weights) + \
+        (kOwnMemories ? p * own_rows(weight_rows) * kBeats : 0)
+#endif
 #define WEFT_SAME_MEMORY(p, bundle, packed) , reinterpret_cast<const Beat *>(memory)
 
 // Everything else is hidden: the libraries of several overlays live in one process.
@@ -62,7 +69,7 @@ WEFT_EXPORT int weft_run(const std::int32_t *program, const std::int8_t *weights
     weft_kernel(reinterpret_cast<const Int<32> *>(program), reinterpret_cast<const Beat *>(weights),
                 reinterpret_cast<const Beat *>(memory), reinterpret_cast<Beat *>(memory), code,
                 first, segments, batch, tokens, position, origin, source, memory_rows, weight_rows,
-                words WEFT_EACH_PORT(WEFT_SAME_WEIGHTS) WEFT_EACH_CACHE(WEFT_SAME_MEMORY));
+                words WEFT_EACH_PORT(WEFT_WEIGHTS_OF) WEFT_EACH_CACHE(WEFT_SAME_MEMORY));
   } catch (const sim::Timeout &error) {
     message = error.what();
     return kSimulationTimeout;

@@ -40,11 +40,11 @@ class CodeTable {
   }
 
   /// Eight rows from their memory rows.
-  void decode(const std::int8_t *planes, int reads, std::int16_t (&out)[kGroupRows][kCols]) const {
+  void decode(const std::int8_t *planes, int reads, std::int16_t (&out)[kCodeRows][kCols]) const {
     if (reads == 16) return wide(planes, out);
-    std::uint8_t codes[kGroupRows][kCols];
-    for (int r = 0; r < kGroupRows; ++r) take(planes, r, codes[r]);
-    for (int r = 0; r < kGroupRows; ++r) {
+    std::uint8_t codes[kCodeRows][kCols];
+    for (int r = 0; r < kCodeRows; ++r) take(planes, r, codes[r]);
+    for (int r = 0; r < kCodeRows; ++r) {
       if (pairs_)
         of_pairs(codes[r], codes[r ^ 1], r & 1, out[r]);
       else
@@ -69,8 +69,8 @@ class CodeTable {
   std::int16_t operand(int code, int partner, bool odd) const {
     return std::int16_t(Operand(decoded_value(format_, UInt<16>(code), UInt<8>(partner), odd)));
   }
-  static void wide(const std::int8_t *planes, std::int16_t (&out)[kGroupRows][kCols]) {
-    for (int r = 0; r < kGroupRows; ++r, planes += 2 * kRows)
+  static void wide(const std::int8_t *planes, std::int16_t (&out)[kCodeRows][kCols]) {
+    for (int r = 0; r < kCodeRows; ++r, planes += 2 * kRows)
       for (int c = 0; c < kCols; ++c) {
         const int whole = planes[kRows + c] * 256 + std::uint8_t(planes[c]);
         out[r][c] = std::int16_t(Operand(std::int16_t(whole)));

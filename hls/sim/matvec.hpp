@@ -16,10 +16,11 @@ namespace functional {
 class EightSource {
   WeightStream &stream_;
   std::vector<EightReader> direct_;
-  int rows_;
+  StreamRow element_;  // of the stream, and how many of its rows have left
+  int left_;
 
  public:
-  EightSource(WeightStream &stream, Int<64> rows) : stream_(stream), rows_(0) {
+  EightSource(WeightStream &stream, Int<64> rows) : stream_(stream), left_(0) {
     if (!stream.empty() || waiting().reads.empty()) return;
     const ReadWeights f = ReadWeights::decode(waiting().reads.front());
     if (f.matvec == 0 || Int<64>(f.rows) != rows || !in_eights(f)) return;
@@ -29,10 +30,10 @@ class EightSource {
   /// The next `count` rows, 8 or as many as a tile has.
   void next(int count, EightRows &out) {
     if (!direct_.empty()) return direct_[0].next(out);
-    for (int r = 0; r < count; r += kStreamRows) {
-      const StreamRow &element = stream_.read();
-      for (int i = 0; i < kStreamRows; ++i)
-        for (int c = 0; c < kCols; ++c) out[r + i][c] = std::int16_t(row_of(element, i)[c]);
+    for (int r = 0; r < count; ++r) {
+      if (left_ == 0) element_ = stream_.read();
+      for (int c = 0; c < kCols; ++c) out[r][c] = std::int16_t(row_of(element_, left_)[c]);
+      left_ = left_ == kStreamRows - 1 ? 0 : left_ + 1;
     }
   }
 };

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <deque>
+#include <vector>
 
 #include "sim/lookup.hpp"
 #include "units/decode.hpp"
@@ -10,7 +11,7 @@
 namespace weft {
 namespace functional {
 
-constexpr int kEight = kGroupRows;
+constexpr int kEight = kCodeRows;
 using EightRows = std::int16_t[kEight][kCols];
 
 /// What is on its way in the weight stream: ReadWeights whose rows nobody has asked for.
@@ -42,7 +43,7 @@ class EightReader {
   const std::int8_t *at_;
   CodeTable table_;
   Word scale_, zero_;
-  int in_run_, run_groups_;
+  int in_run_, run_groups_, reads_, span_;       // of eight rows, all of them
   std::int16_t digits_[kEight + kTrits][kCols];  // rows of base 3 that have not left
   int held_;
 
@@ -52,15 +53,17 @@ class EightReader {
     table_.begin(f, at_);
     at_ += std::ptrdiff_t(shape_.codebook) * kRows;
     in_run_ = held_ = 0;
-    run_groups_ = int(f.blocks) * kTileGroups;
+    run_groups_ = int(f.blocks) * (kRows / kEight);
+    reads_ = code_bits(int(f.format));
+    span_ = f.group != 0 ? (1 << int(f.group)) / kEight : 0;
   }
   void next(EightRows &out) {
     if (f_.format == 0) return plain(out);
     if (in_base_3(int(f_.format))) return digits(out);
-    if (shape_.span != 0 && (in_run_ & (shape_.span - 1)) == 0) take_record();
+    if (span_ != 0 && (in_run_ & (span_ - 1)) == 0) take_record();
     in_run_ = in_run_ == run_groups_ - 1 ? 0 : in_run_ + 1;
-    table_.decode(at_, shape_.reads, out);
-    at_ += std::ptrdiff_t(shape_.reads) * kRows;
+    table_.decode(at_, reads_, out);
+    at_ += std::ptrdiff_t(reads_) * kRows;
     if (f_.group != 0) scale(out);
   }
 
@@ -100,24 +103,52 @@ class EightReader {
   }
 };
 
+/// The rows of a ReadWeights as the ports' own memories have them, where they have any; `words` is
+/// changed to where they lie there.
+class OwnMemories {
+  std::vector<Beat> rows_[kOwnMemories ? kWeightPorts : 1];
+
+ public:
+  OwnMemories(Command &words, const Beat *memory) {
+    const ReadWeights f = ReadWeights::decode(words);
+    if (!kOwnMemories || f.cached != 0) return;
+    const UInt<32> before = f.memory & UInt<32>(kTurnRows - 1);
+    const long long count = static_cast<long long>(before) + static_cast<long long>(f.memory_rows);
+    for (std::vector<Beat> &rows : rows_) rows.resize(std::size_t(own_rows(count) * kBeats));
+    const Beat *from = memory + static_cast<long long>(f.memory - before) * kBeats;
+    for (long long row = before; row < count; ++row) {
+      const long long packet = row / kWeightPorts;
+      const long long at = packet / kWeightPorts * kWeightPorts + row % kWeightPorts;
+      for (int beat = 0; beat < kBeats; ++beat)
+        rows_[packet % kWeightPorts][std::size_t(at * kBeats + beat)] = from[row * kBeats + beat];
+    }
+    words[1] = Int<32>(before);
+  }
+  /// What port `p` reads.
+  const Beat *of(int p, const Beat *memory) const {
+    return rows_[kOwnMemories ? p : 0].empty() ? memory : rows_[kOwnMemories ? p : 0].data();
+  }
+};
+
 /// As the hardware has it, for what is not in eights: positions, small arrays, tables.
-inline void decode_slowly(const Command &words, const Beat *memory, const Beat *cache,
+inline void decode_slowly(Command words, const Beat *memory, const Beat *cache,
                           WeightStream &tiles) {
 #define WEFT_SLOW_CHANNEL(p) static thread_local Stream<PackedRows> packed_##p("packed", 0);
 #define WEFT_BEGIN(p) packed_##p.begin();
-#define WEFT_SAME(p) , memory
+#define WEFT_SAME(p) , own.of(p, memory)
 #define WEFT_SAME_CACHE(p, bundle, packed) , cache
   static thread_local Stream<Command> to_weights("weights", 0), to_decode("decode", 0);
   static thread_local Stream<PackedRows> packed("packed", 0);
   WEFT_EACH_PORT(WEFT_SLOW_CHANNEL)
   to_weights.begin(), to_decode.begin(), packed.begin();
   WEFT_EACH_PORT(WEFT_BEGIN)
+  const OwnMemories own(words, memory);
   Command end = words;
   end[0] = kBarrier;
   to_weights.write(words), to_weights.write(end);
   to_decode.write(words), to_decode.write(end);
   static_cast<void>(cache);
-  weft::weights(to_weights, memory WEFT_EACH_CACHE(WEFT_SAME_CACHE),
+  weft::weights(to_weights, own.of(0, memory) WEFT_EACH_CACHE(WEFT_SAME_CACHE),
                 packed WEFT_EACH_PORT(WEFT_SAME) WEFT_EACH_PORT(WEFT_PACKED));
   weft::decode(to_decode, tiles, packed WEFT_EACH_PORT(WEFT_PACKED));
 }
@@ -167,10 +198,10 @@ inline bool decode_next(WeightStream &tiles) {
   const int step = f.matvec != 0 ? kStreamRows : 1;
   for (UInt<32> row = 0; row < f.rows; row += unsigned(kEight)) {
     reader.next(eight);
-    for (int r = 0; r < kEight; r += step) {
-      for (int i = 0; i < step; ++i)
-        for (int c = 0; c < kCols; ++c) row_of(element, i)[c] = Operand(eight[r + i][c]);
-      tiles.write(element);
+    for (int r = 0; r < kEight; ++r) {
+      const int place = (int(row) + r) & (step - 1);
+      for (int c = 0; c < kCols; ++c) row_of(element, place)[c] = Operand(eight[r][c]);
+      if (place == step - 1) tiles.write(element);
     }
   }
   return true;

@@ -8,7 +8,7 @@
 #include <cstdio>
 
 #define WEFT_PORT_PARAMETER(p) , const weft::Beat *weight_port_##p
-#define WEFT_PORT(p) , weight_memory
+#define WEFT_PORT(p) , weight_memory[weft::kOwnMemories ? p : 0]
 #define WEFT_CACHE_PORT_PARAMETER(p, bundle, packed) , const weft::Beat *cache_port_##p
 #define WEFT_CACHE_PORT(p, bundle, packed) , loads
 
@@ -25,7 +25,8 @@ using weft::kBusBytes;
 
 // As many elements as the `depth` of the ports says: co-simulation copies them all.
 weft::Int<32> program[vectors::kDepth];
-weft::Beat weight_memory[vectors::kDepth], loads[vectors::kDepth], stores[vectors::kDepth];
+weft::Beat weight_memory[weft::kOwnMemories ? weft::kWeightPorts : 1][vectors::kDepth];
+weft::Beat loads[vectors::kDepth], stores[vectors::kDepth];
 weft::Int<32> report[weft::kReportWords];
 
 int failures = 0;
@@ -41,8 +42,21 @@ void fill(weft::Beat *memory, const signed char *bytes, int count) {
   for (int i = 0; i < count; ++i) memory[i / kBusBytes][i % kBusBytes] = bytes[i];
 }
 
+/// The image of weight memory; where ports have memories of their own, dealt out packet by packet.
+void fill_weights(const signed char *bytes, int count) {
+  using weft::kRows;
+  using weft::kWeightPorts;
+  for (int i = 0; i < count; ++i) {
+    const int row = i / kRows, packet = row / kWeightPorts;
+    const int port = weft::kOwnMemories ? packet % kWeightPorts : 0;
+    const int local = packet / kWeightPorts * kWeightPorts + row % kWeightPorts;
+    const int at = (weft::kOwnMemories ? local : row) * kRows + i % kRows;
+    weight_memory[port][at / kBusBytes][at % kBusBytes] = bytes[i];
+  }
+}
+
 void run(int first, int segments) {
-  weft_kernel(program, weight_memory, loads, stores, vectors::kCode, first, segments,
+  weft_kernel(program, weight_memory[0], loads, stores, vectors::kCode, first, segments,
               vectors::kBatch, 0, 0, 0, 0, vectors::kMemoryRows, vectors::kWeightRows,
               report WEFT_EACH_PORT(WEFT_PORT) WEFT_EACH_CACHE(WEFT_CACHE_PORT));
 }
@@ -64,7 +78,7 @@ void check_segment(int segment) {
 
 int main() {
   for (int i = 0; i < vectors::kProgramWords; ++i) program[i] = vectors::kProgram[i];
-  fill(weight_memory, vectors::kWeights, vectors::kWeightBytes);
+  fill_weights(vectors::kWeights, vectors::kWeightBytes);
   fill(stores, vectors::kMemory, vectors::kMemoryBytes);
   run(0, 0);  // reads the design id only
   const unsigned design[2] = {weft::kDesignLow, weft::kDesignHigh};

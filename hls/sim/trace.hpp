@@ -14,7 +14,7 @@ struct Access {
 
 /// Ports of activation memory, and the first of the weights; its others follow. What these bring of
 /// the cache is counted from kCachePort on.
-enum Port { kLoadPort, kStorePort, kWeightPort, kCachePort = 16 };
+enum Port { kLoadPort, kStorePort, kWeightPort, kCachePort = 64 };
 
 /// Kept only where somebody asked for it, and where processes take turns: not in the exact form.
 struct Trace {

@@ -6,7 +6,8 @@
 namespace weft {
 
 constexpr int kMaxQueued = 8;   // ReadWeights ahead of their use; below the depth of their FIFO
-constexpr int kLeastGroup = 4;  // log2 of the smallest group: two of the decoder's
+constexpr int kLeastGroup = 4;  // log2 of the smallest group that shares a record
+static_assert(kGroupRows <= 1 << kLeastGroup, "a record is of whole groups of the decoder");
 
 /// Whether a ReadWeights takes as many memory rows as its format makes of its stream rows.
 inline bool sized(const ReadWeights &f) {

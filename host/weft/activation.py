@@ -1,7 +1,7 @@
 """What activations can be: int8 codes, fewer of them, or numbers that bf16 holds.
 
-`int16` is for the residual stream of transformers (`weft.passes.stream`) and is not chosen by name:
-what products read has at most 8 bits.
+`int16` is for the residual stream of transformers (`weft.passes.stream`); chosen by name, for what
+the products of a decoder read (`weft.passes.wide_products`).
 
 A narrow activation is still a byte in the buffer. `intN` and `uintN` use fewer of the 256 codes,
 with a zero point as int8 has one; the grids of flint, powers of two, E2M1, ternary and binary are
@@ -36,8 +36,9 @@ ACTIVATIONS = (*INTEGERS, *GRIDS, REAL)
 
 def check(name: str) -> str:
     """The name itself. Raises UsageError, with the list, for what activations can't be."""
-    if name not in ACTIVATIONS:
-        raise UsageError(unknown("format of activations", name, ACTIVATIONS))
+    known = (*ACTIVATIONS, WIDE)
+    if name not in known:
+        raise UsageError(unknown("format of activations", name, known))
     return name
 
 

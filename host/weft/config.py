@@ -51,8 +51,8 @@ OVERLAY_LIMITS = {
     "snap_depth": (1, 4096),
     "wide_words": (0, 1 << 20),
     "operand_words": (0, 1 << 20),
-    "stream_rows": (1, 8),
-    "weight_ports": (1, 4),
+    "stream_rows": (1, 16),
+    "weight_ports": (1, 16),
 }
 INTEGER_METHOD = "ibert"  # I-BERT's LayerNorm, whose mean is rounded
 TABLE_METHOD = "table"  # HG-PIPE's softmax and LayerNorm, of tables that a program loads
@@ -81,6 +81,7 @@ class Overlay:
     weight_tiles: int = 4
     stream_rows: int = 1  # tile rows that a clock decodes and multiplies for engine matvec
     weight_ports: int = 1  # memory ports that weights come through
+    own_memories: bool = False  # each of these ports has a memory of its own: channels of HBM
     nm_group: int = 4  # M of N:M weights at most
     snap_cores: int = 1  # of the SNAP engine (JSSC 2021: 4 cores of 7 x 3 PEs with 3 multipliers)
     snap_rows: int = 7  # rows of PEs in a core

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.activation import WIDE
 from weft.config import Overlay
 from weft.device.base import Device
 from weft.errors import CapacityError, InputError, UsageError
@@ -18,6 +19,7 @@ from weft.program import HostSegment, Program
 from weft.text.decoder_assets import DecoderAssets
 from weft.text.forward import FloatForward
 from weft.text.generation import DecoderSession
+from weft.units import matvec
 
 SEQUENCES, LENGTH = 8, 256  # of calibration, at most
 FLOAT_SOURCE = 1024  # tokens of a source, and of a target, of a model in float
@@ -42,8 +44,9 @@ def compile_decoder(
 ) -> Program:
     """The program of a decoder on an overlay.
 
-    A run takes up to `tokens` tokens (32, or fewer where they do not fit) to those that the cache
-    holds, of `cache` tokens (512, or as many as the model takes) for each of `slots` texts.
+    A run takes up to `tokens` tokens (32, or 8 with `activations="int16"`, or fewer where they do
+    not fit) to those that the cache holds, of `cache` tokens (512, or as many as the model takes)
+    for each of `slots` texts.
     `calibration` are lines of text, or lists of tokens; without any the model writes some itself
     (Liu et al., LLM-QAT, 2023). With `head_scales` each head of the cache has a scale of its own,
     with `token_ranges` each token of each head (`weft.passes.token_ranges`); `cache_bits` of 4 or 2
@@ -84,6 +87,8 @@ def compile_decoder(
     tell(f"lowering to overlay {overlay.name}")
     if cache_bits != PLAIN:
         graph = with_cache_bits(graph, cache_bits)
+    if tokens is None and _reads_int16(graph):
+        longest = min(longest, matvec.ROWS)
     program = fitting(lambda n: _lowered(graph, overlay, n, slots), longest, tokens is not None)
     return replace(program.keeping(graph), assets=assets.arrays())
 
@@ -93,6 +98,12 @@ def _lowered(graph: Graph, overlay: Overlay, tokens: int, slots: int) -> Program
     from weft.passes.whole_heads import with_tokens
 
     return lower(with_tokens(graph, tokens), overlay, batch=1, slots=slots)
+
+
+def _reads_int16(graph: Graph) -> bool:
+    """Whether products read int16, of which they take a few tokens at once."""
+    quants = (graph[n.inputs[0]].quant for n in graph if n.op == "Linear")
+    return any(quant is not None and quant.format == WIDE for quant in quants)
 
 
 def fitting(lowered: Callable[[int], Program], tokens: int, fixed: bool) -> Program:

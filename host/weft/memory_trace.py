@@ -16,7 +16,7 @@ from weft.device.csim import Csim
 
 LOADS, STORES, WEIGHTS, CACHE = range(4)  # what came; CACHE: of activations, by weight ports
 KINDS = ("loads", "stores", "weights", "cache")
-FIRST_CACHE = 16  # number of the first weight port where it brings these; 2 where it does weights
+FIRST_CACHE = 64  # number of the first weight port where it brings these; 2 where it does weights
 LONGEST_BURST = 64  # beats: max_read_burst_length in hls/weft/top.cpp
 ACCESS = np.dtype(
     [("port", "i4"), ("instruction", "i4"), ("first", "i8"), ("rows", "i8")]
@@ -28,7 +28,9 @@ class Trace:
     """Accesses of a segment, each to consecutive rows of one memory through one port.
 
     `accesses` has the fields of ACCESS, in the order of each port; the instructions are the
-    segment's. A row is `row_bytes` bytes, which take `beats` beats.
+    segment's. Rows of weight ports with memories of their own are those of their memories
+    (`weft.device.channels.image_rows`), and an access is all that comes one behind another there.
+    A row is `row_bytes` bytes, which take `beats` beats.
     """
 
     accesses: NDArray[np.void]
@@ -79,4 +81,23 @@ def traced(device: Csim, segment: int = 0, batch: int = 1, registers: Registers 
         result = device.run(segment, batch, registers=registers)
         made = np.frombuffer(accesses(), ACCESS)
     overlay = device.program.overlay
-    return Trace(made[made["rows"] > 0], overlay.lanes, overlay.beats, result)
+    made = made[made["rows"] > 0]
+    if overlay.own_memories:
+        made = _by_port(made)
+    return Trace(made, overlay.lanes, overlay.beats, result)
+
+
+def _by_port(made: NDArray[np.void]) -> NDArray[np.void]:
+    """What weight ports read, which take turns: the accesses of each, joined where rows follow."""
+    weights = (made["port"] >= WEIGHTS) & (made["port"] < FIRST_CACHE)
+    own = made[weights]
+    own = own[np.lexsort((own["first"], own["port"], own["instruction"]))]
+    ends = own["first"] + own["rows"]
+    follows = np.zeros(len(own), bool)
+    follows[1:] = own["first"][1:] == ends[:-1]
+    for name in ("port", "instruction"):
+        follows[1:] &= own[name][1:] == own[name][:-1]
+    starts = np.flatnonzero(~follows)
+    joined = own[starts].copy()
+    joined["rows"] = np.add.reduceat(own["rows"], starts) if len(own) else own["rows"]
+    return np.concatenate([made[~weights], joined])

@@ -21,6 +21,11 @@ def check_stream(o: Overlay) -> None:
             f"overlay {o.name!r}: stream_rows = {o.stream_rows}; it is for engine matvec,"
             f" which has {o.rows} in a tile, or 1 without it"
         )
+    if o.own_memories and o.weight_ports == 1:
+        raise OverlayError(
+            f"overlay {o.name!r}: own_memories with weight_ports = 1; it deals weights out to "
+            "the memories of several ports"
+        )
     if o.operand_words % o.operand_group:
         raise OverlayError(
             f"overlay {o.name!r}: operand_words = {o.operand_words} is no multiple of the "

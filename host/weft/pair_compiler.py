@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.activation import WIDE
 from weft.config import Overlay
 from weft.decoder_compiler import fitting
 from weft.errors import CapacityError, InputError, UsageError
@@ -60,6 +61,12 @@ def compile_pair(
     from weft.passes.quantize import quantize
     from weft.passes.ranges import feeds
     from weft.passes.whole_heads import whole_heads
+
+    if options.get("activations") == WIDE:
+        raise UsageError(
+            f"encoder-decoder {model.name!r}: sources are read on the array, which multiplies "
+            "int8: leave activations at int8"
+        )
 
     tell = progress or (lambda stage: None)
     longest = min(SOURCES, model.limits[0]) if source is None else source

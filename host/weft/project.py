@@ -168,7 +168,10 @@ def _facts(overlay: Overlay, board: Board, found: Kernel) -> dict[str, Any]:
         "board_files": board.vendor_name,
     }
     if card:
-        facts |= {"link": _link(board, found), "banks": targets.banks(board, found.ports)}
+        facts |= {
+            "link": _link(board, found),
+            "banks": targets.banks(board, found.ports, overlay.own_memories),
+        }
     else:
         groups = targets.groups(board, found.ports)
         facts |= {"groups": groups, "ps": targets.processing_system(board, groups)}

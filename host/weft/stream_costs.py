@@ -14,7 +14,7 @@ from weft.units.matvec import ROWS
 ADDER = 33  # LUTs of 32 bits (B5)
 CHOICE_8 = 64  # LUTs of an 8:1 multiplexer of 32 bits: two LUT6 and an F7 a bit
 ROW_ADDER = 21  # of 20 bits
-PLANES = 16  # memory rows of a group at most
+PLANES = 16  # memory rows of 8 tile rows at most
 BURST_BEATS = 16  # kBurstBeats
 Amounts = tuple[Any, Any, Any]  # LUT, FF, DSP
 
@@ -70,5 +70,5 @@ def feed(g: Any) -> Amounts:
     depth = max(4, 4 * (BURST_BEATS // (g.rows // g.bus_bytes)) // count)
     lut, ff, _ = storage.fifo(depth, count * row)
     ways = (count + 3) // 4 + 1  # LUTs of a bit that comes from one of `count` rows
-    window = 2 * count * row
-    return count * lut + 2 * window * ways + PLANES * row * ways, count * ff + window, 0
+    window, planes = 2 * count * row, PLANES * max(1, stream_rows(g) // 8)
+    return count * lut + 2 * window * ways + planes * row * ways, count * ff + window, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import weft  # noqa: E402
 from weft import cli, isa  # noqa: E402
 from weft.config import load_board, load_overlay  # noqa: E402
 from weft.demo import MODELS, load_data  # noqa: E402
-from weft.device import bitfile, open_device  # noqa: E402
+from weft.device import banks, bitfile, open_device  # noqa: E402
 from weft.device.pynq import Pynq  # noqa: E402
 from weft.device.simboard import Simboard  # noqa: E402
 from weft.errors import DeviceError, UsageError  # noqa: E402
@@ -282,6 +283,66 @@ class TestClock:
     def test_must_be_positive(self):
         with pytest.raises(UsageError, match="clock_mhz = 0"):
             open_device("simboard", clock_mhz=0)
+
+
+OWN = replace(load_overlay("tiny"), name="tiny_own", weight_ports=4, own_memories=True)
+
+
+@pytest.fixture(scope="module")
+def own():
+    """The digits for an overlay whose four weight ports have memories of their own."""
+    return weft.compile(MODELS / "digits.onnx", OWN, calibration=DATA.calibration)
+
+
+class TestMemoriesOfPorts:
+    """Weights in a memory of each of four ports: sections of one, or banks of a card's."""
+
+    @pytest.mark.parametrize("board", ["KV260", "Alveo-U55C", "Alveo-U250"])
+    def test_digits_are_those_of_golden(self, own, board):
+        x = DATA.images[:3]
+        (found, clocks), (expected, golden) = (
+            results(own, x, device, **options)
+            for device, options in (("simboard", {"plays": board}), ("golden", {}))
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert clocks == golden
+
+    def test_each_lies_in_its_bank(self, own):
+        with contextlib.closing(open_device("simboard", plays="Alveo-U55C")) as device:
+            device.load(own)
+            at = device._arena.addresses
+            banks = {name: device.board.memory.bank_of(address) for name, address in at.items()}
+            ports = {f"weight_port_{p}": p for p in (1, 2, 3)}
+            assert banks == {"program": 0, "weights": 0, **ports, "memory": 4}
+
+    def test_a_pointer_to_another_bank_is_an_address_that_nothing_answers(self, own):
+        with contextlib.closing(open_device("simboard", plays="Alveo-U55C")) as device:
+            device.load(own)
+            device._arguments["weight_port_2"] = device._arguments["weight_port_3"]
+            with pytest.raises(DeviceError, match="did not end within"):
+                device.run(0, 1, 1.0)
+            assert "weight_port_2 reaches banks 2 to 2" in device.board.logic.reason
+
+    def test_a_bank_that_is_full_says_so(self, own):
+        with (
+            contextlib.closing(
+                open_device("simboard", plays="Alveo-U55C", memory_bytes=32 << 12)
+            ) as device,
+            pytest.raises(DeviceError, match=r"bank HBM\[\d\] of the board has no"),
+        ):
+            device.load(own)
+
+
+def test_a_design_linked_otherwise_says_what_it_lacks():
+    class Card:
+        def __init__(self):
+            self.mem_dict = {
+                f"HBM{i}": {"tag": f"HBM[{i}]", "used": i < 2, "streaming": False}
+                for i in range(32)
+            }
+
+    with pytest.raises(DeviceError, match=r"no memory bank HBM\[2\], where weight_port_2"):
+        banks.card_banks(Card(), OWN)
 
 
 def test_zynq_7000_needs_pynq_3(digits):

@@ -54,7 +54,7 @@ def test_an_overlay_may_be_a_file(tmp_path):
         ('multiplier = "single"', 'multiplier = "singel"', ["Did you mean 'single'"]),
         ("rows = 8", "rows =", ["mine.toml"]),
         ("rows = 8", "rows = 8\nstream_rows = 2", ["stream_rows = 2", "engine matvec"]),
-        ("rows = 8", "rows = 8\nstream_rows = 16", ["stream_rows = 16", "1..8"]),
+        ("rows = 8", "rows = 8\nstream_rows = 32", ["stream_rows = 32", "1..16"]),
         ("rows = 8", "rows = 8\nweight_ports = 3", ["weight_ports = 3", "power of two"]),
     ],
 )

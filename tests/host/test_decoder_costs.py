@@ -14,7 +14,7 @@ from weft import cli
 from weft.config import board_names, load_board, load_overlay
 from weft.decoder_compiler import compile_decoder
 from weft.decoder_costs import config, dram, packed, run, steps
-from weft.decoder_costs.prediction import machine_of, predict
+from weft.decoder_costs.prediction import machine_of, overlay_for, predict, step_seconds
 from weft.demo import MODELS
 from weft.device import open_device
 from weft.errors import CapacityError, InputError, ModelError, ShapeError, UsageError
@@ -107,6 +107,68 @@ def test_a_port_of_a_card_reaches_one_channel():
     board = load_board("Alveo-U55C")
     assert dram.peak(board, 4) == pytest.approx(460e9 * 4 / 32)
     assert dram.peak(board, 64) == pytest.approx(460e9)
+
+
+@pytest.mark.parametrize(("board", "name"), [("KV260", "decoder"), ("Alveo-U55C", "decoder_card"),
+                                             ("Pynq-Z2", "decoder")])  # fmt: skip
+def test_a_board_has_the_overlay_that_is_meant_for_it(board, name):
+    place = load_board(board)
+    assert overlay_for(place) == machine_of(board=place).overlay.name == name
+    assert machine_of("lab", board=place).overlay.name == "lab"
+
+
+def on_card(name="llama2-7b", context=512, **change):
+    board = load_board("Alveo-U55C")
+    return predict(decoder(name), replace(machine_of(board=board), **change), board, context, 1)
+
+
+def test_ports_with_channels_of_their_own_read_side_by_side():
+    """Weights at the speed of eight channels, keys and values at that of one."""
+    board, found = load_board("Alveo-U55C"), on_card()
+    weights = [s for s in found.decode.steps if set(s.read) & {"weights"}]
+    eight = sum(s.times * sum(s.read.values()) for s in weights) / (8 * 460e9 / 32)
+    took = sum(s.times * max(step_seconds(s, found.machine, board)) for s in weights)
+    assert eight < took < 1.12 * eight  # 7.3 % refresh, misses, waits for a first row
+    cache = next(s for s in found.decode.steps if s.read.get("keys and values"))
+    one = sum(cache.read.values()) / (460e9 / 32)
+    assert one < step_seconds(cache, found.machine, board)[1] < 1.12 * one
+    spread = on_card(spread=True)
+    assert found.decode.by_part["attention"] > 2 * spread.decode.by_part["attention"]
+    assert on_card(overlay=load_overlay("decoder")).decode.tokens_per_s * 5 < (
+        found.decode.tokens_per_s
+    )
+
+
+@pytest.mark.parametrize("texts", [2, 8, 16, 64])
+def test_texts_at_once_would_gain_what_the_array_has_more_multipliers(texts):
+    """Of a product whose weights come 128 a clock: as many as matvec has, half of the array's."""
+    machine = machine_of()
+    o, product = machine.overlay, decoder("llama2-7b").feed_forward_products()[1]
+
+    def clocks(rows):
+        made = steps.product(machine, product, rows, 1)
+        return sum(s.clocks.total for s in made if s.part == steps.PRODUCTS)
+
+    weights = product.inputs * product.outputs
+    assert o.cols * o.stream_rows == 2 * o.bus_bytes * o.weight_ports == 128
+    multipliers = o.rows * o.cols if texts >= o.rows else o.cols * o.stream_rows
+    assert clocks(texts) >= texts * weights / multipliers
+    gained = texts * clocks(1) / clocks(texts)
+    assert gained == pytest.approx(2 if texts >= o.rows else 1, rel=0.03)
+
+
+def test_every_channel_must_hold_its_part():
+    """Llama-2-7B keeps 256 KiB per token, a channel has 512 MiB: of these 2,048 tokens are all."""
+    short, long = on_card(context=1024).memory, on_card(context=2048).memory
+    assert short.channel == 16 * 2**30 // 32
+    assert short.fits
+    assert not long.fits
+    assert long.total < long.there
+    assert long.fullest == 2**29 + long.bytes["activations"]
+    assert short.longest == (2**29 - short.bytes["activations"]) // 2**18
+    weights = sum(short.bytes[kind] for kind in ("weights", "scales of groups", "requantization"))
+    assert short.fullest == weights // 8 + short.bytes["program"]
+    assert on().memory.channel == 0
 
 
 # --- configurations -------------------------------------------------------------------------------
@@ -222,29 +284,36 @@ def test_a_long_product_takes_the_arrays_clocks_and_a_short_one_the_ports():
 
 
 COMPILED = ("llama_gqa", "llama_mha", "qwen2", "mistral", "gpt2", "qwen3")
+TOKENS = {"int8": 12, "int16": 8}  # of a run
 
 
 @pytest.mark.parametrize(
-    ("name", "overlay", "weights", "ranges"),
+    ("name", "overlay", "weights", "options"),
     [
-        *((name, "lab", "int8", False) for name in COMPILED),
-        ("llama_gqa", "encoder16", "int8", False),
-        ("llama_gqa", "decoder", "int4:g32", False),
-        *((name, "lab", "int8", True) for name in ("llama_gqa", "gpt2", "qwen3")),
+        *((name, "lab", "int8", {}) for name in COMPILED),
+        *((name, "lab", "int8", {"activations": "int16"}) for name in COMPILED),
+        ("llama_gqa", "encoder16", "int8", {}),
+        ("llama_gqa", "decoder", "int4:g32", {}),
+        ("llama_gqa", "decoder", "int4:g32", {"activations": "int16"}),
+        ("llama_gqa", "decoder_card", "int4:g32", {}),
+        *((name, "lab", "int8", {"token_ranges": True}) for name in ("llama_gqa", "gpt2", "qwen3")),
+        ("llama_gqa", "lab", "int8", {"activations": "int16", "token_ranges": True}),
     ],
 )
-def test_a_run_takes_what_the_compiled_program_takes(name, overlay, weights, ranges):
+def test_a_run_takes_what_the_compiled_program_takes(name, overlay, weights, options):
     """Every counter that golden counts, and every byte but the instructions'."""
     folder = Path(__file__).resolve().parents[1] / "data" / "decoders" / name
     lines = [[1, 2, 3, 4, 5, 6]]
+    most = TOKENS[options.get("activations", "int8")]
     compiled = compile_decoder(
-        decoders.load(folder), load_overlay(overlay), cache=40, tokens=12, calibration=lines,
-        weights=weights, token_ranges=ranges,
+        decoders.load(folder), load_overlay(overlay), cache=40, tokens=most,
+        calibration=lines, weights=weights, **options,
     )  # fmt: skip
-    machine, d = machine_of(overlay, weights, token_ranges=ranges), config.load(folder)
+    machine, d = machine_of(overlay, weights, **options), config.load(folder)
     device = open_device("golden")
     device.load(compiled)
-    for tokens, before in ((1, 0), (1, 30), (1, 32), (2, 3), (3, 0), (8, 0), (9, 2), (12, 20)):
+    runs = (1, 0), (1, 30), (1, 32), (2, 3), (3, 0), (8, 0), (9, 2), (12, 20)
+    for tokens, before in (r for r in runs if r[0] <= most):
         registers = (tokens, before, 0)
         counted = device.run(0, 1, registers=registers)
         made = list(run._tokens(machine, d, tokens, before, 0))
@@ -266,7 +335,7 @@ def test_a_run_of_a_packed_cache_takes_what_the_compiled_program_takes(name, bit
     compiled = compile_decoder(
         decoders.load(folder), lab, cache=64, calibration=[[1, 2, 3, 4]], cache_bits=bits
     )
-    machine, d = machine_of("lab", "int8", bits), config.load(folder)
+    machine, d = machine_of("lab", "int8", cache_bits=bits), config.load(folder)
     device = open_device("golden")
     device.load(compiled)
     for tokens, before in ((1, 0), (32, 0), (1, 31), (2, 32), (5, 40), (1, 63), (32, 32)):
@@ -284,7 +353,8 @@ def test_a_packed_cache_fits_longer_contexts():
     """Llama-2-7B on KV260, weights of 4 bits: what memory alone allows."""
     d, board = replace(decoder("llama2-7b"), positions=1 << 20), load_board("KV260")
     found = {
-        bits: predict(d, machine_of("lab", "int4:g128", bits), board).memory for bits in (8, 4, 2)
+        bits: predict(d, machine_of("lab", "int4:g128", cache_bits=bits), board).memory
+        for bits in (8, 4, 2)
     }
     tokens = 32 * 32 * 8 * 16  # layers, heads, blocks of a head, bytes: per row of a group
     assert found[8].bytes["keys and values"] == 512 * 2 * tokens
@@ -294,7 +364,9 @@ def test_a_packed_cache_fits_longer_contexts():
     assert 2.7 < found[2].longest / found[8].longest < 64 / 22
     assert found[4].longest % 32 == 0
     at, beyond = (
-        predict(d, machine_of("lab", "int4:g128", 4), board, context=found[4].longest + more)
+        predict(
+            d, machine_of("lab", "int4:g128", cache_bits=4), board, context=found[4].longest + more
+        )
         for more in (-32, 320)
     )
     assert at.memory.fits
@@ -302,7 +374,7 @@ def test_a_packed_cache_fits_longer_contexts():
 
 
 def test_prompts_of_a_packed_cache_come_in_groups():
-    machine, d = machine_of("lab", "int8", 4), decoder("tinyllama-1.1b")
+    machine, d = machine_of("lab", "int8", cache_bits=4), decoder("tinyllama-1.1b")
     assert list(packed.splits(70, 20)) == [(12, 20), (32, 32), (26, 64)]
     made = run.prefill(machine, d, 70)
     assert sum(s.name == "end" for s in made) == 3

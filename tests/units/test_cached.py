@@ -31,6 +31,9 @@ OVERLAYS = {
         replace(S4P4, name="s8p2c", stream_rows=8, weight_ports=2, weight_bits=16),
         replace(S4P4, name="s2p4c", stream_rows=2),  # fewer rows in an element than in a packet
         replace(S4P4, name="s4p4h", bus_bytes=4),  # two beats per row
+        replace(
+            S4P4, name="s16p8c", rows=16, cols=16, bus_bytes=16, stream_rows=16, weight_ports=8
+        ),
         replace(S4P4, name="s2p1c", stream_rows=2, weight_ports=1),
     )
 }

@@ -16,6 +16,7 @@ import kernel
 from kernel import Code
 from weft import isa
 from weft.config import Overlay
+from weft.device import channels
 from weft.errors import DeviceError
 from weft.format import Format
 from weft.formats import FORMATS
@@ -33,6 +34,13 @@ OVERLAYS = {
     "s4p2": Overlay("s4p2", 8, 8, 4, *SIZES, **LAB, stream_rows=4, weight_ports=2),
     "s8p4": Overlay("s8p4", 16, 16, 16, *SIZES, **LAB, stream_rows=8, weight_ports=4),
     "s8p1": Overlay("s8p1", 8, 8, 8, *SIZES, **LAB, stream_rows=8),
+    "s16p8": Overlay("s16p8", 16, 16, 8, *SIZES, **LAB, stream_rows=16, weight_ports=8),
+    "s4p2o": Overlay(
+        "s4p2o", 8, 8, 4, *SIZES, **LAB, stream_rows=4, weight_ports=2, own_memories=True
+    ),
+    "s16p8o": Overlay(
+        "s16p8o", 16, 16, 16, *SIZES, **LAB, stream_rows=16, weight_ports=8, own_memories=True
+    ),
     "s2p1": Overlay("s2p1", 4, 4, 4, *SIZES, engines=ENGINES, stream_rows=2),
 }
 each_overlay = pytest.mark.parametrize("name", OVERLAYS)
@@ -120,7 +128,7 @@ def test_sums_are_the_arrays_and_those_of_integers(name, data, seed, m):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("name", ["s1p1", "s4p2", "s8p4"])
+@pytest.mark.parametrize("name", ["s1p1", "s4p2", "s16p8", "s4p2o", "s16p8o"])
 def test_the_exact_form_agrees(name, bits):
     rng, overlay = np.random.default_rng(4), OVERLAYS[name]
     for fmt in ("int8", "int4", "int5", "olive4", "ternary", "codebook16", "int16"):
@@ -281,7 +289,7 @@ RATE = """
 #include "kernel.hpp"
 using namespace weft;
 #define CHANNEL(p) Stream<PackedRows> packed_##p("packed", kPackedDepth);
-#define MEMORY(p) , memory
+#define MEMORY(p) , memory + (kOwnMemories ? p * own_rows(rows) * kBeats : 0)
 /// Clocks of the decoder for one ReadWeights; memory never keeps it waiting.
 extern "C" int decode_clocks(const std::int32_t *fields, const std::int8_t *bytes) {
   Stream<Command> to_weights("weights", 2), to_decode("decode", 2);
@@ -294,6 +302,7 @@ extern "C" int decode_clocks(const std::int32_t *fields, const std::int8_t *byte
   end[0] = kBarrier;
   for (const Command &command : {words, end}) to_weights.write(command), to_decode.write(command);
   const Beat *memory = reinterpret_cast<const Beat *>(bytes);
+  const long long rows = ReadWeights::decode(words).memory_rows;
   sim::run().decode_clocks = 0;
   weights(to_weights, memory, packed WEFT_EACH_PORT(MEMORY) WEFT_EACH_PORT(WEFT_PACKED));
   decode(to_decode, tiles, packed WEFT_EACH_PORT(WEFT_PACKED));
@@ -309,13 +318,13 @@ def test_the_decoder_keeps_up_with_the_ports(name, fmt):
     """It takes the clocks that MatMul.pace and codes say, and a few to begin with."""
     overlay, rng = OVERLAYS[name], np.random.default_rng(8)
     weights, _ = stored(rng, FORMATS[fmt], (4 * overlay.lanes, 1, 512), overlay.lanes)
-    rows = np.ascontiguousarray(weights.packed(0, 4))
-    read = weights.fields(0, 4) | {"memory_rows": len(rows), "matvec": 1}
+    rows = channels.dealt(weights.packed(0, 4), overlay).reshape(-1, overlay.lanes)
+    read = weights.fields(0, 4) | {"memory_rows": len(weights.packed(0, 4)), "matvec": 1}
     words = isa.READ_WEIGHTS.encode(**read)
     library = kernel.unit_library(RATE, overlay, "functional")
     taken = library.decode_clocks(words.ctypes.data_as(ctypes.c_void_p),
                                   rows.ctypes.data_as(ctypes.c_void_p))  # fmt: skip
-    arrives = matvec.arrival(read["rows"], len(rows) // overlay.beats, overlay)
+    arrives = matvec.arrival(read["rows"], len(weights.packed(0, 4)) // overlay.beats, overlay)
     groups = read["rows"] // overlay.stream_rows
     least = groups * (arrives["pace"] + Fraction(arrives["codes"], matvec.FRACTION))
     assert groups <= taken <= least + 16

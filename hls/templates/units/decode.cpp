@@ -20,18 +20,21 @@ inline void send(const Command &words, Stream<Command> &commands) {
 }
 
 /// Rows of memory as the ports bring them.
-inline void deal_rows(Port &from, UInt<32> count,
+inline void deal_rows(Port &from, UInt<32> first, UInt<32> count,
                       Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
   WEFT_FUNCTION
   const UInt<32> spans = UInt<32>(span_rows(count) / kWeightPorts);
-  UInt<32> at = 0;
+  const UInt<32> before = UInt<32>(rows_before(first)), end = before + count;
+  UInt<32> at = packet_at(first);
 deal_rows:
-  for (UInt<32> row = 0; row < count; row += UInt<32>(kWeightPorts)) {
+  for (UInt<32> row = 0; row < end; row += UInt<32>(kWeightPorts)) {
     WEFT_PIPELINE_EVERY(kWordsPerPacket)
     WEFT_TRIPCOUNT(kTileDepth)
     PackedRows packet;
-    for (int i = 0; i < kWeightPorts; ++i)
-      packet_row(packet, i) = row + UInt<32>(i) < count ? take_codes(from) : filled(0);
+    for (int i = 0; i < kWeightPorts; ++i) {
+      const UInt<32> of = row + UInt<32>(i);
+      packet_row(packet, i) = of >= before && of < end ? take_codes(from) : filled(0);
+    }
     const int port = port_of(at, spans);
 #define WEFT_DEAL(p) \
   if (port == p) packed_##p.write(packet);
@@ -53,8 +56,7 @@ give_operands:
 }
 
 /// Rows arrive while others are decoded; C simulation runs one process after the other.
-inline void run_decode(const Command &words, UInt<32> memory_rows, UInt<32> rows, Port &operands,
-                       Port &results) {
+inline void run_decode(const Command &words, const ReadWeights &f, Port &operands, Port &results) {
   WEFT_FUNCTION
   WEFT_HLS(DATAFLOW)
   WEFT_CHANNEL(Command, commands, 2)
@@ -63,9 +65,9 @@ inline void run_decode(const Command &words, UInt<32> memory_rows, UInt<32> rows
   WEFT_EACH_PORT(WEFT_PACKED_CHANNEL)
   WEFT_CHANNEL(StreamRow, tiles, kUnitDepth)
   WEFT_PROCESS(send(words, commands));
-  WEFT_PROCESS(deal_rows(operands, memory_rows, packed WEFT_EACH_PORT(WEFT_PACKED)));
+  WEFT_PROCESS(deal_rows(operands, f.memory, f.memory_rows, packed WEFT_EACH_PORT(WEFT_PACKED)));
   WEFT_PROCESS(decode(commands, tiles, packed WEFT_EACH_PORT(WEFT_PACKED)));
-  WEFT_PROCESS(give_operands(results, rows, tiles));
+  WEFT_PROCESS(give_operands(results, f.rows, tiles));
 }
 
 }  // namespace weft
@@ -81,6 +83,6 @@ commands:
     WEFT_TRIPCOUNT(1024)
     const Command words = take_command(operands);
     const ReadWeights f = ReadWeights::decode(words);
-    run_decode(words, f.memory_rows, f.rows, operands, results);
+    run_decode(words, f, operands, results);
   }
 }

@@ -1,29 +1,33 @@
 /// Packed weights → rows of a tile: cuts codes out of memory rows, decodes them, applies the scale
 /// of their group. Once per weight, at the edge of the array, so an element multiplies only.
 ///
-/// A group of tile rows (8, or 5 in base 3) lies in a fixed number of memory rows
-/// (host/weft/tiles.py); while one group leaves, row by row or kStreamRows at a time for engine
-/// matvec, the rows of the next one arrive, up to kWeightPorts a clock.
+/// Tile rows lie in a fixed number of memory rows by groups of 8, or of 5 in base 3
+/// (host/weft/tiles.py). While one group leaves (of more, where kStreamRows are), row by row or
+/// kStreamRows at a time for engine matvec, the rows of the next one arrive, up to kWeightPorts a
+/// clock.
 #pragma once
 #include "scales.hpp"
 #include "units/groups.hpp"
+#include "units/packed_feed.hpp"
 
 namespace weft {
 
-/// Code of tile row `row` of a group in column `c`: planes of 4, 2 and 1 bits. Wires and a
+/// Code of tile row `of_group` of a group in column `c`: planes of 4, 2 and 1 bits. Wires and a
 /// multiplexer over the rows of the group.
-inline UInt<16> code_at(const Planes &planes, int bits, int row, int c) {
+inline UInt<16> code_at(const Planes &planes, int bits, int of_group, int c) {
   WEFT_INLINE
+  const int row = of_group & (kCodeRows - 1), base = of_group / kCodeRows * kCodePlanes;
   if (bits == 16) {
-    const UInt<16> low = UInt<16>(planes[2 * row][c]) & 0xff;
-    return UInt<16>(low | UInt<16>(UInt<16>(planes[2 * row + 1][c]) << 8));
+    const UInt<16> low = UInt<16>(planes[base + 2 * row][c]) & 0xff;
+    return UInt<16>(low | UInt<16>(UInt<16>(planes[base + 2 * row + 1][c]) << 8));
   }
-  if (bits == 8) return UInt<16>(planes[row][c]) & 0xff;
+  if (bits == 8) return UInt<16>(planes[base + row][c]) & 0xff;
   unsigned code = 0;
-  int first = 0, shift = 0;
+  int first = base, shift = 0;
   if ((bits & 4) != 0) {
-    code = (unsigned(planes[row >> 1][c]) & 0xff) >> (4 * (row & 1)) & 15;
-    first = shift = 4;
+    code = (unsigned(planes[base + (row >> 1)][c]) & 0xff) >> (4 * (row & 1)) & 15;
+    first += 4;
+    shift = 4;
   }
   if ((bits & 2) != 0) {
     code |= ((unsigned(planes[first + (row >> 2)][c]) & 0xff) >> (2 * (row & 3)) & 3) << shift;
@@ -88,15 +92,15 @@ inline TileWord decoded_row(const ReadWeights &f, const Planes &planes, int row,
                             const Record &record, const Int<16> (&codebook)[kCols][256]) {
   WEFT_INLINE
   const int format = int(f.format), bits = code_bits(format);
-  const int of_eight = row & (kGroupRows - 1);
+  const int of_group = row & (kGroupRows - 1);
   const int byte = kStreamRows == 1 ? 0 : row / kTrits, digit = row - byte * kTrits;
   TileWord operands;
 columns:
   for (int c = 0; c < kCols; ++c) {
     WEFT_UNROLL
     const UInt<16> code = in_base_3(format) ? trit_at(planes[byte & (kGroupRows - 1)][c], digit)
-                                            : code_at(planes, bits, of_eight, c);
-    const UInt<8> partner = UInt<8>(code_at(planes, bits, of_eight ^ 1, c));
+                                            : code_at(planes, bits, of_group, c);
+    const UInt<8> partner = UInt<8>(code_at(planes, bits, of_group ^ 1, c));
     const Int<16> decoded = has_codebook(format)
                                 ? codebook[c][int(code) & 255]
                                 : decoded_value(format, code, partner, (row & 1) != 0);
@@ -127,7 +131,7 @@ inline void decode_rows(const ReadWeights &f, Codebook &codebook, WeightStream &
   PackedReader reader;
   reader.begin(f);
   PackedFeed feed;
-  feed.begin(f.memory_rows);
+  feed.begin(f);
   take_codebook(reader.shape.codebook, feed, codebook, packed WEFT_EACH_PORT(WEFT_PACKED));
   Planes arriving;
   Leaving leaving;
@@ -150,9 +154,10 @@ steps:
     }
     if (leaves) leaving.row += step;
     // Of several ports, what is beyond a group that is complete begins the next one.
-    const int first = reader.wanted(kWeightPorts);
-    const bool passes = first == 0 && reader.arrived() && reader.index > 0 && !leaves;
-    const bool free = kWeightPorts > 1 && !leaving.busy();
+    const bool fills = feed.fills();
+    const int first = fills ? 0 : reader.wanted(kWeightPorts);
+    const bool passes = !fills && first == 0 && reader.arrived() && reader.index > 0 && !leaves;
+    const bool free = kWeightPorts > 1 && !fills && !leaving.busy();
     const int second = free ? reader.wanted_next(first, kWeightPorts) : 0;
     const Packet rows = feed.next(passes ? 1 : first + second, packed WEFT_EACH_PORT(WEFT_PACKED));
     reader.take(rows, 0, first, arriving, next);
@@ -184,22 +189,21 @@ inline void pass_rows(const ReadWeights &f, WeightStream &tiles,
 runs:
   for (UInt<32> run = 0; run < runs; ++run) {
     WEFT_TRIPCOUNT(kTileDepth)
-    if (reads_cache(f))
-      feed.begin_run(f);
-    else
-      feed.begin(f.memory_rows);
+    feed.begin(f);
   plain:
-    for (UInt<32> row = 0; row < each; row += UInt<32>(count)) {
+    for (UInt<32> row = 0; row < each;) {
       WEFT_PIPELINE
       WEFT_TRIPCOUNT(kTileDepth)
       WEFT_SIM(++sim::run().decode_clocks);
-      const Packet packet = feed.next(count, packed WEFT_EACH_PORT(WEFT_PACKED));
+      const int taken = feed.fills() ? 0 : count;
+      const Packet packet = feed.next(taken, packed WEFT_EACH_PORT(WEFT_PACKED));
     gather:
       for (int i = 0; i < kAtOnce; ++i) {
         WEFT_UNROLL
         row_of(group, (gathered + i) & (kStreamRows - 1)) = widened(packet.row[i]);
       }
-      gathered += count;
+      row += UInt<32>(taken);
+      gathered += taken;
       if (gathered == rows) {
         tiles.write(group);
         gathered = 0;

@@ -6,9 +6,13 @@
 
 namespace weft {
 
-constexpr int kPlanes = 16;    // memory rows of a group at most: 8 rows of 16 bits
-constexpr int kGroupRows = 8;  // tile rows of a group
-constexpr int kTrits = 5;      // or in base 3: 3^5 < 256
+constexpr int kCodeRows = 8;     // tile rows whose codes lie together,
+constexpr int kCodePlanes = 16;  // in so many memory rows at most: 16 bits
+constexpr int kTrits = 5;        // or in base 3: 3^5 < 256
+// A group is what the decoder takes and gives at once: for more rows a clock, several of these.
+constexpr int kGroupRows = kStreamRows > kCodeRows ? kStreamRows : kCodeRows;
+constexpr int kGroupParts = kGroupRows / kCodeRows;
+constexpr int kPlanes = kGroupParts * kCodePlanes;
 constexpr int kTileGroups = kRows / kGroupRows;
 constexpr int kTileDepth = kWeightTiles * kRows;  // rows of the weight FIFO
 
@@ -16,7 +20,8 @@ using Planes = Int<8>[kPlanes][kRows];  // the memory rows of a group
 
 /// Sizes of what a ReadWeights decodes; the checker and the decoder agree on them.
 struct PackedShape {
-  int rows, reads;  // of a group: tile rows, memory rows
+  int rows, reads;  // of a group: tile rows, memory rows,
+  int part;         // and those of each of its parts
   int codebook;     // memory rows in front of everything
   int span;         // groups that share a record; 0: no records
   int record;       // memory rows of a record
@@ -26,7 +31,8 @@ struct PackedShape {
     const bool trits = in_base_3(int(f.format));
     // Of digits in base 3 a group is as many bytes as make whole numbers of kStreamRows rows.
     rows = trits ? kTrits * kStreamRows : kGroupRows;
-    reads = trits ? kStreamRows : bits;
+    part = trits ? kStreamRows : bits;
+    reads = trits ? kStreamRows : bits * kGroupParts;
     codebook = has_codebook(int(f.format)) ? ((2 << bits) + kRows - 1) / kRows : 0;
     span = f.group != 0 ? (1 << int(f.group)) / kGroupRows : 0;
     record = span == 0 ? 0 : 1 + int(f.zeros);
@@ -104,7 +110,7 @@ struct PackedReader {
       WEFT_UNROLL
       if (i < first || i >= first + count) continue;
       const int place = at + i - first;
-      if (place >= record) put(planes[(place - record) & (kPlanes - 1)], packet.row[i]);
+      if (place >= record) put(planes[plane_of(place - record)], packet.row[i]);
       if (place < record && place == 0) next.scale = packet.row[i];
       if (place < record && place == 1) next.zero = packet.row[i];
     }
@@ -113,6 +119,17 @@ struct PackedReader {
   }
 
  private:
+  /// Where row `row` of a group waits: its parts begin kCodePlanes apart, whatever the format.
+  int plane_of(int row) const {
+    WEFT_INLINE
+    int plane = row;
+  parts:
+    for (int part = 1; part < kGroupParts; ++part) {
+      WEFT_UNROLL
+      if (row >= part * shape.part) plane = part * (kCodePlanes - shape.part) + row;
+    }
+    return plane & (kPlanes - 1);
+  }
   /// Rows of the record in front of group `in_run`.
   int due_record() const {
     return shape.span != 0 && (in_run & (shape.span - 1)) == 0 ? shape.record : 0;

@@ -6,6 +6,11 @@
 /// packets of kWeightPorts rows; the decoder takes one packet of one port per clock while the
 /// others fill their FIFOs.
 ///
+/// Where each port has a memory of its own (kOwnMemories: channels of HBM), the image of weight
+/// memory is dealt out packet by packet: packet k of it is packet k / kWeightPorts in the memory of
+/// port k mod kWeightPorts. So a ReadWeights from any row on is a run of consecutive addresses in
+/// every one, and all of them end within a packet of each other.
+///
 /// Keys and values of earlier tokens come the same way, out of activation memory, in runs. What is
 /// less than a span of a run, which is often much of it, comes packet by packet through all ports.
 #pragma once
@@ -21,6 +26,8 @@ constexpr int kSpanRows = kBurstRows * kWeightPorts;
 constexpr int kBurstClocks = kBurstRows * kBeats, kPacketClocks = kWeightPorts * kBeats;
 constexpr int kPackedDepth = kWeightPorts == 1 ? 64 : 4 * kBurstPackets;  // of a port's FIFO
 static_assert((kWeightPorts & (kWeightPorts - 1)) == 0, "spans are powers of two");
+
+constexpr int kTurnRows = kWeightPorts * kWeightPorts;  // a packet of each port
 
 struct Packet {
   Word row[kWeightPorts];
@@ -39,7 +46,6 @@ using PackedRows = std::conditional_t<kWeightPorts == 1, Word, Packet>;
 // And those for the cache, behind every port.
 #define WEFT_CACHE_PARAMETER(p, bundle, packed) , const Beat *cache_##p
 #define WEFT_CACHE(p, bundle, packed) , cache_##p
-constexpr int kTurnRows = kWeightPorts * kWeightPorts;  // a packet of each port
 constexpr int kRunRows = kStreamRows > kWeightPorts ? kStreamRows : kWeightPorts;
 
 inline Word &packet_row(Word &only, int) { return only; }
@@ -52,8 +58,26 @@ inline UInt<32> span_rows(UInt<32> rows) {
   return kWeightPorts == 1 ? UInt<32>(0) : UInt<32>(rows & ~UInt<32>(kSpanRows - 1));
 }
 
+/// Rows in the memory of each port that hold an image of `rows` rows: whole turns.
+constexpr long long own_rows(long long rows) {
+  return (rows + kTurnRows - 1) / kTurnRows * kWeightPorts;
+}
+
+/// The first row of the turn that row `row` of the image is in.
+inline UInt<32> turn_of(UInt<32> row) { return UInt<32>(row & ~UInt<32>(kTurnRows - 1)); }
+
+/// Rows of the image in front of row `first` that come in its packet.
+inline int rows_before(UInt<32> first) {
+  return kOwnMemories ? int(first & UInt<32>(kWeightPorts - 1)) : 0;
+}
+/// The number of its packet.
+inline UInt<32> packet_at(UInt<32> first) {
+  return kOwnMemories ? UInt<32>(first / kWeightPorts) : UInt<32>(0);
+}
+
 /// The port of packet `at`, of which the first `spans` are in whole spans.
 inline int port_of(UInt<32> at, UInt<32> spans) {
+  if (kOwnMemories) return int(at & UInt<32>(kWeightPorts - 1));
   return at < spans ? int(at & UInt<32>(kBurstRows - 1)) / kBurstPackets : 0;
 }
 
@@ -133,7 +157,75 @@ turns:
   }
 }
 
-/// Reads packed rows: spans of bursts over all ports at once, the rest through the first one.
+/// The part that rows first..end-1 of the image have of the packet that begins at its row `at`, in
+/// its port's memory at row `local`.
+inline PackedRows read_part(const Beat *memory, UInt<32> local, UInt<32> at, UInt<32> first,
+                            UInt<32> end) {
+  WEFT_INLINE
+  PackedRows packet;
+rows:
+  for (int i = 0; i < kWeightPorts; ++i) {
+    const UInt<32> row = at + UInt<32>(i);
+    const bool inside = row >= first && row < end;
+    packet_row(packet, i) = inside ? read_row(memory, UInt<32>(local + UInt<32>(i))) : filled(0);
+  }
+  return packet;
+}
+
+/// A turn that rows first..end-1 of the image fill in part: what each port has of them. `turn` is
+/// its first row in the image.
+inline void read_edge(const Command &words, UInt<32> turn, UInt<32> first, UInt<32> end,
+                      const Beat *memory,
+                      Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_MEMORY_PARAMETER)
+                          WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
+  WEFT_INLINE
+  const UInt<32> local = turn / kWeightPorts;
+  static_cast<void>(words);
+#define WEFT_TRACE_TURN(p) \
+  WEFT_SIM(sim::run().trace.begin(sim::kWeightPort + p, int(words[kNumberWord]), local));
+#define WEFT_READ_PART(p, from, to)                                                            \
+  if (UInt<32>(turn + UInt<32>((p + 1) * kWeightPorts)) > first &&                             \
+      UInt<32>(turn + UInt<32>(p * kWeightPorts)) < end) {                                     \
+    WEFT_TRACE_TURN(p)                                                                         \
+    to.write(read_part(from, local, UInt<32>(turn + UInt<32>(p * kWeightPorts)), first, end)); \
+  }
+#define WEFT_READ_PARTS(p) WEFT_READ_PART(p, memory_##p, packed_##p)
+  WEFT_READ_PART(0, memory, packed)
+  WEFT_EACH_PORT(WEFT_READ_PARTS)
+}
+
+/// Reads rows of an image that lies in memories of their own: a packet of each port in turn, of
+/// whole turns without a condition, so that each port makes bursts.
+inline void read_turns(const Command &words, UInt<32> first, UInt<32> rows, const Beat *memory,
+                       Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_MEMORY_PARAMETER)
+                           WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
+  WEFT_INLINE
+  const UInt<32> end = UInt<32>(first + rows), last = turn_of(end);
+  UInt<32> turn = turn_of(first);
+  if (turn != first) {
+    read_edge(words, turn, first, end, memory,
+              packed WEFT_EACH_PORT(WEFT_MEMORY) WEFT_EACH_PORT(WEFT_PACKED));
+    turn += UInt<32>(kTurnRows);
+  }
+own_turns:
+  for (; turn < last; turn += UInt<32>(kTurnRows)) {
+    WEFT_PIPELINE_EVERY(kPacketClocks)
+    WEFT_TRIPCOUNT(kTileDepth)
+    const UInt<32> local = turn / kWeightPorts;
+#define WEFT_READ_TURN(p) \
+  WEFT_TRACE_TURN(p)      \
+  packed_##p.write(read_packet(memory_##p, local, kWeightPorts));
+    WEFT_TRACE_TURN(0)
+    packed.write(read_packet(memory, local, kWeightPorts));
+    WEFT_EACH_PORT(WEFT_READ_TURN)
+  }
+  if (turn < end)
+    read_edge(words, turn, first, end, memory,
+              packed WEFT_EACH_PORT(WEFT_MEMORY) WEFT_EACH_PORT(WEFT_PACKED));
+}
+
+/// Reads packed rows: spans of bursts over all ports at once, the rest through the first one; or
+/// each port's part of them out of its own memory.
 inline void weights(Stream<Command> &commands,
                     const Beat *memory WEFT_EACH_CACHE(WEFT_CACHE_PARAMETER),
                     Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_MEMORY_PARAMETER)
@@ -154,6 +246,12 @@ weights:
       first += f.memory_step;
     }
     const UInt<32> rows = open && !reads_cache(f) ? f.memory_rows : UInt<32>(0);
+    if (kOwnMemories) {
+      if (rows > 0)
+        read_turns(words, f.memory, rows, memory,
+                   packed WEFT_EACH_PORT(WEFT_MEMORY) WEFT_EACH_PORT(WEFT_PACKED));
+      continue;
+    }
     const UInt<32> spans = span_rows(rows);
   spans:
     for (UInt<32> row = 0; row < spans; row += kSpanRows) {
@@ -176,84 +274,5 @@ weights:
     }
   }
 }
-
-/// A packet of port `port`.
-inline PackedRows packet_of(int port,
-                            Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
-  WEFT_INLINE
-#define WEFT_READ_PORT(p) \
-  if (port == p) return packed_##p.read();
-  WEFT_EACH_PORT(WEFT_READ_PORT)
-  static_cast<void>(port);
-  return packed.read();
-}
-
-/// The decoder's end of the ports: the next rows, up to kWeightPorts of them a clock, wherever the
-/// packets end. Of one port they come as they are wanted.
-struct PackedFeed {
-  Word window[2 * kWeightPorts];
-  int held;           // rows of the window that are there
-  UInt<32> left, at;  // rows that have not come yet, packets that have
-  UInt<32> spans;     // packets in whole spans
-  bool turns;         // the others come through all ports
-
-  void begin(UInt<32> rows) {
-    held = 0;
-    left = rows, at = 0;
-    spans = UInt<32>(span_rows(rows) / kWeightPorts);
-    turns = false;
-  }
-  /// A run of the cache.
-  void begin_run(const ReadWeights &f) {
-    begin(f.memory_rows);
-    left = run_rows(f);
-    turns = true;
-  }
-  /// The next `n` rows.
-  Packet next(int n, Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
-    WEFT_INLINE
-    Packet rows;
-    if (kWeightPorts == 1) {
-      if (n > 0) rows.row[0] = packet_row(packed.read(), 0);
-      return rows;
-    }
-    if (held < kWeightPorts && left > 0) fill(packed WEFT_EACH_PORT(WEFT_PACKED));
-  give:
-    for (int i = 0; i < kWeightPorts; ++i) {
-      WEFT_UNROLL
-      rows.row[i] = window[i];
-    }
-  shift:
-    for (int i = 0; i < kWeightPorts; ++i) {
-      WEFT_UNROLL
-      window[i] = window[i + n];
-    }
-  shift_rest:
-    for (int i = kWeightPorts; i < 2 * kWeightPorts; ++i) {
-      WEFT_UNROLL
-      if (i + n < 2 * kWeightPorts) window[i] = window[i + n];
-    }
-    held -= n;
-    return rows;
-  }
-
- private:
-  /// One more packet, behind the rows that are held.
-  void fill(Stream<PackedRows> &packed WEFT_EACH_PORT(WEFT_PACKED_PARAMETER)) {
-    WEFT_INLINE
-    const bool turn = kHasCached && turns && at >= spans;
-    const int port = turn ? int(at & UInt<32>(kWeightPorts - 1)) : port_of(at, spans);
-    const PackedRows packet = packet_of(port, packed WEFT_EACH_PORT(WEFT_PACKED));
-  append:
-    for (int i = 0; i < kWeightPorts; ++i) {
-      WEFT_UNROLL
-      window[held + i] = packet_row(packet, i);
-    }
-    const int count = left < UInt<32>(kWeightPorts) ? int(left) : kWeightPorts;
-    held += count;
-    left -= UInt<32>(count);
-    at += 1;
-  }
-};
 
 }  // namespace weft

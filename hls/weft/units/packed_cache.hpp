@@ -148,6 +148,16 @@ struct GroupWalk {
   void next() { at = last() ? 0 : at + 1; }
 };
 
+/// Rows of ranges out of an element of the stream, the first of which is row `row`.
+inline void take_ranges(const StreamRow &element, int row, int half, GroupRanges &ranges) {
+  WEFT_INLINE
+rows:
+  for (int r = 0; r < kStreamRows; ++r) {
+    WEFT_UNROLL
+    ranges.take(row + r, half, narrowed(row_of(element, r)));
+  }
+}
+
 /// SetTable of packed groups: runs of words into the operand buffer.
 inline void set_packed(const SetTable &f, WeightStream &weights, Memories &m, Counters &counters) {
   WEFT_FUNCTION
@@ -169,13 +179,7 @@ packed:
     const bool writes = walk.writes();
     const int token = walk.token();
     if (!writes || (token & (of_element - 1)) == 0) element = weights.read();
-    if (walk.at < walk.ranges) {
-    rows:
-      for (int r = 0; r < kStreamRows; ++r) {
-        WEFT_UNROLL
-        ranges.take(walk.at * kStreamRows + r, rows.half, narrowed(row_of(element, r)));
-      }
-    }
+    if (walk.at < walk.ranges) take_ranges(element, walk.at * kStreamRows, rows.half, ranges);
     if (writes) {
       Word words[kOperandGroup];
       WEFT_HLS(ARRAY_PARTITION variable = words type = complete)

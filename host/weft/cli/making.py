@@ -173,7 +173,7 @@ def _inspect_stored(path: Path, as_json: bool) -> None:
     default="int8",
     show_default=True,
     metavar="FORMAT",
-    help="Of the inputs of layers.",
+    help="Of the inputs of layers; int16 for a decoder's.",
 )
 @click.option(
     "--method",

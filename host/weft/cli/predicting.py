@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DEFAULTS: Mapping[str, Any] = {
     "overlay": None,
     "weights": "int4:g128",
+    "activations": "int8",
     "context": 512,
     "kv": "int8",
 }
@@ -35,8 +36,15 @@ def estimate_config(
     given = {**DEFAULTS, **{k: v for k, v in options.items() if v is not None}}
     bits = int(given["kv"].removeprefix("int"))
     ranged = bool(given.get("token_ranges"))
-    machine = machine_of(given["overlay"], given["weights"], bits, ranged)
     place = load_board(board)
+    machine = machine_of(
+        given["overlay"],
+        given["weights"],
+        place,
+        cache_bits=bits,
+        token_ranges=ranged,
+        activations=given["activations"],
+    )
     found = predict(config.load(path), machine, place, given["context"], given.get("prompt"))
     if plot:
         picture.draw(found, plot)
@@ -53,6 +61,7 @@ def _show(console: Console, found: Prediction) -> None:
 
     d, m = found.decoder, found.memory
     title = f"{d.name} ({report.amount(d.parameters)} parameters), {found.machine.weights.name}"
+    title += ", activations int16" if found.machine.wide else ""
     console.print(
         report.table(
             f"{title}, on {found.board.name}, overlay {found.machine.overlay.name}",
@@ -106,5 +115,8 @@ def _verdict(found: Prediction) -> str:
     m = found.memory
     there, rest = report.nbytes(m.there), report.nbytes(abs(m.there - m.total))
     room = f"fits: {rest} of {there} are left" if m.fits else f"does not fit: {rest} over {there}"
+    if m.fullest > m.channel:
+        room = f"does not fit: a channel of {report.nbytes(m.channel)} would hold "
+        room += report.nbytes(m.fullest)
     chip = f"; on chip up to {m.on_chip:,}" if m.on_chip < m.longest else ""
     return f"{room}; longest context {m.longest:,} tokens{chip}"

@@ -143,6 +143,7 @@ def eval_command(program: Path, data: Path, device: str, form: str | None, as_js
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples of a program; 1.")
 @click.option("--overlay", metavar="NAME", help="Of a CONFIG; decoder.")
 @click.option("--weights", metavar="FORMAT", help="Of a CONFIG; int4:g128.")
+@click.option("--activations", metavar="FORMAT", help="Of a CONFIG's products: int8 or int16.")
 @click.option(
     "--kv", type=click.Choice(["int8", "int4", "int2"]), help="Keys and values of a CONFIG."
 )

@@ -11,6 +11,7 @@ from weft.decoder_costs.config import Decoder
 from weft.decoder_costs.steps import (
     ACTIVATIONS,
     CACHE,
+    IMAGE,
     INSTRUCTION_BYTES,
     PARAMETERS,
     PROGRAM,
@@ -20,6 +21,7 @@ from weft.decoder_costs.steps import (
     Step,
     stored,
 )
+from weft.vendor.targets import channels_of
 
 EMBEDDINGS = "embeddings"
 
@@ -29,12 +31,16 @@ class MemoryMap:
     """Bytes by kind at one context, the memory there is, and the longest context.
 
     `longest` counts memory only; `on_chip` what the overlay's buffers hold of keys and scores.
+    Where weight ports have channels of their own, `fullest` is what the fullest channel holds, of
+    `channel` bytes; else both are 0.
     """
 
     bytes: dict[str, int]
     there: int
     longest: int
     on_chip: int
+    fullest: int = 0
+    channel: int = 0
 
     @property
     def total(self) -> int:
@@ -43,8 +49,8 @@ class MemoryMap:
 
     @property
     def fits(self) -> bool:
-        """Whether they are no more than the memory has."""
-        return self.total <= self.there
+        """Whether they are no more than the memory has, and each of its channels."""
+        return self.total <= self.there and self.fullest <= self.channel
 
 
 def cache_bytes(machine: Machine, d: Decoder, tokens: int) -> int:
@@ -99,6 +105,26 @@ def memory_map(
         rest += 2 * word - range_bytes(machine, d, context)
         per_step += word // o.lanes
     longest = max(0, (board.ddr_bytes - rest) // per_step * step)
+    fullest, channel = _fullest(machine, board, found)
+    if channel:  # keys and values lie in one
+        others = cache_bytes(machine, d, source) + found[ACTIVATIONS]
+        longest = min(longest, max(0, channel - others) // per_step * step)
     return MemoryMap(
-        found, board.ddr_bytes, min(longest, d.positions or longest), run.longest(machine, d)
-    )
+        found, board.ddr_bytes, min(longest, d.positions or longest), run.longest(machine, d),
+        fullest, channel,
+    )  # fmt: skip
+
+
+def _fullest(machine: Machine, board: Board, found: dict[str, int]) -> tuple[int, int]:
+    """Bytes in the fullest channel and in any, where weight ports have their own (else 0, 0).
+
+    The embeddings are the host's, which on a card has memory of its own.
+    """
+    if not machine.overlay.own_memories or board.ddr_channels == 1:
+        return 0, 0
+    places = channels_of(machine.overlay.weight_ports, board.ddr_channels)
+    share = sum(found[kind] for kind in IMAGE) / len(places.weights)
+    most = max(places.weights.count(channel) for channel in places.weights)
+    activations = found[CACHE] + found[ACTIVATIONS]
+    weights = int(most * share) + found[PROGRAM]
+    return max(weights, activations), board.ddr_bytes // board.ddr_channels

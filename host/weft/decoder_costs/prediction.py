@@ -7,19 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weft.activation import WIDE
 from weft.config import Board, load_overlay
 from weft.decoder_costs import dram, run
 from weft.decoder_costs.config import Decoder
 from weft.decoder_costs.memory_map import MemoryMap, memory_map
-from weft.decoder_costs.steps import INSTRUCTION_BYTES, PROGRAM, Machine, Step, times, total
-from weft.errors import InputError, UsageError
+from weft.decoder_costs.steps import (
+    CACHE,
+    IMAGE,
+    INSTRUCTION_BYTES,
+    PROGRAM,
+    Machine,
+    Step,
+    times,
+    total,
+)
+from weft.errors import InputError, UsageError, unknown
 from weft.formats import base_name, parse
 from weft.passes.token_ranges import check_alone
 from weft.state import Clocks
 from weft.units.packed_cache import BITS, UNIT_NAME
 
-OVERLAY = "decoder"
+OVERLAYS = ("decoder", "decoder_card")  # the first is for boards of which none says so
 NEEDS = ("attention", "norm", "rotate")
+PRODUCTS = ("int8", WIDE)  # what they read
 COMPUTE, PORTS, MEMORY = "compute", "ports", "memory"
 
 
@@ -112,6 +123,7 @@ class Prediction:
             "overlay": self.machine.overlay.name,
             "board": self.board.name,
             "weights": self.machine.weights.name,
+            "activations": WIDE if self.machine.wide else "int8",
             "kv": f"int{self.machine.cache_bits}",
             "context": self.context,
             "prompt": self.prompt,
@@ -126,26 +138,51 @@ class Prediction:
                 "fits": m.fits,
                 "longest_context": m.longest,
                 "longest_on_chip": m.on_chip,
+                "fullest_channel": m.fullest,
+                "channel": m.channel,
             },
             "prefill": self.prefill.as_dict(),
             "decode": self.decode.as_dict(),
         }
 
 
+def overlay_for(board: Board) -> str:
+    """The overlay of decoders that is meant for a board; `decoder` where none is."""
+    meant = [name for name in OVERLAYS if board.name in load_overlay(name).boards]
+    return meant[0] if meant else OVERLAYS[0]
+
+
 def machine_of(
     overlay: str | Path | None = None,
     weights: str = "int4:g128",
+    board: Board | None = None,
+    *,
     cache_bits: int = 8,
     token_ranges: bool = False,
+    activations: str = "int8",
 ) -> Machine:
-    """An overlay (None: `decoder`) and a format of weights, by name; bits of keys and values, and
-    whether they have ranges per token.
+    """An overlay (None: the board's, see `overlay_for`), and formats of weights and of what
+    products read, by name; bits of keys and values, and whether they have ranges per token.
 
-    Raises UsageError for unknown names, and for both at once.
+    Raises UsageError for unknown names, and for what does not go together.
     """
     check_alone(token_ranges, head_scales=False, cache_bits=cache_bits)
-    found = load_overlay(overlay or OVERLAY)
-    return Machine(found, parse(weights), cache_bits=cache_bits, token_ranges=token_ranges)
+    if activations not in PRODUCTS:
+        raise UsageError(unknown("--activations", activations, PRODUCTS))
+    default = OVERLAYS[0] if board is None else overlay_for(board)
+    made = Machine(
+        load_overlay(overlay or default),
+        parse(weights),
+        cache_bits=cache_bits,
+        token_ranges=token_ranges,
+        wide=activations == WIDE,
+    )
+    if made.wide and "matvec" not in made.overlay.engines:
+        raise UsageError(
+            f"--activations int16: overlay {made.overlay.name!r} has no engine matvec, which "
+            "multiplies them: take overlay decoder"
+        )
+    return made
 
 
 def predict(
@@ -164,7 +201,8 @@ def predict(
     decoding = _phase(machine, board, steps, 1)
     filling = _phase(machine, board, run.prefill(machine, decoder, max(first, 1)), max(first, 1))
     rest = decoding.seconds - _memory_seconds(board, machine, steps)
-    measured = decoding.nbytes / (board.ddr_bytes_per_s * board.ddr_efficiency)
+    ports = machine.overlay.weight_ports if machine.overlay.own_memories else 1
+    measured = decoding.nbytes / (dram.peak(board, ports) * board.ddr_efficiency)
     return Prediction(
         decoder,
         machine,
@@ -185,6 +223,8 @@ def _check(d: Decoder, machine: Machine, context: int, prompt: int) -> None:
         raise UsageError(
             f"--weights {machine.weights.name}: overlay {o.name!r} decodes {', '.join(o.formats)}"
         )
+    if machine.wide and d.encoder_layers:
+        raise UsageError(f"--activations int16: {d.name} has an encoder, whose products read int8")
     if machine.weights.operand == "int16" and o.weight_bits < 16:
         raise UsageError(
             f"--weights {machine.weights.name}: groups need operands of 16 bits; those of overlay "
@@ -223,8 +263,12 @@ def _check_ranges(d: Decoder, machine: Machine) -> None:
 def step_seconds(step: Step, machine: Machine, board: Board) -> tuple[float, float]:
     """Seconds of one time by clocks, and by the memory."""
     burst = dram.BURST_BEATS * machine.overlay.bus_bytes
-    # Ports take turns on one run of weights: for the memory they are one stream.
-    reads = dram.Reads(sum(step.read.values()), 1, step.run)
+    # Ports take turns on one run of weights: for one memory they are one stream. Ports with
+    # channels of their own are one each; keys and values lie in one of the channels all the same.
+    parts = IMAGE | {CACHE} if machine.spread else IMAGE
+    own = machine.overlay.own_memories and set(step.read) <= parts
+    streams = machine.overlay.weight_ports if own else 1
+    reads = dram.Reads(sum(step.read.values()), streams, step.run)
     piece = step.written // step.pieces if step.pieces else 0
     writes = dram.Writes(step.pieces, piece, int(step.pieces > 0))
     memory = dram.read_seconds(board, reads, burst) + dram.write_seconds(board, writes)

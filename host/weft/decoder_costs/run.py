@@ -24,9 +24,10 @@ from weft.decoder_costs.steps import (
     product,
     write,
 )
+from weft.decoder_costs.wide import copies, function
 from weft.errors import CapacityError
 from weft.state import ISSUE_CLOCKS, Clocks
-from weft.units import transfer
+from weft.units import matvec, transfer
 
 
 def decode(machine: Machine, d: Decoder, past: int, source: int = 0) -> list[Step]:
@@ -62,6 +63,7 @@ def _tokens(machine: Machine, d: Decoder, m: int, past: int, source: int) -> Ite
     elif not d.positions:  # biases by distance, the same for all layers
         yield _words(machine, "position biases", m * d.heads * machine.blocks(past + m), 1)
     yield from norm(machine, m, d.width, d.layers)
+    yield from copies(machine, d, m, 2 * d.layers)
     around = around_attention(machine, d, m, d.layers)
     for made in around.values():
         yield from made
@@ -82,8 +84,10 @@ def _tokens(machine: Machine, d: Decoder, m: int, past: int, source: int) -> Ite
 def _feed_forward(machine: Machine, d: Decoder, m: int, layers: int) -> Iterator[Step]:
     yield from norm(machine, m, d.width, layers)
     up, down = d.feed_forward_products()
-    yield from product(machine, up, m, layers, lookup=d.table)
-    if d.gated:
+    yield from product(machine, up, m, layers, lookup=d.table and not machine.wide)
+    if machine.wide:
+        yield from function(machine, d, m, layers)
+    elif d.gated:
         yield from gate(machine, d.inner, m, layers)
     yield from product(machine, down, m, layers)
 
@@ -155,6 +159,10 @@ def chunk_tokens(machine: Machine, d: Decoder, keys: int) -> int:
     hold = machine.head_blocks(d)
     wide = width + machine.blocks(keys) + 2 * hold
     unified = width + max(2 * d.heads * hold, machine.blocks(d.inner))
+    if machine.wide:  # what is normalized; queries, keys and values, or the inner layer twice
+        around = (2 * d.heads + 2 * d.kv_heads) * hold
+        wide += width + max(around, 2 * machine.blocks(d.inner))
+        unified += machine.blocks(d.inner)
     limits = {
         "accumulator_rows": (o.accumulator_rows, 1),
         "wide_words": (o.words_of("wide"), wide),
@@ -167,6 +175,8 @@ def chunk_tokens(machine: Machine, d: Decoder, keys: int) -> int:
                 f"{o.name!r} has {there:,}"
             )
     found = min(there // need for there, need in limits.values())
+    if machine.wide:
+        return min(found, matvec.ROWS)
     return found - found % o.lanes or found
 
 

@@ -30,6 +30,7 @@ WEIGHTS, SCALES, PARAMETERS, CACHE, ACTIVATIONS, PROGRAM = (
     "weights", "scales of groups", "requantization", "keys and values", "activations", "program",
 )  # fmt: skip
 INSTRUCTION_BYTES = 4 * isa.WORDS
+IMAGE = {WEIGHTS, SCALES, PARAMETERS}  # what lies in weight memory
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Machine:
     """An overlay, the format of weights, and ways to be faster than it is: no overlay has them yet.
 
     `ahead`: the next head's keys and values come while the present one is attended to;
-    `table_ports`: ports that fill tables. `cache_bits`: of keys and values in memory;
-    `token_ranges`: they have ranges per token.
+    `table_ports`: ports that fill tables; `spread`: keys and values lie in the memories of all
+    ports, as weights do, where ports have memories of their own. `cache_bits`: of keys and values
+    in memory; `token_ranges`: they have ranges per token. `wide`: products read int16.
     """
 
     overlay: Overlay
@@ -68,6 +70,8 @@ class Machine:
     table_ports: int = 1
     cache_bits: int = 8
     token_ranges: bool = False
+    spread: bool = False
+    wide: bool = False
 
     @property
     def packs(self) -> bool:
@@ -174,6 +178,10 @@ def _matmul(machine: Machine, m: int, tiles: int, blocks: int, memory_rows: int)
     o = machine.overlay
     pace = max(1, int(ceil_div(memory_rows * o.beats, o.weight_ports * tiles * blocks * o.lanes)))
     f = few_rows.product(tiles, blocks, max(m, matvec.ROWS), pace)
+    if machine.wide:
+        arriving = matvec.arrival(tiles * blocks * o.rows, memory_rows, o)
+        own = {"engine": matvec.NUMBER, "activation_bits": 16, "out_h": m}
+        return matvec.clocks({**f, **own, **arriving}, o, 1)
     few = m <= few_rows.most_rows(f, memory_rows, o)
     f["out_h"] = m
     if few:

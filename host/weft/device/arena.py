@@ -2,17 +2,22 @@
 
 Instructions, weights and activation memory lie behind one another in it, each on a page of its
 own, and a guard closes it: where the hardware writes past activation memory, the guard tells.
+Where weight ports have memories of their own (`weights` [memories, rows, lanes]), each of these is
+a section; on a card with several banks of memory each section lies in the bank that its port
+reaches (`BankedArena`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.device import channels
 from weft.device.base import rows_of
 from weft.errors import DeviceError
 from weft.program import Rows
@@ -30,7 +35,8 @@ class Arena:
     def __init__(
         self, board: Any, image: NDArray[np.int32], weights: Rows, rows: int, lanes: int
     ) -> None:
-        sections = {"program": image.nbytes, "weights": weights.nbytes, "memory": rows * lanes}
+        data = _contents(image, weights)
+        sections = {name: part.nbytes for name, part in data.items()} | {"memory": rows * lanes}
         self._at, at = {}, 0
         for name, size in sections.items():
             self._at[name] = at
@@ -39,14 +45,18 @@ class Arena:
         self._buffer = allocate(board, self.nbytes)
         base = int(self._buffer.device_address)
         self.addresses = {name: base + offset for name, offset in self._at.items()}
-        self._put("program", image.reshape(-1).view(np.int8))
-        self._put("weights", weights.reshape(-1))
+        for name, part in data.items():
+            self._put(name, part)
         start = self._at["memory"]
-        self._guard = self._buffer[at : at + LINE]
-        self._guard[:] = _GUARD
-        self.memory = self._buffer[start : start + rows * lanes].reshape(rows, lanes)
-        self.memory[:] = 0
+        self._keep(self._buffer, start, at, (rows, lanes))
         self._buffer.flush()
+
+    def _keep(self, buffer: Any, start: int, end: int, shape: tuple[int, int]) -> None:
+        """Activation memory from `start` on, zeros, and the guard from `end` on."""
+        self._guard = buffer[end : end + LINE]
+        self._guard[:] = _GUARD
+        self.memory = buffer[start : start + shape[0] * shape[1]].reshape(shape)
+        self.memory[:] = 0
         # Slices of pynq's buffers take long to make; a program has few maps and batches.
         self._views: dict[tuple[int, int], tuple[Any, Rows]] = {}
 
@@ -88,6 +98,47 @@ class Arena:
         self._buffer[self._at[name] : self._at[name] + data.size] = data
 
 
+class BankedArena(Arena):
+    """The same on a card: a buffer for each section, in the bank that its ports reach.
+
+    `banks` are the names of sections' banks, as XRT spells them (weft.vendor.targets).
+    """
+
+    def __init__(
+        self,
+        board: Any,
+        image: NDArray[np.int32],
+        weights: Rows,
+        rows: int,
+        lanes: int,
+        banks: Mapping[str, str],
+    ) -> None:
+        data, at = _contents(image, weights), _up(rows * lanes, LINE)
+        sizes = {name: part.nbytes for name, part in data.items()} | {"memory": at + LINE}
+        self._buffers: dict[str, Any] = {}
+        self.addresses = {}
+        self.nbytes = sum(sizes.values())
+        try:
+            for name, nbytes in sizes.items():
+                buffer = self._buffers[name] = _in_bank(board, banks[name], max(1, nbytes), name)
+                self.addresses[name] = int(buffer.device_address)
+        except BaseException:
+            self.close()
+            raise
+        for name, part in data.items():
+            self._buffers[name][: part.size] = part
+        self._keep(self._buffers["memory"], 0, at, (rows, lanes))
+        for buffer in self._buffers.values():
+            buffer.flush()
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self.__dict__.pop("_views", None)
+        for buffer in self._buffers.values():
+            buffer.freebuffer()
+        self._buffers.clear()
+
+
 class RemoteArena:
     """The same behind PYNQ.remote, whose buffers travel whole: one for each section.
 
@@ -98,11 +149,7 @@ class RemoteArena:
     def __init__(
         self, board: Any, image: NDArray[np.int32], weights: Rows, rows: int, lanes: int
     ) -> None:
-        parts = {
-            "program": image.reshape(-1).view(np.int8),
-            "weights": weights.reshape(-1),
-            "memory": np.zeros(rows * lanes, np.int8),
-        }
+        parts = _contents(image, weights) | {"memory": np.zeros(rows * lanes, np.int8)}
         self._buffers: dict[str, Any] = {}
         self.addresses: dict[str, int] = {}
         self._shape = (rows, lanes)
@@ -149,6 +196,24 @@ class RemoteArena:
         if self._stale:
             self._buffers["memory"].invalidate()
             self._stale = False
+
+
+def _contents(image: NDArray[np.int32], weights: Rows) -> dict[str, NDArray[np.int8]]:
+    """What is loaded, by the kernel's pointer to it."""
+    memories = weights.reshape(len(weights), -1) if weights.ndim == 3 else weights.reshape(1, -1)
+    found = {"program": image.reshape(-1).view(np.int8)}
+    return found | {channels.argument(port): part for port, part in enumerate(memories)}
+
+
+def _in_bank(board: Any, bank: str, nbytes: int, name: str) -> Any:
+    """A buffer of int8 in a bank of a card; DeviceError where it has no such bank or room."""
+    try:
+        return board.get_memory_by_name(bank).allocate((nbytes,), np.dtype(np.int8))
+    except (RuntimeError, MemoryError, OSError) as error:
+        raise DeviceError(
+            f"memory bank {bank} of the board has no {nbytes:,} bytes for {name}: {error}. Close "
+            "other sessions, or compile with a smaller batch or cache"
+        ) from None
 
 
 def allocate(board: Any, nbytes: int) -> Any:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from weft import build
 from weft.adjust import Registers, whole
+from weft.device import channels
 from weft.device.base import RunResult, rows_of, segment_of, where
 from weft.errors import DeviceError, DeviceTimeout, UsageError
 from weft.program import AcceleratorSegment, Program, Rows
@@ -67,7 +68,11 @@ class Csim:
         """Takes a program; builds the simulation of its overlay if no cache has it."""
         self._library = load_library(build.library(program.overlay, self.form))
         self._image, self._code, self._segments = image(program)
+        # The functional form does not read through ports: it has the image as it is.
+        through_ports = self.form != "functional"
         self._weights = np.ascontiguousarray(program.weights)
+        if through_ports:
+            self._weights = channels.dealt(self._weights, program.overlay)
         self._memory = np.zeros((program.memory_rows, program.overlay.lanes), np.int8)
         self._report = np.zeros(REPORT_WORDS, np.int32)
         # Addresses are taken once: a ctypes conversion per call costs more than a small layer.
@@ -103,7 +108,7 @@ class Csim:
             batch,
             *whole(registers),
             len(self._memory),
-            len(self._weights),
+            len(self._loaded().weights),
             -1.0 if timeout_s is None else timeout_s,
             self._report_pointer,
         )

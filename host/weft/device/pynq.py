@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weft.adjust import Registers, running, whole
-from weft.device import bitfile
-from weft.device.arena import Arena, RemoteArena
+from weft.device import bitfile, channels
+from weft.device.arena import Arena, BankedArena, RemoteArena
+from weft.device.banks import card_banks
 from weft.device.base import RunResult, segment_of, where
 from weft.device.csim import image
 from weft.device.fabric import Fabric, board_errors, require_pynq, state
@@ -98,12 +99,17 @@ class Pynq:
         self._release()
         self._path = self._bitfile or self._find_bitfile(program)
         words, code, self._segments = image(program)
-        weights = np.ascontiguousarray(program.weights)
+        weights = channels.dealt(program.weights, program.overlay)
         lanes = program.overlay.lanes
         with self._fabric.lock, board_errors(f"{self.name}: loading {program.name!r}"):
             self._fabric.load(self._path, program.overlay, self._clock_mhz)
-            kind = RemoteArena if self.board.has_capability("REMOTE") else Arena
-            self._arena = kind(self.board, words, weights, program.memory_rows, lanes)
+            sizes = (self.board, words, weights, program.memory_rows, lanes)
+            banks = card_banks(self.board, program.overlay)
+            if banks:
+                self._arena = BankedArena(*sizes, banks)
+            else:
+                kind = RemoteArena if self.board.has_capability("REMOTE") else Arena
+                self._arena = kind(*sizes)
         at = self._arena.addresses
         self._arguments = {
             "program": at["program"],
@@ -113,11 +119,12 @@ class Pynq:
             "code": code,
             "segments": 1,
             "memory_rows": program.memory_rows,
-            "weight_rows": len(weights),
+            "weight_rows": len(program.weights),
         }
         o = program.overlay
         ports = arguments(o.weight_ports, o.cached)[len(ARGUMENTS) :]
-        self._arguments |= {port.name: at[port.to] for port in ports}
+        # A weight port with a memory of its own has an address, too.
+        self._arguments |= {port.name: at.get(port.name, at[port.to]) for port in ports}
         self._program = program
 
     def write(self, row: int, data: Rows) -> None:

@@ -16,7 +16,7 @@ from weft.lower.activations import packed_epilogue
 from weft.lower.engines import packed_bits, precisions
 from weft.lower.geometry import HERE, OPERAND, UNIFIED, WIDE, Map, Place, Value
 from weft.lower.layout import RELABELS, relabeled, wish
-from weft.lower.stage import HostOnlyError, MergeOp, Op, RotateOp, Rotation, Stage
+from weft.lower.stage import FunctionOp, HostOnlyError, MergeOp, Op, RotateOp, Rotation, Stage
 from weft.lower.weights import is_float
 from weft.pack import extents
 from weft.program import Layer, Layout, Unfold
@@ -285,7 +285,7 @@ class Context:
             layout = replace(layout, bits=16)
         elif wanted.bits < 8 and len(ops) == 1 and ops[0].target == HERE:
             (op,) = ops
-            assert not isinstance(op, RotateOp | MergeOp), "no engine takes it packed"
+            assert not isinstance(op, RotateOp | MergeOp | FunctionOp), "no engine takes it packed"
             done = packed_epilogue(op.epilogue, y.format, wanted.bits)
             ops, layout = (replace(op, epilogue=done),), wanted
         self.values[out] = Value(out, layout, y)

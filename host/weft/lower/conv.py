@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.activation import WIDE
 from weft.errors import CapacityError, UsageError
 from weft.graph import Array, Node, Quant
 from weft.isa import PARAMETER_ROWS
@@ -15,6 +16,7 @@ from weft.lower import dense
 from weft.lower.context import Context
 from weft.lower.engines import packed_pad
 from weft.lower.epilogue import Scaling, epilogue, float_epilogue, scaling
+from weft.lower.few_rows import check_rows, check_wide_sums
 from weft.lower.geometry import Target, Value, Window
 from weft.lower.layout import kept, spatial_letters
 from weft.lower.row_ranges import bias_of, ranged, unit_of
@@ -113,7 +115,7 @@ def lower_conv_bytes(ctx: Context, node: Node) -> Stage:
     w, window, dims, _ = _kernel(ctx, node, x)
     if int(node.attrs.get("group", 1)) != 1:
         raise HostOnlyError("whole sums of a convolution with groups")
-    _check_sums(node, w)
+    _check_sums(ctx, node, w, x.quant)
     tiles = -(-w.shape[0] // ctx.lanes)
     layout = Layout(4 * tiles * ctx.lanes, window.out_h, window.out_w, dims)
     return _byte_stage(ctx, node, x, y, (w, window, layout))
@@ -179,14 +181,16 @@ def _as_convolution(
     taps = taps.reshape(w.shape[1], -1, kernel_h, kernel_w)
     out_h, out_w = layout.height // kernel_h, layout.width // kernel_w
     window = Window(layout.height, layout.width, out_h, out_w, kernel_h, kernel_w)
-    _check_sums(node, taps)
+    _check_sums(ctx, node, taps, x.quant)
     positions = tuple(kept(layout, axis) for axis in range(len(layout.dims) - 1))
     return taps, window, Layout(w.shape[1], out_h, out_w, (*positions, ("c",)))
 
 
-def _check_sums(node: Node, w: NDArray[np.int64]) -> None:
-    """Raises CapacityError where codes of int8 could make sums that leave int32."""
+def _check_sums(ctx: Context, node: Node, w: NDArray[np.int64], x: Quant) -> None:
+    """Raises CapacityError where codes of int8, or int16, could make sums that leave int32."""
     k = math.prod(w.shape[1:])
+    if x.format == WIDE:
+        return check_wide_sums(ctx.graph, node, w.reshape(len(w), -1))
     largest = 128 if k * 128 < LARGEST_SUM else int(np.abs(w).sum(axis=(1, 2, 3)).max()) // k + 1
     if k * largest >= LARGEST_SUM:
         raise CapacityError(
@@ -271,7 +275,7 @@ def _stage(ctx: Context, node: Node, x: Value, layout: Layout, kernel: _Kernel) 
         ops: tuple[Op, ...] = (_depthwise(ctx, node, x, y, kernel),)
         return ctx.stage(node, y, layout, ops, engine="vector", macs=macs, weight_bytes=w.size)
     if not is_float(kernel.quant):
-        _check_sums(node, w)
+        _check_sums(ctx, node, w, x.quant)
     movable = elementwise(kernel.quant) and ctx.unfoldable(node.inputs[0])
     unfolded = unfold(ctx, x, w, window) if movable and kernel.group == 1 else None
     if unfolded:
@@ -347,6 +351,8 @@ def _matrix_ops(
 def _whole_op(ctx: Context, node: Node, x: Value, kernel: _Kernel, done: Epilogue) -> MatrixOp:
     """One operation for all tiles, on the engine that makes the most products per clock."""
     w = kernel.weights
+    if x.quant.format == WIDE:
+        check_rows(ctx.overlay, node, kernel.window.out_h * kernel.window.out_w)
     precision = dense.engine_of(ctx, x, w, kernel.quant)
     if precision is None:
         raise UsageError(

@@ -26,7 +26,7 @@ def engine_of(ctx: Context, x: Value, w: Array, quant: Quant) -> Precision | Non
 
 def stored(ctx: Context, w: Array, quant: Quant, precision: Precision) -> Dense:
     """Weights as the engine of `precision` takes them."""
-    if precision.engine not in ("systolic", "bf16"):
+    if precision.engine not in ("systolic", "bf16", FEW_ROWS):
         return fused(w, quant, precision, ctx.lanes)
     if quant.format == "int8":
         return plain(w.astype("int8"), ctx.lanes)

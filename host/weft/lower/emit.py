@@ -34,6 +34,7 @@ from weft.lower.stage import (
     AttentionOp,
     CachedOp,
     Epilogue,
+    FunctionOp,
     MatrixOp,
     MergeOp,
     NormOp,
@@ -42,6 +43,7 @@ from weft.lower.stage import (
     VectorOp,
 )
 from weft.lower.weights import Weights
+from weft.lower.wide_function import wide_function
 from weft.lower.wide_rows import merge, norm
 from weft.pack import split
 from weft.program import Layer, Rule
@@ -133,6 +135,8 @@ class Emitter:
                 norm(self, op, rows, places, target)
             elif isinstance(op, RotateOp):
                 rotate(self, op, rows, places, target)
+            elif isinstance(op, FunctionOp):
+                wide_function(self, op, rows, places, target)
             elif isinstance(op, MergeOp):
                 merge(self, op, rows, places, target)
             elif isinstance(op, CachedOp):

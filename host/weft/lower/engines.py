@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from weft import isa
+from weft.activation import WIDE
 from weft.config import Overlay
 from weft.formats import parse
 from weft.graph import Array, Quant
@@ -63,7 +64,14 @@ def packed_pad(zero_point: int, bits: int) -> int:
 def precisions(
     overlay: Overlay, x_format: str, x_bits: int, w: Quant, channels: int
 ) -> Iterator[Precision]:
-    """What the engines of an overlay can do with such a layer: fewest folds first, then bytes."""
+    """What the engines of an overlay can do with such a layer: fewest folds first, then bytes.
+
+    Words of int16 are for engine matvec alone.
+    """
+    if x_format == WIDE:
+        if FEW_ROWS in overlay.engines and parse(w.format).operand != "bf16":
+            yield Precision(FEW_ROWS, activation_bits=16)
+        return
     dense = (engine for engine in overlay.engines if engine not in (*SPARSE, FEW_ROWS))
     found = [_precision(engine, x_format, x_bits, w) for engine in dense]
     able = [_with_zeros(p, channels, overlay.lanes) for p in found if p is not None]

@@ -9,17 +9,55 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from weft import isa
-from weft.config import Overlay
+from weft.config import Overlay, load_overlay, overlay_names
+from weft.errors import CapacityError
+from weft.graph import Graph, Node
 from weft.lower.fields import Rules, ifs
 from weft.lower.registers import TOKENS, Follow, follow
+from weft.lower.stage import HostOnlyError
 from weft.lower.weights import Weights
+from weft.passes.wide_sums import INT32, largest_sums
 from weft.units import matvec, systolic, window
 
 if TYPE_CHECKING:
     from weft.lower.emit import AnyWeights, Emitter
 
 Fields = dict[str, int]
+
+
+def check_rows(overlay: Overlay, node: Node, rows: int) -> None:
+    """Raises CapacityError for a product of more int16 rows than the engine takes at once,
+    HostOnlyError for an overlay without it.
+    """
+    if "matvec" not in overlay.engines:
+        every = (load_overlay(name) for name in overlay_names())
+        having = [o.name for o in every if "matvec" in o.engines and o.wide_words]
+        raise HostOnlyError(
+            f"no engine of overlay {overlay.name!r} ({', '.join(overlay.engines)}) multiplies "
+            f"int16; matvec does, of overlays {', '.join(having)}: take one of them, or "
+            "activations int8"
+        )
+    if rows > matvec.ROWS:
+        raise CapacityError(
+            f"{node.op} {node.name!r} reads int16 of {rows} tokens at a time, of which engine "
+            f"matvec takes {matvec.ROWS}: compile with --tokens {matvec.ROWS}, or leave "
+            "activations at int8"
+        )
+
+
+def check_wide_sums(graph: Graph, node: Node, w: NDArray[np.int64]) -> None:
+    """Raises CapacityError where sums of int16 times weights [N, K] could leave int32."""
+    sums = largest_sums(graph, node, w)
+    if sums.max() > INT32:
+        raise CapacityError(
+            f"{node.op} {node.name!r}: {w.shape[1]} products of int16 with weights up to "
+            f"{np.abs(w).max():,} could make sums of {sums.max():.3g}, beyond int32: take a larger "
+            "scale of its input, weights of a format with smaller values, or activations int8"
+        )
 
 
 def product(tiles: int, blocks: int, rows: int, pace: int) -> dict[str, int]:
@@ -117,7 +155,10 @@ def read_weights(
     start, count = emitter.store(key, lambda: weights.packed(tile, end))
     reads, changed = weights.fields(tile, end), Fields()
     followed: Rules = ()
-    if isinstance(weights, Weights) and emitter.context.cached and rules:
+    if fields["engine"] == matvec.NUMBER:  # whose int16 the array does not take
+        taken = fields["tiles"] * fields["blocks"] * overlay.rows
+        changed = matvec.arrival(taken, count, overlay)
+    elif isinstance(weights, Weights) and emitter.context.cached and rules:
         followed = by_tokens(fields, count, overlay, first)
     elif isinstance(weights, Weights):
         changed = of_few_rows(fields, count, overlay, emitter.batch)

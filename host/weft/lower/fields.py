@@ -75,7 +75,7 @@ def added(
         return {}
     place = places[residual.source]
     return {
-        "residual": 1,
+        "residual": residual.kind,
         "residual_base": place.at(block, to.y0 + rect.y0 * to.step_y, to.x0 + rect.x0 * to.step_x),
         "residual_sample": place.sample,
         "residual_block": place.block,

@@ -15,7 +15,8 @@ from weft.lower.context import Context, key_of
 from weft.lower.epilogue import scaling
 from weft.lower.geometry import UNIFIED, Target, Value, plain_window
 from weft.lower.layout import kept
-from weft.lower.stage import Epilogue, HostOnlyError, NormOp, Stage
+from weft.lower.rotate import unchanged
+from weft.lower.stage import Epilogue, HostOnlyError, NormOp, RotateOp, Stage
 from weft.passes.row_ranges import step_of
 from weft.units import requant
 from weft.units.norm import MOST_ELEMENTS, NORM_FRACTION
@@ -26,11 +27,14 @@ EPSILON_BITS = 62
 
 
 def lower_norm(ctx: Context, node: Node) -> Stage:
-    """A norm over the last dimension, or each head; to int8, or int16 in place of its input."""
+    """A norm over the last dimension, or each head; to int8, or int16 in place of its input, or of
+    a copy where others read that, too.
+    """
     x, y = ctx.value(node.inputs[0]), ctx.quant(node.outputs[0])
     elements = _elements(ctx, node, x)
     keep = ctx.is_wide(node.outputs[0])
-    if keep and not ctx.sole_reader(node.inputs[0]):
+    copied = keep and not ctx.sole_reader(node.inputs[0])
+    if copied and ("heads" in node.attrs or "rotate" not in ctx.overlay.units):
         raise HostOnlyError("an int16 norm of what others read, too: it would overwrite it")
     done = parameters(ctx, node, y, elements, y if not keep else replace(y, format="int8"))
     epsilon = _epsilon(node, x.quant, elements)
@@ -46,7 +50,11 @@ def lower_norm(ctx: Context, node: Node) -> Stage:
         return stage
     out, codes = stage.target, stage.target + CODES
     ctx.maps[codes] = replace(ctx.maps[out], space=UNIFIED)
-    return replace(stage, target=codes, also=out, over=x.root)
+    if not copied:
+        return replace(stage, target=codes, also=out, over=x.root)
+    copy = RotateOp(x.root, window, x.layout.blocks(ctx.lanes), unchanged())
+    own = tuple(replace(op, source=out, codes=codes) for op in ops)
+    return replace(stage, ops=(copy, *own), scratch=(codes,))
 
 
 def method_of(unit: str, methods: Sequence[str]) -> int:

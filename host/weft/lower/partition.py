@@ -20,6 +20,7 @@ from weft.lower.function import (
     variable_input,
     with_lookup,
 )
+from weft.lower.gated import lower_gated
 from weft.lower.layout import RELABELS
 from weft.lower.movement import (
     lower_concat,
@@ -31,9 +32,10 @@ from weft.lower.movement import (
 from weft.lower.norm import copy_of_norm, lower_norm
 from weft.lower.residual import lower_residual
 from weft.lower.rotate import lower_rotate
-from weft.lower.stage import HostOnlyError, MergeOp, RotateOp, Stage
+from weft.lower.stage import FunctionOp, HostOnlyError, MergeOp, RotateOp, Stage
 from weft.lower.tokens import token_axes
 from weft.lower.vector import lower_binary, lower_pool
+from weft.lower.wide_function import lower_wide_function
 from weft.lower.windows import lower_merge, lower_windows
 from weft.passes.placement import coded
 from weft.passes.stream import copies, reads_wide
@@ -68,6 +70,8 @@ LOWERINGS: dict[str, Callable[[Context, Node], Stage]] = {
     "PatchMerge": lower_merge,
 }
 
+
+JOINED = {"Add": lower_residual, "Mul": lower_gated}  # of int16, with the layer in front
 
 UNITS = {
     "Attention": "attention",
@@ -143,7 +147,7 @@ def _place(found: Partition, node: Node) -> Placement:
             context.alias(node)
             return Placement(node, "accelerator", "none", "relabels the map; costs nothing")
         _check(context, node)
-        if node.op == "Add" and context.is_wide(node.outputs[0]):
+        if node.op in JOINED and context.is_wide(node.outputs[0]):
             return _residual(found, node)
         if _requantizes(context, node):
             return _copy(found, node)
@@ -163,7 +167,8 @@ def _place(found: Partition, node: Node) -> Placement:
 def _lower(context: Context, node: Node) -> Stage:
     """A stage by the operator's own lowering, else by a lookup table."""
     if node.op not in LOWERINGS:
-        return lower_unary(context, node)
+        wide = context.is_wide(node.outputs[0])
+        return (lower_wide_function if wide else lower_unary)(context, node)
     known = dict(context.values)
     try:
         return LOWERINGS[node.op](context, node)
@@ -198,6 +203,8 @@ def _check(context: Context, node: Node) -> None:
 def _merge(found: Partition, node: Node) -> Placement | None:
     """Puts a function of single elements into the lookup of the stage that it reads alone."""
     context = found.context
+    if context.is_wide(node.outputs[0]):
+        return None
     try:
         name = variable_input(context.graph, node)
         table = lookup_table(context.graph, node, context.quant(name))
@@ -208,7 +215,7 @@ def _merge(found: Partition, node: Node) -> Placement | None:
     out = node.outputs[0]
     if stage is None or not alone or context.graph[out].shape != context.graph[name].shape:
         return None
-    before = [op for op in stage.ops if not isinstance(op, RotateOp | MergeOp)]
+    before = [op for op in stage.ops if not isinstance(op, RotateOp | MergeOp | FunctionOp)]
     if len(before) != len(stage.ops):
         return None
     changed = tuple(replace(op, epilogue=with_lookup(op.epilogue, table)) for op in before)
@@ -229,8 +236,8 @@ def _requantizes(context: Context, node: Node) -> bool:
 
 
 def _residual(found: Partition, node: Node) -> Placement:
-    """Puts an addition of int16 behind the layer whose output it reads alone."""
-    made, gone = lower_residual(found.context, node, found.stages)
+    """Puts an addition or product of int16 behind the layer whose output it reads alone."""
+    made, gone = JOINED[node.op](found.context, node, found.stages)
     del found.stages[gone]
     found.stages[made.target] = made
     reason = f"merged into {made.layer.name}"

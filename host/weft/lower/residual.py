@@ -102,12 +102,12 @@ def _added(ctx: Context, name: str, like: Value) -> Value:
     same = (value.layout.channels, value.layout.height, value.layout.width)
     if same != (like.layout.channels, like.layout.height, like.layout.width):
         raise HostOnlyError("an addition of int16 maps of different sizes")
-    if _order(value.layout) != _order(like.layout):
+    if order(value.layout) != order(like.layout):
         raise HostOnlyError("an addition of int16 maps that lie in different orders")
     return value
 
 
-def _order(layout: Layout) -> list[tuple[str, ...]]:
+def order(layout: Layout) -> list[tuple[str, ...]]:
     """The letters of every dimension that has some."""
     return [kept(layout, axis) for axis in range(len(layout.dims))]
 

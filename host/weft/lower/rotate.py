@@ -60,6 +60,11 @@ def rotation_of(scale: float, table: str = "", head: int = 1) -> Rotation:
     return Rotation(int(q), int(s), table, head, scale)
 
 
+def unchanged() -> Rotation:
+    """What copies int16 as they are."""
+    return rotation_of(2.0**-FRACTION)
+
+
 def _goes_to_cache(ctx: Context, name: str) -> bool:
     """Whether attention with a cache alone reads a tensor, as keys or values."""
     readers = ctx.consumers.get(name, [])

@@ -10,7 +10,7 @@ from weft import isa
 from weft.isa import Words
 from weft.lower.few_rows import attend
 from weft.lower.fields import Rules, even, ifs
-from weft.lower.geometry import Place
+from weft.lower.geometry import WIDE, Place
 from weft.lower.key_tiles import cuts
 from weft.lower.stage import AttentionOp, Epilogue, Stage
 from weft.program import Rule
@@ -355,15 +355,17 @@ def weighted(
 def divided(op: AttentionOp, parameter: int, head: int, first: int, target: Place) -> Words:
     """Activate of one head's results behind it, from row `first` on."""
     done, block = op.epilogue, op.target.block0 + head * op.value_blocks
+    wide = target.space == WIDE  # which has no zero point and is clamped to its own ends
     return isa.ACTIVATE.encode(
         target=target.at(block, op.target.y0, op.target.x0 + first),
         target_block=target.block,
         target_col=1,
         normalize=1,
         zero_point=done.zero_point,
-        low=done.low,
-        high=done.high,
+        low=0 if wide else done.low,
+        high=0 if wide else done.high,
         lookup=int(done.lookup is not None),
+        space=target.space,
         **parameters(done, parameter),
     )
 

@@ -12,7 +12,7 @@ from weft.lower.geometry import OPERAND
 from weft.lower.partition import Partition
 from weft.lower.places import Places, lives_of, place_all, spaces_of
 from weft.lower.sparse import row_limit
-from weft.lower.stage import AttentionOp, MergeOp, NormOp, RotateOp, Stage
+from weft.lower.stage import MatrixOp, Stage, VectorOp
 
 LARGEST_BATCH = 64
 Runs = list["Run | HostRun"]
@@ -182,7 +182,7 @@ def largest_batch(context: Context, pieces: Sequence[Piece]) -> int:
         return 1
     peak = max((p.plan.peak for p in pieces if p.plan), default=1)
     every = [op for p in pieces for stage in p.stages for op in stage.ops]
-    ops = [op for op in every if not isinstance(op, NormOp | AttentionOp | RotateOp | MergeOp)]
+    ops = [op for op in every if isinstance(op, MatrixOp | VectorOp)]
     # Positions may be cut up, samples not: an engine that takes few rows takes as few samples.
     rows = (row_limit(op, overlay) // max(1, op.window.out_h * op.window.out_w) for op in ops)
     limit = min(overlay.buffer_words // peak, *rows, LARGEST_BATCH)

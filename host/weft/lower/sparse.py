@@ -140,8 +140,8 @@ def _candidate(layer: _Layer, pattern: Sparsity) -> Choice | str:
         "bitmask": _gather,
         "snap": _snap,
     }
-    if layer.x.layout.bits < 8:
-        return "its activations share bytes"
+    if layer.x.layout.bits != 8:
+        return "its activations share bytes" if layer.x.layout.bits < 8 else "it reads int16"
     if layer.weights.dtype.kind == "f" or not elementwise(layer.quant):
         return f"weights in {layer.quant.format} don't stand for themselves"
     return makers[pattern.kind](layer, pattern)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from weft import isa
 from weft.lower.cache import Cache as Cache
 from weft.lower.cache import Magnitudes as Magnitudes
 from weft.lower.eie import EieWeights
@@ -51,17 +52,19 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Residual:
-    """A map of the wide buffer that is added to results, times multiplier · 2^(shift − 31)."""
+    """A map of the wide buffer that is added to results, times multiplier · 2^(shift − 31); of
+    `kind` FACTOR the product of both is scaled so.
+    """
 
     source: str
     multiplier: int
     shift: int
+    kind: int = isa.ADDED
 
 
 @dataclass(frozen=True, eq=False)
 class Pass:
     """One MatMul's operands: a map seen through a window, and weights.
-
     `flat`: the window covers the map, whose words count as channel blocks of a single position.
     """
 
@@ -192,6 +195,7 @@ class NormOp(RowOp):
     Parameter block: gamma, beta and the shift behind them, then the scale of the codes. With
     `keep` the normalized int16 take the place of the source, whose channel blocks from `block0` on
     are meant. `epsilon` is added to n²·variance. With `ranges` the codes fill int8 in each row.
+    `codes` is the map of the codes where it is not the stage's.
     """
 
     elements: int
@@ -203,6 +207,7 @@ class NormOp(RowOp):
     ranges: bool = False
     block0: int = 0
     target: Target = HERE
+    codes: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,6 +298,21 @@ class RotateOp(RowOp):
 
 
 @dataclass(frozen=True, eq=False)
+class FunctionOp(RowOp):
+    """A function of int16 by cells (`lower.wide_function`), numbered by `cell` in the map `codes`,
+    of which epilogues `copy` make those in the map `values`.
+    """
+
+    blocks: int
+    cell: Rotation
+    copy: tuple[Epilogue, ...]
+    product: tuple[int, int]
+    codes: str
+    values: str
+    target: Target = HERE
+
+
+@dataclass(frozen=True, eq=False)
 class MergeOp(RowOp):
     """Four neighbours of a map of the wide buffer side by side in the channels: `blocks` channel
     blocks each.
@@ -331,7 +351,7 @@ class CachedOp(AttentionOp):
         return self.key_cache, self.value_cache
 
 
-Op = MatrixOp | VectorOp | NormOp | AttentionOp | RotateOp | MergeOp
+Op = MatrixOp | VectorOp | NormOp | AttentionOp | RotateOp | MergeOp | FunctionOp
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ def norm(
 ) -> None:
     """Rows of a norm: an instruction for as many as statistics are kept of."""
     source, width, done = places[op.source], op.window.width, op.epilogue
+    codes = places[op.codes] if op.codes else target
     blocks = len(done.rows) // isa.PARAMETER_ROWS
     parameter = emitter.epilogue(done, 0, blocks)
     symbol, limit = emitter.symbol(op.source), emitter.context.overlay.accumulator_rows
@@ -37,8 +38,8 @@ def norm(
                 rms=int(op.rms),
                 keep=int(op.keep),
                 ranges=int(op.ranges),
-                target=target.at(op.target.block0, op.target.y0, op.target.x0 + first),
-                target_block=target.block,
+                target=codes.at(op.target.block0, op.target.y0, op.target.x0 + first),
+                target_block=codes.block,
                 target_col=1,
                 parameter=parameter,
                 zero_point=done.zero_point,

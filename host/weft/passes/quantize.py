@@ -28,6 +28,8 @@ from weft.passes.roles import pools, saturated
 from weft.passes.row_ranges import check_one, row_tensors, symmetric_rows, with_rows
 from weft.passes.stream import reads_wide, stream, with_copies
 from weft.passes.weights import BIAS_LIMIT, encode, finite, format_for
+from weft.passes.wide_products import wide_products
+from weft.passes.wide_sums import coarser
 from weft.plan import Plan
 from weft.quantization import awq, equalize, methods, smooth, statistics
 from weft.quantization.statistics import Statistics
@@ -115,11 +117,11 @@ def quantize(
         return _dynamic(graph, chosen, row_ranges)
     check_data(graph, data)
     graph = prepare(graph, data, options)
-    wide = stream(graph)
-    graph = with_copies(graph, wide)
-    if wide:
-        strength = STRENGTH if options.smooth is None else options.smooth
-        graph = even_out(graph, feeds(graph, data), strength)
+    products_16 = wide_products(graph, chosen)
+    wide = stream(graph) | products_16
+    graph = with_copies(graph, wide, products_16)
+    if wide and not (products_16 and weights == "int8"):  # weights alone of fewer bits gain by it
+        graph = even_out(graph, feeds(graph, data), STRENGTH if smooth is None else smooth)
     rows = row_tensors(graph) if row_ranges else frozenset()
     shared = pools(graph, quantized_roots(graph), states)
     roots = shared.roots
@@ -138,7 +140,7 @@ def quantize(
     for name, root in roots.items():
         if root in quants:
             tensors[name] = replace(tensors[name], quant=with_rows(quants[root], name in rows))
-    scaled = graph.replace(tensors=tensors)
+    scaled = coarser(graph.replace(tensors=tensors), products_16, chosen)
     return _rewrite(scaled, requant, chosen, _seen(scaled, data, chosen, options), correct_bias)
 
 

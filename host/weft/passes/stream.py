@@ -2,8 +2,9 @@
 
 What residual additions add up and norms divide has outliers that 8 bits do not hold together with
 the rest (Bondarenko et al., "Understanding and Overcoming the Challenges of Efficient Transformer
-Quantization", EMNLP 2021, section 4). Products read int8; where one reads the stream itself, an
-Identity stands between that changes the codes.
+Quantization", EMNLP 2021, section 4). Products read int8, unless they are asked to read int16
+(`weft.passes.wide_products`); where one reads the stream itself, an Identity stands between that
+changes the codes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from weft import ops
 from weft.activation import WIDE
 from weft.graph import Graph, Node
 from weft.passes.placement import NORMS, accelerated
@@ -65,8 +67,20 @@ def _linked(graph: Graph, node: Node) -> set[str]:
     return names if all(graph[n].shape == shape for n in node.inputs) else set()
 
 
-def reads_wide(graph: Graph, node: Node, wide: Collection[str]) -> bool:
-    """Whether a node takes int16 where `wide` says so, and gives it."""
+def of_elements(node: Node) -> bool:
+    """Whether a node is a function of single elements."""
+    spec = ops.OPS.get(node.op)
+    return "opset" not in node.attrs and spec is not None and spec.category == "elementwise"
+
+
+def reads_wide(
+    graph: Graph, node: Node, wide: Collection[str], products: Collection[str] | None = None
+) -> bool:
+    """Whether a node takes int16 where `wide` says so, and gives it.
+
+    `products` are what layers may read, and what that is made of; None: all of `wide`.
+    """
+    products = wide if products is None else products
     moving = [n for n in (*node.inputs, *node.outputs) if n and graph[n].data is None]
     if node.op in NORMS:
         return node.inputs[0] in wide
@@ -75,10 +89,15 @@ def reads_wide(graph: Graph, node: Node, wide: Collection[str]) -> bool:
     if not wide or not set(moving) & set(wide):
         return True
     if node.op in ("Conv", "Linear"):
-        return node.inputs[0] not in wide
+        x = node.inputs[0]
+        return x not in wide or (node.op == "Linear" and x in products)
+    if node.op == "Attention" and node.attrs.get("cache"):
+        return not set(node.inputs) & set(wide)
     if copies(graph, node):
         return node.inputs[0] in wide
-    return node.op in (*MOVES, "Add", "PatchMerge") and all(name in wide for name in moving)
+    joins = (of_elements(node) or node.op == "Mul") and set(moving) <= set(products)
+    moves = node.op in (*MOVES, "Add", "PatchMerge")
+    return (moves or joins) and all(name in wide for name in moving)
 
 
 def copies(graph: Graph, node: Node) -> bool:
@@ -89,12 +108,16 @@ def copies(graph: Graph, node: Node) -> bool:
     return factor is not None and factor.data is not None and factor.data.ndim == 1
 
 
-def with_copies(graph: Graph, wide: Collection[str]) -> Graph:
-    """The graph with an int8 copy of each int16 activation that something else reads, too."""
+def with_copies(
+    graph: Graph, wide: Collection[str], products: Collection[str] = frozenset()
+) -> Graph:
+    """The graph with an int8 copy of each int16 activation that something else reads, too; layers
+    read `products` as they are.
+    """
     tensors, nodes = dict(graph.tensors), []
     copies: dict[str, str] = {}
     for node in graph:
-        if accelerated(graph, node) and not reads_wide(graph, node, wide):
+        if accelerated(graph, node) and not reads_wide(graph, node, wide, products):
             inputs = []
             for name in node.inputs:
                 if name in wide and name not in copies:

@@ -14,6 +14,7 @@ from weft.format import SMALLEST_SCALE, Format
 from weft.formats import parse
 from weft.graph import Array, Graph, Node, Quant, Tensor
 from weft.passes.choices import Choice
+from weft.passes.wide_sums import largest_sums
 from weft.quantization import ant, codec, methods
 from weft.quantization.statistics import Statistics
 
@@ -80,7 +81,7 @@ def encode(
     bias = np.zeros(len(weights), np.float32)
     if len(node.inputs) > 2 and node.inputs[2]:
         bias = finite(graph[node.inputs[2]], node).reshape(-1)
-    task = _Task(node, weights, bias, fmt, choice.method, x, seen)
+    task = _Task(graph, node, weights, bias, fmt, choice.method, x, seen)
     quant = methods.fit(weights, fmt, choice.method, seen)
     if fmt.operand != "bf16":
         quant, wider = task.for_bias(quant)
@@ -124,6 +125,7 @@ def expected_shift(weights: Array, kept: Array, seen: Statistics) -> NDArray[np.
 class _Task:
     """Canonical weights and bias that become integers, for an input with the scale of `x`."""
 
+    graph: Graph
     node: Node
     weights: Array
     bias: NDArray[np.float32]
@@ -177,8 +179,12 @@ class _Task:
 
     def _excess(self, operands: Array, quant: Quant) -> NDArray[np.float64]:
         """Largest sum of each output channel in units of what int32 leaves for it."""
-        sums = np.abs(operands.astype(np.int64)).sum(axis=(1, 2))
+        if self.x.format == activation.WIDE:
+            sums = largest_sums(self.graph, self.node, operands[:, 0])
+        else:
+            magnitudes = np.abs(operands.astype(np.int64)).sum(axis=(1, 2))
+            sums = magnitudes * activation.largest_operand(self.x)
         unit = np.float64(self.x.scale) * codec.scales(quant, len(operands)).astype(np.float64)
         # What the bias leaves is the products', but never less than half.
         room = np.maximum(SUM_LIMIT - np.abs(self.bias) / unit, BIAS_LIMIT - 1)
-        return np.asarray(sums * activation.largest_operand(self.x) / room)
+        return np.asarray(sums / room)

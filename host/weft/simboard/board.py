@@ -19,6 +19,7 @@ from pynq.buffer import PynqBuffer
 from pynq.interrupt import _InterruptController
 from pynq.pl_server.device import Device
 
+from weft import project
 from weft.config import Board as BoardFacts
 from weft.config import Overlay
 from weft.device.bitfile import Bitstream, file_name
@@ -34,6 +35,7 @@ from weft.errors import DeviceError, UsageError, unknown
 from weft.simboard.faults import FAULTS
 from weft.simboard.logic import Controller, Kernel
 from weft.simboard.memory import BASE, BusError, Memory
+from weft.vendor import targets
 
 _NUMBERS = itertools.count()
 _CLOCKS = {  # address of the PL clock's register, and what resets leave in those that pynq reads
@@ -53,6 +55,17 @@ class _Buffer(PynqBuffer):  # type: ignore[misc]
             memory.free(self.place)
 
 
+class _Bank:
+    """A bank of a card, as pynq's XrtMemory."""
+
+    def __init__(self, board: Board, number: int) -> None:
+        self._board, self._number = board, number
+
+    def allocate(self, shape: Any, dtype: Any, **options: Any) -> Any:
+        """A buffer in it."""
+        return self._board.allocate(shape, dtype, bank=self._number, **options)
+
+
 class Board(Device):  # type: ignore[misc]
     """A simulated board: processor registers, two memories, and logic that a .bit file fills.
 
@@ -70,7 +83,10 @@ class Board(Device):  # type: ignore[misc]
         self.arch = FAMILIES[self.family].arch
         self.capabilities = {"REGISTER_RW": True}
         self.timestamp = self.bitfile_name = None
-        self.memory = Memory(memory_bytes)
+        self._facts = facts
+        banks = facts.ddr_channels if facts.family == "alveo" else 1
+        self.memory = Memory(memory_bytes, banks)
+        self.mem_dict: dict[str, dict[str, Any]] = {}
         self.logic: Kernel | None = None
         self.reads = self.writes = 0
         self._controller = Controller()
@@ -103,6 +119,7 @@ class Board(Device):  # type: ignore[misc]
                 uio = self._controller.uio.open(current_loop())
                 _InterruptController._uio_devices[facts["raw_irq"]] = uio
         self.post_download(bitstream, parser, self.name)
+        self.mem_dict = {**(self.mem_dict or {}), **self._used}
 
     def configure(self, data: bytes) -> None:
         """Takes configuration data: the logic becomes what it describes."""
@@ -116,17 +133,19 @@ class Board(Device):  # type: ignore[misc]
         self._work.put(idle.set)
         idle.wait()
         self._controller = Controller()
-        self.logic = Kernel(overlay, self.memory, self._work.put, self.faults)
+        reach, used = self._connected(overlay)
+        self._used = used
+        self.logic = Kernel(overlay, self.memory, self._work.put, self.faults, reach)
         self.logic.raised = self._controller.line
 
-    def allocate(self, shape: Any, dtype: Any, **options: Any) -> Any:
+    def allocate(self, shape: Any, dtype: Any, bank: int | None = None, **options: Any) -> Any:
         """A PynqBuffer in contiguous memory."""
         self._alive()
         kind = np.dtype(dtype)
         nbytes = int(np.prod(shape)) * kind.itemsize
         if "allocation" in self.faults or "cma" in self.faults:
             raise RuntimeError(f"Allocate failed: 12 ({nbytes} bytes)")
-        offset = self.memory.allocate(nbytes)
+        offset = self.memory.allocate(nbytes, bank)
         buffer = _Buffer(
             shape,
             kind,
@@ -137,6 +156,29 @@ class Board(Device):  # type: ignore[misc]
         )
         buffer.memory, buffer.place = self.memory, offset
         return buffer
+
+    def get_memory_by_name(self, name: str) -> _Bank:
+        """A bank of a card by its tag, as XrtDevice has it; RuntimeError where there is none."""
+        for found in self.mem_dict.values():
+            if found["tag"] == name:
+                return _Bank(self, found["idx"])
+        raise RuntimeError("Could not find memory")
+
+    def _connected(
+        self, overlay: Overlay
+    ) -> tuple[dict[str, tuple[int, int]], dict[str, dict[str, Any]]]:
+        """Banks that each pointer of a design reaches on a card, and all as XRT describes them."""
+        if self._facts.family != "alveo":
+            return {}, {}
+        ports = project.kernel(overlay.weight_ports, overlay.cached).ports
+        bundles = targets.reach(self._facts, ports, overlay.own_memories)
+        reach = {name: bundles[port.bundle] for port in ports for name in port.arguments}
+        kind = "HBM" if self._facts.memory.startswith("HBM") else "DDR"
+        used = {i for first, last in bundles.values() for i in range(first, last + 1)}
+        return reach, {
+            f"{kind}{i}": {"tag": f"{kind}[{i}]", "idx": i, "used": i in used, "streaming": False}
+            for i in range(self._facts.ddr_channels)
+        }
 
     def flush(self, bo: int, offset: int, address: int, nbytes: int) -> None:
         """Called by PynqBuffer.flush."""

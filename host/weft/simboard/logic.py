@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from weft import build, isa
 from weft.config import Overlay
+from weft.device import channels
 from weft.device.csim import REPORT_WORDS, TIMEOUT, load_library
 from weft.device.registers import (
     ARGUMENTS,
@@ -49,12 +50,14 @@ class Kernel:
         memory: Memory,
         worker: Callable[[Callable[[], object]], None],
         faults: Set[str],
+        reach: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         self._library = load_library(build.library(overlay, "functional"))
         self._overlay, self._memory, self._worker = overlay, memory, worker
         own = register_map(arguments(overlay.weight_ports, overlay.cached))
         self._at = {r.name: r.offset for r in own}
         self._faults = faults
+        self._reach = reach or {}
         self._values: dict[int, int] = {}
         self._report = np.zeros(REPORT_WORDS, np.int32)
         self._lock = threading.Lock()
@@ -174,8 +177,10 @@ class Kernel:
         o = self._overlay
         at = {"weights": self._pointer("weights"), "memory": loads}
         for port in arguments(o.weight_ports, o.cached)[len(ARGUMENTS) :]:
-            if self._pointer(port.name) != at[port.to]:
+            owns = o.own_memories and port.to == "weights"
+            if not owns and self._pointer(port.name) != at[port.to]:
                 raise BusError(f"{port.name} is at another memory: the simulation has one of each")
+        self._check_banks()
         stray = 1 << 40 if "stray" in self._faults else 0
         table = self._words(self._pointer("program") + stray, 2 * (first + segments))
         last = table.reshape(-1, 2)[first:]
@@ -184,8 +189,25 @@ class Kernel:
         if "status" in self._faults:
             words = words.copy()
             words[code + int(last[0, 0]) * isa.WORDS] = 99
-        weights = self._memory.view(self._pointer("weights"), weight_rows * lanes)
-        return [words, weights, self._memory.view(loads, rows * lanes)]
+        return [words, self._weights(weight_rows), self._memory.view(loads, rows * lanes)]
+
+    def _weights(self, rows: int) -> NDArray[Any]:
+        """The image of weight memory, out of the memories of its ports."""
+        o, count = self._overlay, channels.memories(self._overlay)
+        own = channels.own_rows(rows, count) if count > 1 else rows
+        parts = [
+            self._memory.view(self._pointer(channels.argument(port)), own * o.lanes)
+            for port in range(count)
+        ]
+        whole = [part.view(np.int8).reshape(own, o.lanes) for part in parts]
+        return channels.gathered(whole, rows)
+
+    def _check_banks(self) -> None:
+        """Raises BusError for a pointer to a bank that its port is not connected to."""
+        for name, (first, last) in self._reach.items():
+            bank = self._memory.bank_of(self._pointer(name))
+            if not first <= bank <= last:
+                raise BusError(f"{name} reaches banks {first} to {last}, its address is in {bank}")
 
     def _words(self, address: int, count: int) -> NDArray[np.int32]:
         return self._memory.view(address, 4 * count).view(np.int32)

@@ -21,11 +21,12 @@ class Memory:
     """Contiguous memory of `size` bytes, seen by the processor (`host`) and the logic (`device`).
 
     The processor's caches hold whatever was not flushed: a real board shows the same wrong data,
-    only less reliably.
+    only less reliably. On a card it is `banks` equal parts, in which buffers are allocated by name.
     """
 
-    def __init__(self, size: int = 128 << 20) -> None:
+    def __init__(self, size: int = 128 << 20, banks: int = 1) -> None:
         self.size = size
+        self.bank_bytes = size // banks
         self.host: NDArray[np.uint8] = np.zeros(size, np.uint8)
         self.device: NDArray[np.uint8] = np.zeros(size, np.uint8)
         self._live: dict[int, int] = {}  # offset → bytes
@@ -43,16 +44,18 @@ class Memory:
         with self._lock:
             return len(self._live)
 
-    def allocate(self, nbytes: int) -> int:
+    def allocate(self, nbytes: int, bank: int | None = None) -> int:
         """Offset of a new buffer, first fit; RuntimeError as XRT's where there is no room."""
         need = max(PAGE, -(-nbytes // PAGE) * PAGE)
+        first = 0 if bank is None else bank * self.bank_bytes
+        end = self.size if bank is None else first + self.bank_bytes
         with self._lock:
-            at = 0
-            for offset in sorted(self._live):
+            at = first
+            for offset in sorted(o for o in self._live if first <= o < end):
                 if offset - at >= need:
                     break
                 at = offset + self._live[offset]
-            if at + need > self.size:
+            if at + need > end:
                 raise RuntimeError(f"Allocate failed: 12 ({nbytes} bytes)")
             self._live[at] = need
         self.host[at : at + need] = _GARBAGE
@@ -85,6 +88,10 @@ class Memory:
                 "no buffer holds"
             )
         return self.device[at : at + nbytes]
+
+    def bank_of(self, address: int) -> int:
+        """The bank that the logic finds an address in."""
+        return (address - BASE) // self.bank_bytes
 
     def slice(self, offset: int, nbytes: int) -> Any:
         """The processor's view of a buffer, as a buffer object."""

@@ -158,15 +158,44 @@ def _zynqmp(numbers: Sequence[int], clock: str) -> ProcessingSystem:
     )
 
 
-def banks(board: Board, ports: Sequence[Port]) -> list[tuple[str, str]]:
-    """Memory banks of each bundle on an Alveo card: activations in one, the rest in another.
+@dataclass(frozen=True)
+class Channels:
+    """Channels of a card's memory: of the weights of each memory, and of activations."""
 
-    Weight ports that bring keys and values reach both.
+    weights: tuple[int, ...]
+    memory: int
+
+
+def channels_of(memories: int, there: int) -> Channels:
+    """Where weights in so many memories lie on a card with `there` channels, and activations.
+
+    Each has a channel of its own as far as there are any; activations the next one.
     """
-    kind = "HBM" if board.memory.startswith("HBM") else "DDR"
-    found = []
+    own = max(1, min(memories, there - 1))
+    return Channels(tuple(p * own // memories for p in range(memories)), min(own, there - 1))
+
+
+def reach(board: Board, ports: Sequence[Port], own: bool = False) -> dict[str, tuple[int, int]]:
+    """First and last channel that each bundle reaches on an Alveo card.
+
+    Weights lie in one channel, or with `own` in one for each of their ports; activations in
+    another, which weight ports that bring keys and values reach, too.
+    """
+    weights = [p.bundle for p in ports if any(a.startswith(_WEIGHTS) for a in p.arguments)]
+    places = channels_of(len(weights) if own else 1, board.ddr_channels)
+    found = {}
     for port in ports:
+        number = weights.index(port.bundle) if own and port.bundle in weights else 0
+        at = places.memory if set(_BUSY) & set(port.arguments) else places.weights[number]
         caches = any(name.startswith("cache_port_") for name in port.arguments)
-        bank = "0:1" if caches else str(int(bool(set(_BUSY) & set(port.arguments))))
-        found.append((port.bundle, f"{kind}[{bank}]"))
+        found[port.bundle] = (at, max(at, places.memory) if caches else at)
     return found
+
+
+def banks(board: Board, ports: Sequence[Port], own: bool = False) -> list[tuple[str, str]]:
+    """Memory banks of each bundle on an Alveo card, as v++ spells them."""
+    kind = "HBM" if board.memory.startswith("HBM") else "DDR"
+    return [
+        (bundle, f"{kind}[{first}]" if first == last else f"{kind}[{first}:{last}]")
+        for bundle, (first, last) in reach(board, ports, own).items()
+    ]
