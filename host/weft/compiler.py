@@ -151,16 +151,12 @@ def compile(
     if source is not None and not pair:
         raise UsageError(f"source is for encoder-decoders, which {model} is not")
     if pair or decoders.is_decoder(model):
-        options |= {"head_scales": head_scales, "token_ranges": token_ranges}
-        options |= {"source": source} if pair else {}
+        options |= {"head_scales": head_scales, "token_ranges": token_ranges, "source": source}
         others = (sparsity, plan, dynamic, export_qdq, shapes, states, batch not in (None, 1))
         options |= {"tokens": tokens, "cache": cache, "slots": slots or 1, "cache_bits": cache_bits}
         return _decoder(model, hardware, any(others), calibration, calibrator, progress, options)
-    finer = head_scales or token_ranges or cache_bits != 8
-    if cache is not None or slots is not None or finer:
-        raise UsageError(
-            f"cache, slots, head scales and token ranges are for decoders, which {model} is not"
-        )
+    if cache is not None or slots is not None or head_scales or token_ranges or cache_bits != 8:
+        raise UsageError(f"slots, and what caches are like, are for decoders; {model} is none")
     graph = load_model(model, shapes, requant=requant, example_inputs=example_inputs, tokens=tokens)
     calibration = _embedded(model, graph, calibration)
     chosen = None if plan is None else read(plan)
@@ -198,6 +194,7 @@ def _decoder(
         if own.pop("cache_bits") != 8:
             raise UsageError(f"cache_bits of {model}: only decoders without an encoder pack theirs")
         return compile_pair(encoder_decoders.load(str(model)), overlay, calibration=lines, **own)
+    del own["source"]  # there is none
     return compile_decoder(decoders.load(str(model)), overlay, calibration=lines, **own)
 
 

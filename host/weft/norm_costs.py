@@ -75,9 +75,12 @@ def ranges(g: Any) -> Amounts:
 
 def token_ranges(g: Any) -> Amounts:
     """Ranges of tokens: their memory, quotient and codes as of rows; a lane's magnitude in place of
-    a row's factor, and of the largest code of an exponential (units/rotate.hpp, rows.hpp).
+    a row's factor, and of the largest code of an exponential, which takes a multiplier of 17 × 16
+    bits then (units/rotate.hpp, rows.hpp). The epilogue and the input read the memory in one loop:
+    with two ports for reading a block RAM is half as wide.
     """
     lanes = np.asarray(g.cols)
     table_lut, table_bram = storage.ram(g.range_words, LANE_BITS * lanes)
     each = RANGE_LUTS + PART_SHIFTER + 3 * LANE_BITS
-    return lanes * each + RANGE_DIVIDER + 64 + table_lut, lanes * 5 * 32, lanes, table_bram
+    once = RANGE_DIVIDER + 64 + 2 * table_lut
+    return lanes * each + once, lanes * 5 * 32, 2 * lanes, 2 * table_bram

@@ -14,11 +14,12 @@ from weft.units import activate, attention, normalize, requant, rotate
 
 UNITS = ("requant", "vector", "lookup")
 NORM_PARTS = {"units": (*UNITS, "norm"), "norm": ("pwl", "ibert")}
-ROTATE_PARTS = {"units": (*UNITS, "rotate")}
-ATTENTION_PARTS = {"units": (*UNITS, "attention"), "softmax": ("pwl", "dlc")}
+ROTATE_PARTS = {"units": (*UNITS, "attention", "rotate", "token_ranges")}
+ATTENTION_PARTS = {**ROTATE_PARTS, "softmax": ("pwl", "dlc")}
 # Groups of two words of the operand buffer for engine matvec.
 ATTENTION_SETTINGS = {"stream_rows": "2", "weight_ports": "2"}
 ATTENTION_SETTINGS |= {"wide_words": "64", "operand_words": "64"}
+_KINDS = ("plain", "shares", "ranged")  # of exponentials
 _ROWS, _BLOCKS = 5, 2
 _WORDS = _ROWS * _BLOCKS
 _AT = {"source_col": 1, "source_block": _ROWS, "target_col": 1, "target_block": _ROWS}
@@ -49,10 +50,16 @@ def norm(overlay: Overlay, rng: Generator) -> list[Run]:
 
 
 def turn(overlay: Overlay, rng: Generator) -> list[Run]:
-    """Neighbours and halves of heads turned, and plain requantization to either buffer."""
+    """Neighbours and halves of heads turned, plain requantization to either buffer, and codes of
+    the ranges of tokens, which begin inside a word.
+    """
     table = 2 * _BLOCKS
     count = _WORDS + _ROWS * table  # of the wide buffer, the angles included
-    need("rotate", overlay, wide_words=count + _WORDS, buffer_words=_WORDS)
+    words_of_ranges = 2 + _ROWS // overlay.lanes
+    need(
+        "rotate", overlay, wide_words=count + _WORDS, buffer_words=_WORDS,
+        operand_words=words_of_ranges * overlay.lanes,
+    )  # fmt: skip
     turned = {"table": _WORDS, "table_col": table, "head_blocks": _BLOCKS}
     runs = []
     for case in (
@@ -60,20 +67,27 @@ def turn(overlay: Overlay, rng: Generator) -> list[Run]:
         {**turned, "half": 1},
         {"plain": 1},
         {"plain": 1, "space": isa.WIDE, "target": count, "shift": -14},
+        {**turned, "swap": 1, "ranges": 1, "range_first": overlay.lanes - 1},
+        {"plain": 1, "ranges": 1, "range_first": 1},
     ):
         own = {"multiplier": 1 << 30, "shift": -22, "rows": _ROWS, "blocks": _BLOCKS, **case}
         f = fields(isa.ROTATE, **_AT, **own)
         state, x = _state(overlay, rng, count + _WORDS)
+        before = _magnitudes(state, rng, words_of_ranges)
         rotate.golden(state, f, 1)
         codes = 0 if f["space"] == isa.WIDE else _WORDS
-        given = words(isa.ROTATE.encode(**f), count + _WORDS, x, codes)
+        given = words(isa.ROTATE.encode(**f), count + _WORDS, x, words_of_ranges, before, codes)
         clocks = rotate.clocks(f, overlay, 1, {}).vector
-        runs.append((given, _results(state, clocks, codes, count + _WORDS)))
+        results = _results(state, clocks, codes, count + _WORDS)
+        after = words(state.token_ranges[:words_of_ranges])
+        runs.append((given, np.concatenate([results, after])))
     return runs
 
 
 def attend(overlay: Overlay, rng: Generator) -> list[Run]:
-    """A masked head on the array and on engine matvec, by each method; as probabilities, too."""
+    """A masked head on the array and on engine matvec, by each method; as probabilities, and with
+    ranges of tokens, too.
+    """
     queries, tiles, width = 3, 2, 2  # of keys, of channels: in words
     keys, length = tiles * overlay.lanes, queries * width
     need(
@@ -81,8 +95,9 @@ def attend(overlay: Overlay, rng: Generator) -> list[Run]:
         buffer_words=2 * length, parameter_blocks=2,
     )  # fmt: skip
     runs = []
-    for case in range(4 * len(overlay.softmax)):
+    for case in range(2 * len(_KINDS) * len(overlay.softmax)):
         state, _ = _state(overlay, rng, 1)
+        ranges = _magnitudes(state, rng, 2 * tiles)
         state.buffer[:length] = random_codes(rng, length, overlay.lanes)
         state.operands[: 2 * width * keys] = random_codes(rng, 2 * width * keys, overlay.lanes)
         for block, scale in enumerate((0.1, 2.0**-16)):
@@ -90,7 +105,8 @@ def attend(overlay: Overlay, rng: Generator) -> list[Run]:
             none = np.zeros(overlay.lanes, np.int32)
             state.parameters[block] = requant.pack_parameters(none, q, s, q, s, overlay.lanes)
         tables = words(2, state.parameters[:2], length, state.buffer[:length])
-        given = [tables, words(2 * width * keys, state.operands[: 2 * width * keys], 2)]
+        given = [tables, words(2 * width * keys, state.operands[: 2 * width * keys])]
+        given.append(words(2 * tiles, ranges, 2))
         counted = dict.fromkeys(("matrix", "weight_shift", "drain", "vector"), 0)
         for f, a in _head(queries, tiles, width, overlay.lanes, case):
             given.append(words(isa.ATTEND.encode(**f), isa.ACTIVATE.encode(**a)))
@@ -108,7 +124,8 @@ def _head(
     queries: int, tiles: int, width: int, lanes: int, case: int
 ) -> list[tuple[dict[str, int], dict[str, int]]]:
     """Attend and Activate of a head's scores and of its results; what `case` varies."""
-    method, on_matvec, shares = case // 4, case & 1, case >> 1 & 1
+    method, kind = divmod(case // 2, len(_KINDS))
+    on_matvec, shares, ranged = case & 1, int(_KINDS[kind] == "shares"), _KINDS[kind] == "ranged"
     keys = tiles * lanes
     both = {"source_block": queries, "source_col": 1, "rows": queries, "operand_block": keys}
     both |= {"overlap": 1, "matvec": on_matvec}
@@ -116,6 +133,9 @@ def _head(
     scores = fields(isa.ATTEND, **both, blocks=width, tiles=tiles, transposed=1)
     more = {"space": isa.WIDE, "maximum": 1, "keys": keys - 1, "left": -keys, "right": lanes}
     values = {"scores": 1, "method": method, "most": 127, "normalized": shares}
+    if ranged:  # magnitudes of keys, then of values
+        more |= {"normalize": isa.BY_TOKEN}
+        values |= {"ranged": 1, "ranges": tiles, "range_shift": 20}
     done = {"normalize": 1 - shares, "parameter": 1, "low": -128, "high": 127}
     return [
         (scores, fields(isa.ACTIVATE, **to, **more)),
@@ -134,6 +154,12 @@ def _state(overlay: Overlay, rng: Generator, count: int) -> tuple[State, NDArray
     x[0], x[-1] = 32767, -32768
     state.wide[:count] = x
     return state, x
+
+
+def _magnitudes(state: State, rng: Generator, count: int) -> NDArray[np.int16]:
+    """Random words of the ranges of tokens, from the first on; a copy of them."""
+    state.token_ranges[:count] = rng.integers(-3, 1 << 13, (count, state.overlay.lanes))
+    return state.token_ranges[:count].copy()
 
 
 def _results(state: State, clocks: int, codes: int, count: int) -> Words:

@@ -331,7 +331,7 @@ EXPORTS: dict[str, ExportUnit] = {
             "rotate",
             "Rotary embedding of int16 rows",
             turn,
-            settings={"wide_words": "64"},
+            settings={"wide_words": "64", "operand_words": "64"},
             parts=ROTATE_PARTS,
         ),
     )

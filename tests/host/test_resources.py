@@ -199,14 +199,14 @@ def test_a_packed_cache_costs_a_product_per_byte_and_is_too_much_for_the_decoder
     assert fewer["lut"] < packed["lut"]
 
 
-def test_ranges_of_tokens_cost_a_product_per_lane_and_a_memory():
+def test_ranges_of_tokens_cost_two_products_per_lane_and_a_memory_with_two_ports():
     decoder, board = load_overlay("decoder"), load_board("KV260")
     without = resources.row_units(decoder, board)
     units = (*decoder.units, "token_ranges")
     there = resources.row_units(replace(decoder, units=units), board)
     made = there.pop("token_ranges").as_dict()
     assert there == without
-    assert (made["dsp"], made["bram36"]) == (16, 4)  # 512 words of 16 magnitudes
+    assert (made["dsp"], made["bram36"]) == (32, 8)  # 512 words of 16 magnitudes, twice
     with pytest.raises(OverlayError, match="LUT"):  # 94 % of it
         resources.check(replace(decoder, units=units), board)
 

@@ -248,7 +248,7 @@ def test_what_can_not_have_them_says_so(tmp_path):
         compile_pair(pair, LAB, token_ranges=True)
     from weft.demo import MODELS, load_data
 
-    with pytest.raises(UsageError, match="token ranges are for decoders"):
+    with pytest.raises(UsageError, match="are for decoders"):
         weft.compile(MODELS / "digits.onnx", token_ranges=True)
     graph = weft.compile(MODELS / "digits.onnx", calibration=load_data().calibration).graph()
     with pytest.raises(UsageError, match="has no ranges per token"):

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kernel
-from weft import isa
+from weft import isa, memory_trace
 from weft.config import Overlay
+from weft.decoder_costs import steps
 from weft.device import open_device
 from weft.errors import OverlayError
+from weft.estimate import instructions
 from weft.lint import lint
 from weft.state import FaultError
 from weft.units import exponential, requant, transfer
@@ -281,6 +283,22 @@ def test_magnitudes_keep_those_before_and_clear_those_behind(first):
         for times in (1, 2):
             found = moved(SMALL, before, [f] * times, wide, device)
             assert found.reshape(-1).tolist() == expected.tolist()
+
+
+def test_words_of_ranges_are_two_rows_of_memory():
+    """In a trace of what moves, and in the estimate's bytes."""
+    code, words = kernel.Code(SMALL), SMALL.range_words
+    code.add(isa.READ_HOST, memory=0, words=words, chunks=1, space=3)
+    code.add(isa.WRITE_HOST, memory=2 * words, words=words - 1, buffer=1, chunks=1, space=3)
+    program = code.program(memory_rows=4 * words)
+    opened = open_device("csim", form="cycle")
+    opened.load(program)
+    trace = memory_trace.traced(opened)
+    opened.close()
+    loaded, stored = trace.nbytes(memory_trace.LOADS), trace.nbytes(memory_trace.STORES)
+    assert (loaded, stored) == (2 * words * SMALL.lanes, 2 * (words - 1) * SMALL.lanes)
+    there = instructions(program, 1, (0, 0))
+    assert trace.bytes == sum(item.bytes - steps.INSTRUCTION_BYTES for item in there)
 
 
 BAD = {

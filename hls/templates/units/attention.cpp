@@ -1,9 +1,9 @@
 /// Attend with its Activates, on buffers of its own: scores of a head, then its results.
 /// operands: number of parameter blocks and the blocks, number of words of the unified buffer and
-/// the words, the same of the operand buffer, number of pairs and the pairs, an Attend and an
-/// Activate instruction each, words of the unified buffer to give back. results: clocks of matrix,
-/// weight_shift, drain and vector (two words each, the low one first), then these words from the
-/// first on.
+/// the words, the same of the operand buffer and of the ranges of tokens (an int16 to a word),
+/// number of pairs and the pairs, an Attend and an Activate instruction each, words of the unified
+/// buffer to give back. results: clocks of matrix, weight_shift, drain and vector (two words each,
+/// the low one first), then these words from the first on.
 #define WEFT_VENDOR
 #include "tables.hpp"
 #include "units/matmul.hpp"
@@ -29,6 +29,7 @@ blocks:
   }
   take_buffer(operands, int(take(operands)), m);
   take_operand_words(operands, int(take(operands)), m);
+  take_wide(operands, int(take(operands)), m.token_ranges);
   const int pairs = int(take(operands));
 pairs:
   for (int pair = 0; pair < pairs; ++pair) {

@@ -24,9 +24,9 @@ blocks:
     take_parameters(operands, block, m);
   }
   const int words = int(take(operands));
-  take_wide(operands, words, m);
+  take_wide(operands, words, m.wide);
   normalize(f, m, counters);
   give_clocks(results, counters.vector);
   give_buffer(results, 0, int(take(operands)), m);
-  give_wide(results, words, m);
+  give_wide(results, words, m.wide);
 }

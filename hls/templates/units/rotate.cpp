@@ -1,7 +1,8 @@
 /// Rotate on a wide and a unified buffer of its own.
 /// operands: the Rotate instruction, number of words of the wide buffer and their int16 (one to a
-/// word), words of the unified buffer to give back. results: clocks (two words, the low one first),
-/// these words from the first on, then all words of the wide buffer that were given.
+/// word), the same of the ranges of tokens, words of the unified buffer to give back. results:
+/// clocks (two words, the low one first), these words from the first on, then all words of the wide
+/// buffer and of the ranges that were given.
 #define WEFT_VENDOR
 #include "tables.hpp"
 #include "units/rotate.hpp"
@@ -17,9 +18,12 @@ extern "C" void rotate_words(hls::stream<ap_uint<32>> &operands,
   counters.clear();
   const Rotate f = Rotate::decode(take_command(operands));
   const int words = int(take(operands));
-  take_wide(operands, words, m);
+  take_wide(operands, words, m.wide);
+  const int ranges = int(take(operands));
+  take_wide(operands, ranges, m.token_ranges);
   rotate(f, m, counters);
   give_clocks(results, counters.vector);
   give_buffer(results, 0, int(take(operands)), m);
-  give_wide(results, words, m);
+  give_wide(results, words, m.wide);
+  give_wide(results, ranges, m.token_ranges);
 }

@@ -44,22 +44,23 @@ words:
   }
 }
 
-/// Words of the wide buffer, an int16 to a word of the stream.
-inline void take_wide(Port &from, int count, Memories &m) {
+/// Words of the wide buffer or of ranges of tokens, an int16 to a word of the stream.
+template <int kWords> inline void take_wide(Port &from, int count, Int<16> (&to)[kWords][kCols]) {
 words:
   for (int i = 0; i < count; ++i) {
-    WEFT_TRIPCOUNT(kWideWords)
+    WEFT_TRIPCOUNT(kWords)
   lanes:
-    for (int c = 0; c < kCols; ++c) m.wide[i][c] = Int<16>(take(from));
+    for (int c = 0; c < kCols; ++c) to[i][c] = Int<16>(take(from));
   }
 }
 
-inline void give_wide(Port &to, int count, const Memories &m) {
+template <int kWords>
+inline void give_wide(Port &to, int count, const Int<16> (&from)[kWords][kCols]) {
 words:
   for (int i = 0; i < count; ++i) {
-    WEFT_TRIPCOUNT(kWideWords)
+    WEFT_TRIPCOUNT(kWords)
   lanes:
-    for (int c = 0; c < kCols; ++c) give(to, Int<32>(m.wide[i][c]));
+    for (int c = 0; c < kCols; ++c) give(to, Int<32>(from[i][c]));
   }
 }
 

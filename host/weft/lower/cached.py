@@ -46,10 +46,7 @@ def lower_cached(ctx: Context, node: Node) -> Stage:
     _check(ctx, node, q)
     widths = head_blocks(ctx, (q, k, v), heads, shared)
     least, most = window_of(node)
-    shares = tuple(
-        x.quant.heads or head_shares(node, part, shared)
-        for x, part in zip((k, v), SHARES, strict=True)
-    )
+    shares = _shares(node, (k, v), shared)
     scores, done = _epilogues(ctx, node, (q, k, v), y, shares)
     tokens = q.layout.height * q.layout.width
     name, bits = node.outputs[0], bits_of(ctx, node)
@@ -116,6 +113,12 @@ def _epilogues(
     product = q * k * scale
     scores = tuple(made(product * share, 1.0, score) for share in shares[0])
     return scores, tuple(made(v * share, 2.0**-NORMALIZED, y) for share in shares[1])
+
+
+def _shares(node: Node, values: tuple[Value, Value], heads: int) -> tuple[tuple[float, ...], ...]:
+    """Of the scales of keys and values, for each head."""
+    pairs = zip(values, SHARES, strict=True)
+    return tuple(x.quant.heads or head_shares(node, part, heads) for x, part in pairs)
 
 
 def head_shares(node: Node, attribute: str, heads: int) -> tuple[float, ...]:
