@@ -35,6 +35,7 @@ WAYS = (
         4.0,
     ),
 )
+GROUPED = ("int4:g32", "e2m1:g32", "flint4:g32")  # all by GPTQ
 PACKED = (("W8A8KV4", 4, 3.62), ("W8A8KV2", 2, 4.8))  # a packed cache, as in KIVI
 OVERLAY = "decoder"
 BOARDS = ("KV260", "ZCU104", "Alveo-U55C")
@@ -75,11 +76,22 @@ def rows(folder, data) -> list[Row]:
         with weft.open_decoder(weft.compile(path, "lab", cache_bits=bits)) as session:
             found = perplexity(session, text).perplexity
         made.append(at_most(f"{title}, {name}, csim", found, limit, "", exact))
+    for name in GROUPED:
+        made.append(
+            Row(f"{title}, {name} by GPTQ, A8KV8, csim", _grouped(path, name, text), exact, "")
+        )
     made += _memory()
     for name, found in perplexities(path, text).items():
         about = f"{title}, all else float, keys and values: {name}"
         made.append(Row(about, found, exact, ""))
     return made
+
+
+def _grouped(path: Path, weights: str, text: str) -> float:
+    """Perplexity with weights of 4 bits."""
+    program = weft.compile(path, "lab", weights=weights, weight_method="gptq")
+    with weft.open_decoder(program) as session:
+        return perplexity(session, text).perplexity
 
 
 def _memory() -> list[Row]:

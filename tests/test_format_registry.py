@@ -16,7 +16,16 @@ from weft.format import Format, aligned, error
 from weft.formats import BY_NUMBER, FORMATS, NUMBERS, parse
 from weft.graph import Quant
 
-ALL = (*FORMATS.values(), *(parse(n) for n in ("int2:g32", "int4:g32", "int7:g64", "uint4:g128")))
+GROUPED = (
+    "int2:g32",
+    "int4:g32",
+    "int7:g64",
+    "uint4:g128",
+    "flint4:g32",
+    "e2m1:g64",
+    "ternary2:g128",
+)
+ALL = (*FORMATS.values(), *(parse(n) for n in GROUPED))
 each_format = pytest.mark.parametrize("fmt", ALL, ids=lambda f: f.name)
 few = settings(max_examples=3, deadline=None)
 reals = st.floats(-(2.0**40), 2.0**40, width=32)

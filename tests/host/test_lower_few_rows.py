@@ -32,7 +32,7 @@ SIZES: dict[str, Any] = {"weight_bits": 16, "formats": tuple(FORMATS)}
 ARRAY = Overlay("rows", 8, 8, 8, 2048, 128, 32, 64, **SIZES)
 BOTH = replace(ARRAY, name="few", engines=("systolic", "matvec"), stream_rows=4, weight_ports=2)
 NAMES = ("int8", "int4", "int4:g32", "uint4:g64", "flint4", "ternary", "int5",
-         "olive4", "codebook16")  # fmt: skip
+         "olive4", "codebook16", "flint4:g32", "e2m1:g64")  # fmt: skip
 
 
 def mlp(shape: tuple[int, ...], sizes: tuple[int, int], seed: int) -> Graph:

@@ -52,7 +52,7 @@ def test_plan_errors_name_the_place(tmp_path, graph, data):
         'weight = "int4"': r"plan.toml: no key 'weight'. Did you mean 'weights'",
         '[layers.conv1]\nmethods = "mse"': r"layer 'conv1': no key 'methods'. Did you mean",
         '[layers.conv1]\nweights = "int44"': r"layer 'conv1': no number format 'int44'",
-        '[layers.conv1]\nweights = "pot4:g32"': r"layer 'conv1': .*pot4:g32",
+        '[layers.conv1]\nweights = "mxfp4:g32"': r"layer 'conv1': .*mxfp4:g32",
         'activations = "mxfp4"': r"plan.toml: no format of activations 'mxfp4'",
         'method = "gtpq"': r"plan.toml: no method 'gtpq'. Did you mean 'gptq'",
         "weights = 4": r"plan.toml: weights = 4; a name in quotes",

@@ -20,7 +20,7 @@ from weft.quantization import codec
 from weft.quantization.methods import METHODS
 
 WINDOW: dict[str, Any] = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
-EACH = [*FORMATS, "int4:g32", "uint4:g64", "ant4"]
+EACH = [*FORMATS, "int4:g32", "uint4:g64", "flint4:g32", "ternary2:g32", "ant4"]
 RNG = np.random.default_rng(11)
 
 

@@ -20,7 +20,7 @@ from weft.quantization.statistics import Statistics, layer_rows, observe
 WINDOW: dict[str, Any] = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
 POOL = {"kernel_shape": (2, 2), "strides": (2, 2), "pads": (0,) * 4, "dilations": (1, 1),
         "count_include_pad": 0}  # fmt: skip
-EACH = [*FORMATS, "int4:g32", "uint4:g32"]
+EACH = [*FORMATS, "int4:g32", "uint4:g32", "flint4:g32"]
 
 
 def correlated(rows: int, depth: int, seed: int = 0) -> np.ndarray:

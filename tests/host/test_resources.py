@@ -211,6 +211,13 @@ def test_ranges_of_tokens_cost_two_products_per_lane_and_a_memory_with_two_ports
         resources.check(replace(decoder, units=units), board)
 
 
+def test_a_zcu104_has_room_for_a_decoder_with_packed_caches_and_ranges_of_tokens():
+    decoder, board = load_overlay("decoder"), load_board("ZCU104")
+    both = replace(decoder, units=(*decoder.units, "token_ranges", "packed_cache"))
+    found = resources.check(both, board)
+    assert 0.45 < found.total.as_dict()["lut"] / found.available.as_dict()["lut"] < 0.55
+
+
 def test_attention_costs_by_method_and_lane():
     encoder, board = load_overlay("encoder"), load_board("ZCU104")
     found = resources.row_units(encoder, board)

@@ -117,7 +117,7 @@ words:
     const int t = token + w, slot = t & (kPackedGroup - 1);
     const int row = (four ? t >> 1 : t >> 2) & (kStreamRows - 1);
     const int shift = four ? 4 * (t & 1) : 2 * (t & 3);
-    const TileWord &packed = row_of(element, row);
+    const Word packed = narrowed(row_of(element, row));
     const Int<8> least = ranges.least[slot];
     const Int<32> factor = factor_of(ranges.width[slot]);
   lanes:

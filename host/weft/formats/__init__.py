@@ -6,6 +6,7 @@ is the number that instructions know a format by.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from weft.errors import UsageError, unknown
@@ -16,6 +17,7 @@ from weft.formats import (
     binary,
     codebook,
     flint,
+    grouped,
     int8,
     int16,
     integer,
@@ -28,7 +30,7 @@ from weft.formats import (
 )
 
 FORMATS: dict[str, Format] = {
-    f.name: f
+    f.name: replace(f, record="multiplier") if grouped.may_group(f) else f
     for f in (
         int8.INT8,
         int16.INT16,
@@ -65,9 +67,11 @@ def parse(name: str) -> Format:
     if not size:
         return fmt
     if fmt.record != "multiplier" or size not in ("g32", "g64", "g128"):
-        grouped = ", ".join(f.name for f in FORMATS.values() if f.record == "multiplier")
-        raise UsageError(f"{name!r}: groups are :g32, :g64 or :g128, of {grouped}")
-    return integer.make(fmt.bits, fmt.asymmetric, int(size[1:]))
+        those = ", ".join(f.name for f in FORMATS.values() if f.record == "multiplier")
+        raise UsageError(f"{name!r}: groups are :g32, :g64 or :g128, of {those}")
+    if fmt.hpp == integer.HPP:
+        return integer.make(fmt.bits, fmt.asymmetric, int(size[1:]))
+    return grouped.make(fmt, int(size[1:]))
 
 
 def base_name(name: str) -> str:
