@@ -100,8 +100,19 @@ bits:
   return code;
 }
 
+/// The bytes of an element of the stream, in registers: several of its rows are used in a clock.
+using ElementRows = Word[kStreamRows];
+inline void take_element(const StreamRow &element, ElementRows &rows) {
+  WEFT_INLINE
+rows:
+  for (int r = 0; r < kStreamRows; ++r) {
+    WEFT_UNROLL
+    rows[r] = narrowed(row_of(element, r));
+  }
+}
+
 /// Tokens of a group from `token` on, out of an element of the stream.
-inline void unpack_words(const StreamRow &element, int token, bool four, bool values,
+inline void unpack_words(const ElementRows &element, int token, bool four, bool values,
                          const GroupRanges &ranges, Word (&words)[kOperandGroup]) {
   WEFT_INLINE
   Int<32> of_lane[kRows];
@@ -117,7 +128,7 @@ words:
     const int t = token + w, slot = t & (kPackedGroup - 1);
     const int row = (four ? t >> 1 : t >> 2) & (kStreamRows - 1);
     const int shift = four ? 4 * (t & 1) : 2 * (t & 3);
-    const Word packed = narrowed(row_of(element, row));
+    const Word packed = element[row];
     const Int<8> least = ranges.least[slot];
     const Int<32> factor = factor_of(ranges.width[slot]);
   lanes:
@@ -149,12 +160,12 @@ struct GroupWalk {
 };
 
 /// Rows of ranges out of an element of the stream, the first of which is row `row`.
-inline void take_ranges(const StreamRow &element, int row, int half, GroupRanges &ranges) {
+inline void take_ranges(const ElementRows &element, int row, int half, GroupRanges &ranges) {
   WEFT_INLINE
 rows:
   for (int r = 0; r < kStreamRows; ++r) {
     WEFT_UNROLL
-    ranges.take(row + r, half, narrowed(row_of(element, r)));
+    ranges.take(row + r, half, element[r]);
   }
 }
 
@@ -170,7 +181,8 @@ inline void set_packed(const SetTable &f, WeightStream &weights, Memories &m, Co
   GroupRanges ranges;
   WEFT_HLS(ARRAY_PARTITION variable = ranges.least type = complete)
   WEFT_HLS(ARRAY_PARTITION variable = ranges.width type = complete)
-  StreamRow element = widened(filled(0));
+  ElementRows element = {};
+  WEFT_HLS(ARRAY_PARTITION variable = element type = complete)
   const int clocks = groups * walk.clocks();
 packed:
   for (int i = 0; i < clocks; ++i) {
@@ -178,7 +190,7 @@ packed:
     WEFT_TRIPCOUNT(kOperandWords)
     const bool writes = walk.writes();
     const int token = walk.token();
-    if (!writes || (token & (of_element - 1)) == 0) element = weights.read();
+    if (!writes || (token & (of_element - 1)) == 0) take_element(weights.read(), element);
     if (walk.at < walk.ranges) take_ranges(element, walk.at * kStreamRows, rows.half, ranges);
     if (writes) {
       Word words[kOperandGroup];
