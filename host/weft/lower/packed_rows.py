@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from weft import isa
 from weft.graph import Node
 from weft.lower.context import Context
-from weft.lower.geometry import OPERAND, Map, Place
+from weft.lower.geometry import Map, Place
 from weft.lower.registers import (
     COMPLETED,
     OFFSET,
@@ -27,15 +27,15 @@ from weft.lower.registers import (
     Follow,
     follow,
 )
+from weft.lower.rows import recalled
 from weft.lower.stage import Cache, HostOnlyError
+from weft.passes.cache_bits import ATTRIBUTE, PLAIN
 from weft.program import Rule
 from weft.units.packed_cache import BITS, GROUP, UNIT_NAME, group_rows
 
 if TYPE_CHECKING:
     from weft.lower.emit import Emitter
 
-PLAIN = 8  # bits of a cache that is not packed
-ATTRIBUTE = "cache_bits"  # of an Attention with a cache
 LARGEST = (1 << 31) - 1
 Places = Mapping[str, Place]
 
@@ -156,15 +156,7 @@ def recall_ring(emitter: Emitter, cache: Cache, head: int, place: Place, *rules:
     """Tokens of the group that is not full yet, to the front of a place or where `rules` say."""
     memory, step, _ = ring_of(emitter, cache, head * place.blocks)
     emitter.put(
-        isa.READ_HOST.encode(
-            memory=memory,
-            buffer=place.at(0),
-            words=GROUP,
-            chunks=place.blocks,
-            memory_step=step,
-            buffer_step=place.block,
-            space=OPERAND,
-        ),
+        recalled(place, memory, step, GROUP),
         (follow("words", OFFSET, drop=True), follow("memory", SOURCE, memory), *rules),
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from weft.errors import UsageError
 from weft.graph import Graph
 from weft.isa import PACKED_GROUP
+from weft.units.packed_cache import BITS
 
-PLAIN, PACKED = 8, (4, 2)
+PLAIN = 8  # bits of a cache that is not packed
+ATTRIBUTE = "cache_bits"  # of an Attention with a cache
 TOKENS = 32  # of a run, if nobody says how many
 CACHE = 512  # of a cache, likewise
 
@@ -16,7 +18,7 @@ def cache_sizes(limit: int, cache: int | None, tokens: int | None, bits: int) ->
 
     Raises UsageError for bits that there are not, and for sizes that are no groups.
     """
-    if bits not in (PLAIN, *PACKED):
+    if bits not in (PLAIN, *BITS):
         raise UsageError(f"cache_bits = {bits}: the cache has 8 bits, 4 or 2")
     capacity = min(CACHE, limit) if cache is None else cache
     if bits == PLAIN:
@@ -40,7 +42,7 @@ def cache_sizes(limit: int, cache: int | None, tokens: int | None, bits: int) ->
 def with_cache_bits(graph: Graph, bits: int) -> Graph:
     """A graph whose attention with a cache keeps codes of so many bits."""
     nodes = (
-        node.with_attrs(cache_bits=bits)
+        node.with_attrs(**{ATTRIBUTE: bits})
         if node.op == "Attention" and node.attrs.get("cache")
         else node
         for node in graph.nodes
